@@ -1,0 +1,3 @@
+"""vlmcomp: compress vision-language models and measure what it costs."""
+
+__version__ = "0.1.0"

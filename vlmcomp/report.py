@@ -1,0 +1,154 @@
+"""A Report is a fact with its circumstances: what was measured, on what, by which versions."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+SCHEMA = 1
+PARTS = ("vision tower", "projector", "decoder attention", "decoder MLP", "embeddings", "lm_head", "other")
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """The machine. ``slug`` names its folder below ``precomputed/``; results of two slugs share no axis."""
+
+    slug: str
+    device: str  # "cpu" or "cuda"
+    name: str
+    cores: int
+    memory_bytes: int
+
+
+@dataclass(frozen=True)
+class Size:
+    """Bytes and logical parameters by part (``PARTS``), counted before packing; ``disk_bytes`` of the checkpoint."""
+
+    weight_bytes: dict[str, int]
+    parameters: dict[str, int]
+    disk_bytes: int
+
+    @property
+    def total_bytes(self) -> int:
+        return sum(self.weight_bytes.values())
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes above what the process held before: after loading, at the peak of building, at the peak of answering."""
+
+    loaded_bytes: int
+    peak_build_bytes: int
+    peak_answer_bytes: int
+    measure: str  # "rss" or "cuda allocated"
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Raw milliseconds of every timed run at batch 1 with exactly ``new_tokens`` generated."""
+
+    new_tokens: int
+    prompt_tokens: int
+    warmup_runs: int
+    threads: int
+    ttft_ms: list[float]
+    decode_ms_per_token: list[float]
+    end_to_end_ms: list[float]
+
+    @property
+    def ttft_ms_median(self) -> float:
+        return statistics.median(self.ttft_ms)
+
+    @property
+    def decode_ms_per_token_median(self) -> float:
+        return statistics.median(self.decode_ms_per_token)
+
+    @property
+    def end_to_end_ms_median(self) -> float:
+        return statistics.median(self.end_to_end_ms)
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Scores of one task, each a share from 0 to 1; the per-sample rows lie beside the report."""
+
+    task: str
+    version: str
+    task_sha256: str
+    samples: int
+    seed: int
+    exact_match: float
+    exact_match_by_type: dict[str, float]
+    commonest_answer_by_type: dict[str, float]
+    samples_by_type: dict[str, int]
+    composite: float
+    meteor: float
+    rouge1: float
+    bertscore_f1: float
+    bertscore_encoder: str
+    meteor_data: str
+    answer_words: float  # mean words of an answer
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """One pruning step as it really came out: widths are rounded to what kernels take."""
+
+    step: str
+    asked_percent: float
+    real_percent: float
+    kept: int
+    of: int
+    unit: str  # "MLP neurons a layer" or "query heads a layer"
+    score: str
+    calibration: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything measured about one recipe on one machine. ``error`` is set, and the rest empty, if it failed."""
+
+    recipe: str
+    hardware: Hardware
+    date: str
+    commit: str
+    versions: dict[str, str]
+    source: str
+    revision: str | None
+    weights: str
+    seeds: dict[str, int]
+    dtype_stored: str = ""
+    dtype_computed: str = ""
+    backend: str = ""
+    build_seconds: float = 0.0
+    pruned: list[Pruned] = field(default_factory=list)
+    size: Size | None = None
+    memory: Memory | None = None
+    latency: Latency | None = None
+    quality: dict[str, Quality] = field(default_factory=dict)
+    error: str | None = None
+    schema: int = SCHEMA
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Report:
+        """Inverse of ``to_dict``.
+
+        Raises:
+            ValueError: the data is of another schema or lacks a field.
+        """
+        if data.get("schema") != SCHEMA:
+            raise ValueError(f"report schema {data.get('schema')} is not {SCHEMA}: measure the recipe again")
+        data = dict(data)
+        try:
+            data["hardware"] = Hardware(**data["hardware"])
+            data["pruned"] = [Pruned(**p) for p in data["pruned"]]
+            data["quality"] = {k: Quality(**q) for k, q in data["quality"].items()}
+            for name, kind in (("size", Size), ("memory", Memory), ("latency", Latency)):
+                data[name] = kind(**data[name]) if data[name] is not None else None
+            return cls(**data)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"the report is damaged ({error}): measure the recipe again") from None

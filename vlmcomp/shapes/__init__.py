@@ -1,0 +1,1 @@
+"""The embedded models: scenes of coloured shapes, small architectures and their trainer."""

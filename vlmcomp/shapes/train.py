@@ -1,0 +1,243 @@
+"""Train an embedded model: the tower first on naming patches, then the whole model on answering questions."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+from transformers import PreTrainedModel
+
+from vlmcomp.shapes.architectures import ARCHITECTURES, PLANS, TrainPlan, train_tokenizer
+from vlmcomp.shapes.batches import _QUESTION_TYPES, Packed, TowerScenes, attention_mask, corpus
+from vlmcomp.shapes.scenes import COLOR_NAMES, KINDS
+
+Batch = dict[str, torch.Tensor]
+
+
+class PatchHead(nn.Module):
+    """Linear read-out of patch features: what fills the patch, and which object has its centre there.
+
+    Used in training only. Input (B, N, hidden).
+    """
+
+    _SIZES = {
+        "kind": len(KINDS) + 1,
+        "color": len(COLOR_NAMES) + 1,
+        "center_kind": len(KINDS) + 1,
+        "center_color": len(COLOR_NAMES) + 1,
+        "center_box": 3,
+    }
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(hidden)
+        self.out = nn.Linear(hidden, sum(self._SIZES.values()))
+
+    def loss(self, features: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, float]:
+        """Loss, and the share of object patches named rightly in kind and colour."""
+        logits = dict(zip(self._SIZES, self.out(self.norm(features)).float().split(list(self._SIZES.values()), -1)))
+        total = sum(F.cross_entropy(logits[k].flatten(0, 1), batch[k].flatten()) for k in list(self._SIZES)[:4])
+        centers = batch["center_kind"] > 0
+        total = total + 2 * F.smooth_l1_loss(logits["center_box"][centers], batch["center_box"][centers])
+        objects = batch["kind"] > 0
+        right = (logits["kind"].argmax(-1) == batch["kind"]) & (logits["color"].argmax(-1) == batch["color"])
+        return total, right[objects].float().mean().item()
+
+
+def patch_features(model: PreTrainedModel, pixel_values: torch.Tensor) -> torch.Tensor:
+    """(B, N, hidden) features that the projector reads, [CLS] left out."""
+    return model.model.vision_tower(pixel_values=pixel_values).last_hidden_state[:, 1:]
+
+
+def answer_loss(model: PreTrainedModel, features: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
+    """Weighted cross-entropy of the answer tokens, and exact match by question type.
+
+    A question counts as matched when every answer token is the most likely one, which is what greedy
+    decoding would have produced.
+    """
+    body = model.model
+    embeds = body.language_model.get_input_embeddings()(batch["input_ids"])
+    image = body.multi_modal_projector(features).to(embeds.dtype)
+    spots = (batch["input_ids"] == model.config.image_token_id)[..., None].expand_as(embeds)
+    embeds = embeds.masked_scatter(spots, image)
+    hidden = body.language_model(
+        inputs_embeds=embeds,
+        attention_mask=attention_mask(batch["segment"]),
+        position_ids=batch["position_ids"],
+        use_cache=False,
+    ).last_hidden_state
+    heard = batch["target"] != -100
+    logits = model.lm_head(hidden[heard]).float()
+    target, weight = batch["target"][heard], batch["weight"][heard]
+    loss = (F.cross_entropy(logits, target, reduction="none") * weight).sum() / weight.sum()
+    with torch.no_grad():
+        row = torch.arange(len(heard), device=heard.device)[:, None].expand_as(heard)[heard]
+        question = row * batch["segment"].max().add(1) + batch["segment"][heard]
+        names, index = question.unique(return_inverse=True)
+        wrong = torch.zeros(len(names), device=heard.device).index_add_(0, index, (logits.argmax(-1) != target).float())
+        kind = torch.zeros(len(names), dtype=torch.long, device=heard.device)
+        kind[index] = batch["question_type"][heard]
+        match = {n: (wrong[kind == i] == 0).float().mean().item() for i, n in enumerate(_QUESTION_TYPES) if (kind == i).any()}
+    return loss, match
+
+
+class Optimizers:
+    """Muon for the hidden matrices, AdamW for the rest; one schedule: linear warm-up, then cosine to 2 %."""
+
+    def __init__(self, groups: Iterable[tuple[nn.Module, float]], steps: int) -> None:
+        matrices, others = [], []
+        for module, lr in groups:
+            hidden, rest = [], []
+            for name, p in module.named_parameters():
+                (hidden if p.ndim == 2 and "embed" not in name and "head" not in name else rest).append(p)
+            matrices.append({"params": hidden, "lr": lr})
+            others.append({"params": rest, "lr": lr})
+        self.parts: list[torch.optim.Optimizer] = []
+        if any(g["params"] for g in matrices):
+            self.parts.append(torch.optim.Muon(matrices, weight_decay=0.02, adjust_lr_fn="match_rms_adamw"))
+        self.parts.append(torch.optim.AdamW(others, weight_decay=0.01, betas=(0.9, 0.98), fused=True))
+        warm = min(100, max(1, steps // 10))
+
+        def rate(step: int) -> float:
+            if step < warm:
+                return (step + 1) / warm
+            done = (step - warm) / max(1, steps - warm)
+            return 0.02 + 0.98 * 0.5 * (1 + torch.cos(torch.tensor(torch.pi * done)).item())
+
+        self.schedules = [torch.optim.lr_scheduler.LambdaLR(o, rate) for o in self.parts]
+        self.params = [p for o in self.parts for g in o.param_groups for p in g["params"]]
+
+    def step(self, loss: torch.Tensor) -> None:
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.params, 1.0)
+        for optimizer, schedule in zip(self.parts, self.schedules):
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad(set_to_none=True)
+
+    def state(self) -> list[dict]:
+        return [x.state_dict() for x in (*self.parts, *self.schedules)]
+
+    def load(self, state: list[dict]) -> None:
+        for x, s in zip((*self.parts, *self.schedules), state):
+            x.load_state_dict(s)
+
+
+def _loader(data: Dataset, start: int) -> Iterable[Batch]:
+    return DataLoader(data, batch_size=None, sampler=range(start, len(data)), num_workers=1, prefetch_factor=4)
+
+
+class Trainer:
+    """Both stages of one model's training, with a checkpoint to go on from."""
+
+    def __init__(self, name: str, plan: TrainPlan, work: Path, compiled: bool, save_every: int = 100) -> None:
+        torch.manual_seed(plan.seed)
+        self.name, self.plan, self.work = name, plan, work
+        self.compiled, self.save_every = compiled, save_every
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.model, self.processor = ARCHITECTURES[name](train_tokenizer(corpus(plan.seed)))
+        self.model.to(self.device)
+        self.head = PatchHead(self.model.config.vision_config.hidden_size).to(self.device)
+        self.done = {"tower": 0, "answers": 0}
+        self.seconds, self.history = 0.0, []
+        work.mkdir(parents=True, exist_ok=True)
+
+    def _save(self, stage: str, optimizers: Optimizers) -> None:
+        state = {
+            "model": self.model.state_dict(),
+            "head": self.head.state_dict(),
+            "optimizers": (stage, optimizers.state()),
+            "done": self.done,
+            "seconds": self.seconds,
+            "history": self.history,
+            "plan": asdict(self.plan),
+        }
+        torch.save(state, self.work / "checkpoint.tmp")
+        os.replace(self.work / "checkpoint.tmp", self.work / "checkpoint.pt")
+
+    def _resume(self) -> tuple[str, list[dict]] | None:
+        path = self.work / "checkpoint.pt"
+        if not path.exists():
+            return None
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        if state["plan"] != asdict(self.plan):
+            raise ValueError(f"{path} belongs to another training plan; remove it or give another --work folder")
+        self.model.load_state_dict(state["model"])
+        self.head.load_state_dict(state["head"])
+        self.done, self.seconds, self.history = state["done"], state["seconds"], state["history"]
+        return state["optimizers"]
+
+    def _stage(self, stage: str, data: Dataset, optimizers: Optimizers, resumed: tuple[str, list[dict]] | None) -> None:
+        if resumed is not None and resumed[0] == stage:
+            optimizers.load(resumed[1])
+        start = self.done[stage]
+        bar = tqdm(_loader(data, start), initial=start, total=len(data), desc=f"{self.name}: {stage}", mininterval=5)
+        smooth: dict[str, float] = {}
+        last = time.monotonic()
+        for batch in bar:
+            batch = {k: v.to(self.device) for k, v in batch.items()}
+            with torch.autocast(self.device, dtype=torch.bfloat16):
+                loss, seen = self._losses(stage, batch)
+            optimizers.step(loss)
+            self.done[stage] += 1
+            now = time.monotonic()
+            self.seconds, last = self.seconds + now - last, now
+            for k, v in seen.items():
+                smooth[k] = 0.98 * smooth.get(k, v) + 0.02 * v
+            bar.set_postfix({k: f"{v:.3f}" for k, v in smooth.items()}, refresh=False)
+            if self.done[stage] % self.save_every == 0 or self.done[stage] == len(data):
+                self.history.append({"stage": stage, "step": self.done[stage], "seconds": round(self.seconds), **smooth})
+                (self.work / "history.json").write_text(json.dumps(self.history, indent=1))
+                self._save(stage, optimizers)
+
+    def _losses(self, stage: str, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
+        scenes = len(batch["kind"])
+        features = patch_features(self.model, batch["pixel_values"])
+        patch_loss, named = self.head.loss(features[:scenes], batch)
+        if stage == "tower":
+            return patch_loss, {"loss": patch_loss.item(), "patches": named}
+        loss, match = answer_loss(self.model, features, batch)
+        total = loss + self.plan.patch_loss * patch_loss
+        return total, {"loss": loss.item(), "patches": named, **match}
+
+    def run(self) -> PreTrainedModel:
+        """Train to the end of the plan, from the checkpoint if there is one; returns the trained model."""
+        resumed = self._resume()
+        plan, body = self.plan, self.model.model
+        self.model.train()
+        if self.compiled:
+            body.vision_tower.compile(dynamic=False)
+            body.language_model.compile(dynamic=False)
+        tower = [(body.vision_tower, plan.tower_lr), (self.head, plan.tower_lr)]
+        self._stage("tower", TowerScenes(plan), Optimizers(tower, plan.tower_steps), resumed)
+        groups = [
+            (body.vision_tower, plan.lr * plan.tower_scale),
+            (self.head, plan.lr * plan.tower_scale),
+            (body.multi_modal_projector, plan.lr),
+            (body.language_model, plan.lr),
+            (self.model.lm_head, plan.lr),
+        ]
+        data = Packed(self.processor.tokenizer, plan, self.model.config.image_seq_length)
+        self._stage("answers", data, Optimizers(groups, plan.steps), resumed)
+        return self.model.eval()
+
+
+def train(name: str, out: Path, work: Path, compiled: bool = False, **overrides: int | float) -> None:
+    """Train ``name`` and write it to ``out`` in the stock Hugging Face layout, weights in float16.
+
+    ``overrides`` replace fields of its ``TrainPlan``. An interrupted run goes on from ``work``. ``compiled``
+    runs tower and decoder through torch.compile (a C++ compiler is needed): about 1.25 times the speed on a CPU.
+    """
+    trainer = Trainer(name, replace(PLANS[name], **overrides), work, compiled)
+    model = trainer.run()
+    model.to("cpu", torch.float16).save_pretrained(out)
+    trainer.processor.save_pretrained(out)
