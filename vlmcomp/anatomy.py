@@ -1,0 +1,121 @@
+"""Where each family keeps its parts, as data. Steps work on these names and never on a model's name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from vlmcomp.report import PARTS
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """Module paths of one family in transformers 5.
+
+    ``mlp_in`` write the MLP's neurons (one Linear, or gate and up), ``mlp_out`` reads them. Attention names are
+    relative to ``attention``. ``prefixes`` map a part of ``report.PARTS`` to the module paths that belong to it
+    outside the decoder layers.
+    """
+
+    layers: str
+    attention: str
+    query: str
+    key: str
+    value: str
+    output: str
+    mlp: str
+    mlp_in: tuple[str, ...]
+    mlp_out: str
+    mlp_width: str  # attribute of text_config
+    prefixes: dict[str, tuple[str, ...]]
+
+    def part(self, name: str) -> str:
+        """The part (of ``report.PARTS``) that the parameter or module path ``name`` belongs to."""
+        if name.startswith(f"{self.layers}."):
+            inner = name[len(self.layers) + 1 :].partition(".")[2]
+            if inner.startswith(f"{self.attention}."):
+                return "decoder attention"
+            return "decoder MLP" if inner.startswith(f"{self.mlp}.") else "other"
+        for part, prefixes in self.prefixes.items():
+            if any(name == p or name.startswith(f"{p}.") for p in prefixes):
+                return part
+        return "other"
+
+    def untouched(self) -> list[str]:
+        """Module paths that no step changes."""
+        return [p for prefixes in self.prefixes.values() for p in prefixes]
+
+
+FAMILIES = {
+    "llava": Anatomy(
+        layers="model.language_model.layers",
+        attention="self_attn",
+        query="q_proj",
+        key="k_proj",
+        value="v_proj",
+        output="o_proj",
+        mlp="mlp",
+        mlp_in=("gate_proj", "up_proj"),
+        mlp_out="down_proj",
+        mlp_width="intermediate_size",
+        prefixes={
+            "vision tower": ("model.vision_tower",),
+            "projector": ("model.multi_modal_projector",),
+            "embeddings": ("model.language_model.embed_tokens",),
+            "lm_head": ("lm_head",),
+        },
+    ),
+}
+assert all(set(a.prefixes) <= set(PARTS) for a in FAMILIES.values())
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One decoder layer and the modules inside it that steps change."""
+
+    block: nn.Module
+    attention: nn.Module
+    mlp: nn.Module
+    anatomy: Anatomy
+
+    @property
+    def output(self) -> nn.Linear:
+        """Reads the heads."""
+        return getattr(self.attention, self.anatomy.output)
+
+    @property
+    def down(self) -> nn.Linear:
+        """Reads the MLP's neurons."""
+        return getattr(self.mlp, self.anatomy.mlp_out)
+
+
+def of(model: PreTrainedModel) -> Anatomy:
+    """The anatomy of a loaded model.
+
+    Raises:
+        ValueError: a family that is not in the table.
+    """
+    family = model.config.model_type
+    if family not in FAMILIES:
+        raise ValueError(f"the model family '{family}' is not supported: it must be one of {', '.join(FAMILIES)}")
+    return FAMILIES[family]
+
+
+def layers(model: PreTrainedModel) -> list[Layer]:
+    """The decoder's layers, first to last."""
+    anatomy = of(model)
+    return [
+        Layer(block, block.get_submodule(anatomy.attention), block.get_submodule(anatomy.mlp), anatomy)
+        for block in model.get_submodule(anatomy.layers)
+    ]
+
+
+def decoder_linears(model: PreTrainedModel) -> Iterator[tuple[str, nn.Linear]]:
+    """Path and module of every Linear of the decoder's attention and MLP: what a precision applies to."""
+    anatomy = of(model)
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear) and anatomy.part(name) in ("decoder attention", "decoder MLP"):
+            yield name, module

@@ -1,0 +1,211 @@
+"""(VLM, image, question) -> Answer, whole or as a stream. The only caller of ``generate``."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+if TYPE_CHECKING:
+    import torch
+
+    from vlmcomp.vlm import VLM
+
+MAX_QUESTION = 500  # characters
+MAX_NEW_TOKENS = 256
+MAX_PIXELS = 50_000_000
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Text so far and how long it took. ``ttft_ms``: from the prepared inputs to the first token."""
+
+    text: str
+    new_tokens: int
+    prompt_tokens: int
+    preprocess_ms: float
+    ttft_ms: float
+    total_ms: float  # preprocessing included
+    finished: bool
+
+    @property
+    def decode_ms_per_token(self) -> float:
+        """Milliseconds for each token after the first; 0 for an answer of one token."""
+        after = self.total_ms - self.preprocess_ms - self.ttft_ms
+        return after / (self.new_tokens - 1) if self.new_tokens > 1 else 0.0
+
+    @property
+    def tokens_per_second(self) -> float:
+        spent = self.total_ms - self.preprocess_ms
+        return 1000 * self.new_tokens / spent if spent > 0 else 0.0
+
+
+def open_image(source: str | Path | Image.Image | None) -> Image.Image:
+    """The image as upright RGB.
+
+    Raises:
+        ValueError: there is none, it cannot be read, or it has more than ``MAX_PIXELS`` pixels.
+    """
+    if source is None:
+        raise ValueError("there is no image: choose or upload one first")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = source if isinstance(source, Image.Image) else Image.open(source)
+        width, height = image.size
+        if width * height > MAX_PIXELS:
+            raise ValueError(f"the image has {width} x {height} pixels: at most {MAX_PIXELS // 1_000_000} million fit")
+        if min(width, height) < 2 or max(width, height) > 100 * min(width, height):
+            raise ValueError(f"the image is only {width} x {height} pixels: choose one that shows something")
+        if image.mode in ("RGBA", "LA", "P"):  # transparency shows white, as in a browser
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        return ImageOps.exif_transpose(image).convert("RGB")
+    except Image.DecompressionBombError:
+        raise ValueError(f"the image is too large: at most {MAX_PIXELS // 1_000_000} million pixels fit") from None
+    except FileNotFoundError:
+        raise ValueError(f"there is no image file {source}") from None
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise ValueError(f"the image cannot be read ({type(error).__name__}): use a PNG, JPEG or WebP file") from None
+
+
+def clean_question(text: str | None) -> str:
+    """The question on one line.
+
+    Raises:
+        ValueError: it is empty, or longer than ``MAX_QUESTION`` characters.
+    """
+    text = " ".join((text or "").replace("<image>", " ").split())
+    text = "".join(c for c in text if c.isprintable())
+    if not text:
+        raise ValueError("there is no question: type one first")
+    if len(text) > MAX_QUESTION:
+        raise ValueError(f"the question has {len(text)} characters: at most {MAX_QUESTION} fit")
+    return text
+
+
+class _Clock:
+    """A transformers streamer that notes when each new token reaches the host."""
+
+    def __init__(self, heard: Callable[[int, float], None]) -> None:
+        self.heard, self.prompt = heard, True
+
+    def put(self, value: torch.Tensor) -> None:
+        if self.prompt:
+            self.prompt = False
+            return
+        for token in value.reshape(-1).tolist():
+            self.heard(token, time.perf_counter())
+
+    def end(self) -> None:
+        pass
+
+
+def _prepare(vlm: VLM, images: list[Image.Image], questions: list[str]) -> dict[str, torch.Tensor]:
+    prompts = [vlm.entry.prompt.format(question=q) for q in questions]
+    inputs = vlm.processor(images=images, text=prompts, return_tensors="pt", padding=len(prompts) > 1)
+    return inputs.to(vlm.device, vlm.model.dtype)
+
+
+def _generate(vlm: VLM, inputs: dict[str, torch.Tensor], **settings: Any) -> torch.Tensor:
+    import torch
+
+    with torch.inference_mode():
+        return vlm.model.generate(**inputs, do_sample=False, num_beams=1, **settings)
+
+
+def _synchronize(vlm: VLM) -> None:
+    if vlm.device.type == "cuda":
+        import torch
+
+        torch.cuda.synchronize(vlm.device)
+
+
+class _Run:
+    """One question on its way: prepares, generates, and tells the Answer so far."""
+
+    def __init__(self, vlm: VLM, image: Image.Image, question: str) -> None:
+        self.vlm, self.tokens, self.times = vlm, [], []
+        _synchronize(vlm)
+        self.begin = time.perf_counter()
+        self.inputs = _prepare(vlm, [image], [question])
+        _synchronize(vlm)
+        self.start = time.perf_counter()
+
+    def heard(self, token: int, at: float) -> None:
+        self.tokens.append(token)
+        self.times.append(at)
+
+    def answer(self, finished: bool) -> Answer:
+        count = len(self.times)
+        tokens = self.tokens[:count]
+        last = self.times[count - 1] if count else self.start
+        return Answer(
+            text=self.vlm.processor.tokenizer.decode(tokens, skip_special_tokens=True).strip(),
+            new_tokens=count,
+            prompt_tokens=self.inputs["input_ids"].shape[1],
+            preprocess_ms=1000 * (self.start - self.begin),
+            ttft_ms=1000 * (self.times[0] - self.start) if count else 0.0,
+            total_ms=1000 * (last - self.begin),
+            finished=finished,
+        )
+
+
+def ask(vlm: VLM, image: Image.Image, question: str, max_new_tokens: int = 64, min_new_tokens: int = 0) -> Answer:
+    """Greedy answer at batch 1. With ``min_new_tokens == max_new_tokens`` the length is fixed, for timing."""
+    run = _Run(vlm, image, question)
+    settings = {"min_new_tokens": min_new_tokens} if min_new_tokens else {}
+    _generate(vlm, run.inputs, max_new_tokens=max_new_tokens, streamer=_Clock(run.heard), **settings)
+    return run.answer(finished=True)
+
+
+def stream(vlm: VLM, image: Image.Image, question: str, max_new_tokens: int = 64) -> Iterator[Answer]:
+    """The greedy answer as it grows; the last one is ``finished``.
+
+    Closing the iterator stops the generation within a token.
+    """
+    run, news, stop = _Run(vlm, image, question), queue.Queue(), threading.Event()
+
+    def heard(token: int, at: float) -> None:
+        run.heard(token, at)
+        news.put(None)
+
+    def stopped(ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        import torch
+
+        return torch.full((ids.shape[0],), stop.is_set(), device=ids.device)
+
+    def work() -> None:
+        try:
+            settings = {"streamer": _Clock(heard), "stopping_criteria": [stopped]}
+            _generate(vlm, run.inputs, max_new_tokens=max_new_tokens, **settings)
+            news.put(StopIteration())
+        except Exception as error:  # handed to the reader, who is in another thread
+            news.put(error)
+
+    worker = threading.Thread(target=work, daemon=True)
+    worker.start()
+    try:
+        while (item := news.get()) is None:
+            yield run.answer(finished=False)
+        if not isinstance(item, StopIteration):
+            raise item
+        yield run.answer(finished=True)
+    finally:
+        stop.set()
+        worker.join()
+
+
+def answer_batch(vlm: VLM, images: list[Image.Image], questions: list[str], max_new_tokens: int = 64) -> list[str]:
+    """Greedy answers to a batch, padded on the left; for measuring quality, not speed."""
+    inputs = _prepare(vlm, images, questions)
+    ids = _generate(vlm, inputs, max_new_tokens=max_new_tokens)
+    new = ids[:, inputs["input_ids"].shape[1] :]
+    return [t.strip() for t in vlm.processor.tokenizer.batch_decode(new, skip_special_tokens=True)]

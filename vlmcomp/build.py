@@ -1,0 +1,90 @@
+"""Recipe -> VLM: load, remove heads, remove MLP neurons, quantize. The only place that knows the order."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator
+
+from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
+
+from vlmcomp import anatomy, zoo
+from vlmcomp.calibrate import sequences
+from vlmcomp.prune.heads import prune_heads
+from vlmcomp.prune.neurons import prune_neurons
+from vlmcomp.quantize import BACKENDS, quantize
+from vlmcomp.recipe import Recipe
+from vlmcomp.shapes.questions import sample_question
+from vlmcomp.shapes.scenes import render, sample_scene
+from vlmcomp.vlm import VLM, compute_dtype, default_device
+
+Progress = Callable[[str, float], None]  # what is being done, and the share done from 0 to 1
+
+CALIBRATION_SAMPLES = 256
+CALIBRATION_SEED = 0
+_STEPS = {"heads": prune_heads, "glu": prune_neurons, "ffn": prune_neurons}
+
+
+def calibration_samples(count: int, seed: int = CALIBRATION_SEED) -> Iterator[tuple[Image.Image, str, str]]:
+    """Image, question and answer over scenes of shapes drawn for calibration alone: no split shares their seed."""
+    rng = random.Random(f"calibrate-{seed}")
+    for _ in range(count):
+        scene = sample_scene(rng)
+        question = sample_question(rng, scene)
+        yield render(scene), question.text, question.answer
+
+
+def load(recipe: Recipe, device: str, source: str | None = None) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """The dense model of ``recipe`` and its processor, from ``source`` (folder or Hub id) or the zoo's own place.
+
+    Raises:
+        ValueError: the weights cannot be had, or belong to a family that is not supported.
+    """
+    entry = zoo.find(recipe.model)
+    place, revision = source or entry.location, None if source else entry.revision
+    try:
+        processor = AutoProcessor.from_pretrained(place, revision=revision)
+        model = AutoModelForImageTextToText.from_pretrained(
+            place, revision=revision, dtype=compute_dtype(device), device_map={"": device}
+        )
+    except OSError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"the weights of {entry.name} cannot be loaded from {place}: {reason}") from error
+    anatomy.of(model)
+    return model.eval(), processor
+
+
+def build(
+    recipe: Recipe, *, device: str | None = None, source: str | None = None, progress: Progress | None = None
+) -> VLM:
+    """Make ``recipe`` in memory: load, prune in the order written, quantize.
+
+    Args:
+        device: "cuda", "cpu", ...; a GPU if there is one.
+        source: folder or Hub id to load the dense weights from instead of the zoo's.
+        progress: called with a text and the share done.
+
+    Raises:
+        ValueError: unknown model, a step its anatomy cannot do, or weights that cannot be had.
+    """
+    say = progress or (lambda text, share: None)
+    entry, device, start = zoo.check(recipe), device or default_device(), time.perf_counter()
+    say(f"loading {entry.title}", 0.0)
+    model, processor = load(recipe, device, source)
+    dtype = str(model.dtype).removeprefix("torch.")
+    stored = "float16" if recipe.precision == "fp16" else f"{recipe.precision} decoder, rest float16"
+    vlm = VLM(model, processor, recipe, entry, stored, dtype, BACKENDS[recipe.precision])
+    if recipe.steps:
+        say("calibrating", 0.1)
+        calibration = sequences(vlm, calibration_samples(CALIBRATION_SAMPLES))
+        for index, step in enumerate(recipe.steps):
+            at, part = 0.2 + 0.6 * index / len(recipe.steps), 0.6 / len(recipe.steps)
+            vlm.pruned.append(
+                _STEPS[step.kind](vlm, step, calibration, progress=lambda f: say(f"pruning {step}", at + part * f))
+            )
+    if recipe.precision != "fp16":
+        quantize(vlm, lambda f: say(f"quantizing to {recipe.precision.upper()}", 0.8 + 0.2 * f))
+    vlm.build_seconds = time.perf_counter() - start
+    say("ready", 1.0)
+    return vlm

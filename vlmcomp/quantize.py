@@ -1,0 +1,120 @@
+"""Linears -> bitsandbytes INT8 or INT4, in place, on the CPU or a GPU."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import BitsAndBytesConfig
+from transformers.quantizers import AutoHfQuantizer
+
+from vlmcomp import anatomy
+from vlmcomp.vlm import VLM
+
+INT8_THRESHOLD = 6.0  # LLM.int8()'s outlier threshold (Dettmers et al., arXiv 2208.07339)
+BACKENDS = {
+    "fp16": "torch",
+    "int8": f"bitsandbytes LLM.int8(), outlier threshold {INT8_THRESHOLD:g}",
+    "int4": "bitsandbytes NF4, blocks of 64, double quantization",
+}
+
+
+def hush() -> None:
+    """bitsandbytes says on every INT8 call that it casts bfloat16 inputs; once is known."""
+    warnings.filterwarnings("ignore", message="MatMul8bitLt: inputs will be cast.*")
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+
+
+def _int8(linear: nn.Linear, dtype: torch.dtype) -> nn.Linear:
+    import bitsandbytes as bnb
+
+    small = bnb.nn.Linear8bitLt(
+        linear.in_features,
+        linear.out_features,
+        bias=linear.bias is not None,
+        has_fp16_weights=False,
+        threshold=INT8_THRESHOLD,
+        device="meta",
+    )
+    small.weight = bnb.nn.Int8Params(linear.weight.detach(), requires_grad=False, has_fp16_weights=False)
+    return small
+
+
+def _int4(linear: nn.Linear, dtype: torch.dtype) -> nn.Linear:
+    import bitsandbytes as bnb
+
+    small = bnb.nn.Linear4bit(
+        linear.in_features,
+        linear.out_features,
+        bias=linear.bias is not None,
+        compute_dtype=dtype,
+        compress_statistics=True,
+        quant_type="nf4",
+        device="meta",
+    )
+    small.weight = bnb.nn.Params4bit(
+        linear.weight.detach(), requires_grad=False, compress_statistics=True, quant_type="nf4", module=small
+    )
+    return small
+
+
+_MAKERS: dict[str, Callable[[nn.Linear, torch.dtype], nn.Linear]] = {"int8": _int8, "int4": _int4}
+
+
+def config(vlm: VLM) -> BitsAndBytesConfig:
+    """The stock configuration that loads what ``quantize`` makes: the decoder's Linears and nothing else."""
+    skip = anatomy.of(vlm.model).untouched()  # full paths: a bare "vision_tower" would skip nothing
+    if vlm.recipe.precision == "int8":
+        return BitsAndBytesConfig(
+            load_in_8bit=True, llm_int8_threshold=INT8_THRESHOLD, llm_int8_skip_modules=skip
+        )
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=vlm.model.dtype,
+        llm_int8_skip_modules=skip,
+    )
+
+
+def quantize(vlm: VLM, progress: Callable[[float], None] | None = None) -> None:
+    """Replace every Linear of the decoder's attention and MLP by its quantized form; nothing else is touched."""
+    hush()
+    make, device, dtype = _MAKERS[vlm.recipe.precision], vlm.device, vlm.model.dtype
+    targets = list(anatomy.decoder_linears(vlm.model))
+    for index, (name, linear) in enumerate(targets):
+        small = make(linear, dtype)
+        if linear.bias is not None:
+            small.bias = nn.Parameter(linear.bias.detach(), requires_grad=False)
+        small.to(device)  # bitsandbytes quantizes when the weight arrives on its device
+        vlm.model.set_submodule(name, small.eval())
+        if progress is not None:
+            progress((index + 1) / len(targets))
+    _mark(vlm)
+
+
+def _mark(vlm: VLM) -> None:
+    """Tell transformers that the model is quantized, so that ``save_pretrained`` writes a stock checkpoint."""
+    model: Any = vlm.model
+    settings = config(vlm)
+    model.config.quantization_config = settings
+    model.hf_quantizer = AutoHfQuantizer.from_config(settings, pre_quantized=True)
+    model.is_quantized = True
+    model.quantization_method = settings.quant_method
+    model.is_loaded_in_8bit = vlm.recipe.precision == "int8"
+    model.is_loaded_in_4bit = vlm.recipe.precision == "int4"
+
+
+def repacked(model: nn.Module) -> bool:
+    """Whether an INT4 model has answered on a CPU with AVX512-BF16.
+
+    The first forward there repacks the weights in place; unpacking them again loses precision, so such a model
+    must not be saved.
+    """
+    return any(
+        getattr(getattr(p, "quant_state", None), "packing_format_for_cpu", False) for p in model.parameters()
+    )
