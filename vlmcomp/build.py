@@ -55,6 +55,11 @@ def load(recipe: Recipe, device: str, source: str | None = None) -> tuple[PreTra
     return model.eval(), processor
 
 
+def _within(say: Progress, text: str, start: float, part: float) -> Callable[[float], None]:
+    """Progress of one stage, as progress of the whole."""
+    return lambda share: say(text, start + part * share)
+
+
 def build(
     recipe: Recipe, *, device: str | None = None, source: str | None = None, progress: Progress | None = None
 ) -> VLM:
@@ -78,13 +83,12 @@ def build(
     if recipe.steps:
         say("calibrating", 0.1)
         calibration = sequences(vlm, calibration_samples(CALIBRATION_SAMPLES))
+        part = 0.6 / len(recipe.steps)
         for index, step in enumerate(recipe.steps):
-            at, part = 0.2 + 0.6 * index / len(recipe.steps), 0.6 / len(recipe.steps)
-            vlm.pruned.append(
-                _STEPS[step.kind](vlm, step, calibration, progress=lambda f: say(f"pruning {step}", at + part * f))
-            )
+            report = _within(say, f"pruning {step}", 0.2 + part * index, part)
+            vlm.pruned.append(_STEPS[step.kind](vlm, step, calibration, progress=report))
     if recipe.precision != "fp16":
-        quantize(vlm, lambda f: say(f"quantizing to {recipe.precision.upper()}", 0.8 + 0.2 * f))
+        quantize(vlm, _within(say, f"quantizing to {recipe.precision.upper()}", 0.8, 0.2))
     vlm.build_seconds = time.perf_counter() - start
     say("ready", 1.0)
     return vlm

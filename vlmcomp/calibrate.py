@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,15 +51,35 @@ def sequences(vlm: VLM, samples: Iterable[tuple[Image.Image, str, str]]) -> list
         for image, question, answer in samples:
             text = f"{vlm.entry.prompt.format(question=question)} {answer}"
             inputs = vlm.processor(images=image, text=text, return_tensors="pt").to(vlm.device, vlm.model.dtype)
-            try:
+            with suppress(_Stop):
                 vlm.model(**inputs, use_cache=False)
-            except _Stop:
-                pass
     finally:
         handle.remove()
     if not caught:
         raise ValueError("calibration needs at least one image with a question and its answer")
     return caught
+
+
+class _Gram:
+    """Sums x x^T over the inputs of a Linear while it is entered as a context."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        self.linear, self.seen = linear, 0
+        self.sum = torch.zeros(linear.in_features, linear.in_features, device=linear.weight.device)
+
+    def _gather(self, module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        x = args[0].flatten(0, -2).float()
+        self.sum.addmm_(x.T, x)
+        self.seen += len(x)
+
+    def __enter__(self) -> None:
+        self._handle = self.linear.register_forward_pre_hook(self._gather)
+
+    def __exit__(self, *_: object) -> None:
+        self._handle.remove()
+
+    def mean(self) -> torch.Tensor:
+        return self.sum / self.seen
 
 
 @torch.no_grad()
@@ -78,23 +99,11 @@ def walk(
     hidden = [t.hidden for t in calibration]
     layers = anatomy.layers(vlm.model)
     for index, layer in enumerate(layers):
-        linear = reader(layer)
-        gram = torch.zeros(linear.in_features, linear.in_features, device=linear.weight.device)
-        seen = 0
-
-        def gather(module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-            nonlocal seen
-            x = args[0].flatten(0, -2).float()
-            gram.addmm_(x.T, x)
-            seen += len(x)
-
-        handle = linear.register_forward_pre_hook(gather)
-        try:
+        gram = _Gram(reader(layer))
+        with gram:
             for x, tokens in zip(hidden, calibration):
                 layer.block(x, **tokens.arguments)
-        finally:
-            handle.remove()
-        change(layer, gram / seen)
+        change(layer, gram.mean())
         hidden = [_first(layer.block(x, **t.arguments)) for x, t in zip(hidden, calibration)]
         if progress is not None:
             progress((index + 1) / len(layers))

@@ -69,9 +69,7 @@ def config(vlm: VLM) -> BitsAndBytesConfig:
     """The stock configuration that loads what ``quantize`` makes: the decoder's Linears and nothing else."""
     skip = anatomy.of(vlm.model).untouched()  # full paths: a bare "vision_tower" would skip nothing
     if vlm.recipe.precision == "int8":
-        return BitsAndBytesConfig(
-            load_in_8bit=True, llm_int8_threshold=INT8_THRESHOLD, llm_int8_skip_modules=skip
-        )
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=INT8_THRESHOLD, llm_int8_skip_modules=skip)
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
@@ -115,6 +113,4 @@ def repacked(model: nn.Module) -> bool:
     The first forward there repacks the weights in place; unpacking them again loses precision, so such a model
     must not be saved.
     """
-    return any(
-        getattr(getattr(p, "quant_state", None), "packing_format_for_cpu", False) for p in model.parameters()
-    )
+    return any(getattr(getattr(p, "quant_state", None), "packing_format_for_cpu", False) for p in model.parameters())

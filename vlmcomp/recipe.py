@@ -68,8 +68,8 @@ class Recipe:
         *step_words, precision = rest.split("+")
         if precision not in PRECISIONS or any(not _STEP.fullmatch(w) for w in step_words):
             raise ValueError(f"'{text}' is not a recipe; did you mean {_nearest(model, rest)}?")
-        steps = tuple(Step(m[1], int(m[2])) for m in map(_STEP.fullmatch, step_words) if m)
         try:
+            steps = tuple(Step(m[1], int(m[2])) for m in map(_STEP.fullmatch, step_words) if m)
             return cls(model, steps, precision)
         except ValueError as error:
             raise ValueError(f"'{text}' is not a recipe: {error}; did you mean {_nearest(model, rest)}?") from None

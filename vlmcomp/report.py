@@ -89,6 +89,7 @@ class Quality:
     bertscore_encoder: str
     meteor_data: str
     answer_words: float  # mean words of an answer
+    rouge1_stemmed: bool = False
 
 
 @dataclass(frozen=True)

@@ -217,9 +217,7 @@ def _bubbles(group: Sequence[Point], technique: str, largest: float, symbols: di
     )
 
 
-def _add_live(
-    figure: go.Figure, points: Sequence[Point], view: View, live: Sequence[Live], largest: float
-) -> None:
+def _add_live(figure: go.Figure, points: Sequence[Point], view: View, live: Sequence[Live], largest: float) -> None:
     """Hollow markers, one for each live answer whose recipe has a recorded quality on this view."""
     recorded = {p.recipe: p for p in points}
     drawn = [(m, recorded[m.recipe], x) for m in live if m.recipe in recorded and (x := m.on(view.latency)) is not None]

@@ -6,10 +6,12 @@ import hashlib
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
 
 from PIL import Image
+
+from vlmcomp.measure.metrics import normalise
 
 SHAPES_SCENES = 500
 SHAPES_QUESTIONS = 4  # a scene
@@ -23,7 +25,7 @@ class Sample:
     type: str
     question: str
     reference: str
-    draw: Callable[[], Image.Image]
+    draw: Callable[[], Image.Image] = field(repr=False)
 
     @property
     def image(self) -> Image.Image:
@@ -86,7 +88,7 @@ def commonest(samples: Iterable[Sample]) -> dict[str, float]:
     """Per type, the exact-match share of an answerer that always gives that type's commonest reference."""
     references: dict[str, Counter[str]] = defaultdict(Counter)
     for sample in samples:
-        references[sample.type][sample.reference.lower()] += 1
+        references[sample.type][normalise(sample.reference)] += 1
     return {kind: max(found.values()) / found.total() for kind, found in references.items()}
 
 

@@ -75,7 +75,20 @@ def outline(thing: Thing, scale: float = 1.0) -> list[tuple[float, float]]:
         tips = [(1.15 if i % 2 == 0 else 0.5, -math.pi / 2 + i * math.pi / 5) for i in range(10)]
         return [(x + r * k * math.cos(a), y + r * k * math.sin(a)) for k, a in tips]
     t = 0.36 * r  # cross
-    corners = ((-t, -r), (t, -r), (t, -t), (r, -t), (r, t), (t, t), (t, r), (-t, r), (-t, t), (-r, t), (-r, -t), (-t, -t))
+    corners = (
+        (-t, -r),
+        (t, -r),
+        (t, -t),
+        (r, -t),
+        (r, t),
+        (t, t),
+        (t, r),
+        (-t, r),
+        (-t, t),
+        (-r, t),
+        (-r, -t),
+        (-t, -t),
+    )
     return [(x + dx, y + dy) for dx, dy in corners]
 
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +30,7 @@ class PatchHead(nn.Module):
     Used in training only. Input (B, N, hidden).
     """
 
-    _SIZES = {
+    _SIZES: ClassVar[dict[str, int]] = {
         "kind": len(KINDS) + 1,
         "color": len(COLOR_NAMES) + 1,
         "center_kind": len(KINDS) + 1,
@@ -86,7 +87,9 @@ def answer_loss(model: PreTrainedModel, features: torch.Tensor, batch: Batch) ->
         wrong = torch.zeros(len(names), device=heard.device).index_add_(0, index, (logits.argmax(-1) != target).float())
         kind = torch.zeros(len(names), dtype=torch.long, device=heard.device)
         kind[index] = batch["question_type"][heard]
-        match = {n: (wrong[kind == i] == 0).float().mean().item() for i, n in enumerate(_QUESTION_TYPES) if (kind == i).any()}
+        match = {
+            n: (wrong[kind == i] == 0).float().mean().item() for i, n in enumerate(_QUESTION_TYPES) if (kind == i).any()
+        }
     return loss, match
 
 
@@ -195,7 +198,9 @@ class Trainer:
                 smooth[k] = 0.98 * smooth.get(k, v) + 0.02 * v
             bar.set_postfix({k: f"{v:.3f}" for k, v in smooth.items()}, refresh=False)
             if self.done[stage] % self.save_every == 0 or self.done[stage] == len(data):
-                self.history.append({"stage": stage, "step": self.done[stage], "seconds": round(self.seconds), **smooth})
+                self.history.append(
+                    {"stage": stage, "step": self.done[stage], "seconds": round(self.seconds), **smooth}
+                )
                 (self.work / "history.json").write_text(json.dumps(self.history, indent=1))
                 self._save(stage, optimizers)
 

@@ -1,0 +1,37 @@
+"""Shared pieces: the embedded model built once per recipe, and scenes to ask about."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import cache
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+from PIL import Image
+
+from vlmcomp.recipe import Recipe
+
+
+@cache
+def _build(text: str):
+    from vlmcomp.build import build
+
+    return build(Recipe.parse(text), device="cpu")
+
+
+@pytest.fixture(scope="session")
+def built() -> Callable:
+    """``built("llava-shapes/int8")``: that recipe in memory, made once. Tests do not change what they get."""
+    return _build
+
+
+@pytest.fixture(scope="session")
+def samples() -> list[tuple[Image.Image, str, str]]:
+    """Eight (image, question, answer) triples."""
+    from vlmcomp.build import calibration_samples
+
+    return list(calibration_samples(8, seed=99))

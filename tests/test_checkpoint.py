@@ -1,0 +1,80 @@
+"""Saved equals loaded, by our loader and by the stock one, for every technique."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from vlmcomp import checkpoint
+from vlmcomp.ask import ask
+from vlmcomp.build import build
+from vlmcomp.measure.size import parameters, weight_bytes
+from vlmcomp.quantize import repacked
+from vlmcomp.recipe import Recipe
+from vlmcomp.vlm import VLM
+
+RECIPES = ["fp16", "int8", "int4", "glu30+fp16", "heads25+fp16", "heads25+int8", "heads50+glu30+int4"]
+
+
+def _logits(vlm: VLM, samples: list) -> torch.Tensor:
+    image, question, _ = samples[0]
+    inputs = vlm.processor(images=image, text=vlm.entry.prompt.format(question=question), return_tensors="pt")
+    with torch.inference_mode():
+        return vlm.model(**inputs.to(vlm.device, vlm.model.dtype)).logits
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_saved_equals_loaded(name: str, samples: list, tmp_path: Path) -> None:
+    vlm = build(Recipe.parse(f"llava-shapes/{name}"), device="cpu")
+    checkpoint.save(vlm, tmp_path / "out")
+    held, logical = weight_bytes(vlm.model), parameters(vlm.model)
+    wanted, answers = _logits(vlm, samples), [ask(vlm, i, q, 12).text for i, q, _ in samples]
+
+    loaded = checkpoint.load(tmp_path / "out", device="cpu")
+    assert weight_bytes(loaded.model) == held and parameters(loaded.model) == logical
+    assert (loaded.recipe, loaded.pruned, loaded.backend) == (vlm.recipe, vlm.pruned, vlm.backend)
+    assert torch.equal(_logits(loaded, samples), wanted)
+    assert [ask(loaded, i, q, 12).text for i, q, _ in samples] == answers
+
+    stock = AutoModelForImageTextToText.from_pretrained(tmp_path / "out", dtype=vlm.model.dtype)
+    loaded.model, loaded.processor = stock, AutoProcessor.from_pretrained(tmp_path / "out")
+    assert torch.equal(_logits(loaded, samples), wanted)
+
+
+def test_an_int4_model_that_has_answered_on_such_a_cpu_is_not_saved(samples: list, tmp_path: Path) -> None:
+    vlm = build(Recipe.parse("llava-shapes/int4"), device="cpu")
+    assert not repacked(vlm.model)
+    ask(vlm, samples[0][0], samples[0][1], 4)
+    if not repacked(vlm.model):
+        pytest.skip("this CPU has no AVX512-BF16: bitsandbytes repacks nothing here")
+    with pytest.raises(ValueError, match="build it again"):
+        checkpoint.save(vlm, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_in_use_is_refused_and_left_alone(built, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("precious")
+    with pytest.raises(ValueError, match="not empty"):
+        checkpoint.save(built("llava-shapes/fp16"), tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_a_damaged_or_foreign_folder_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not a vlmcomp checkpoint"):
+        checkpoint.load(tmp_path)
+    (tmp_path / "recipe.json").write_text("{")
+    with pytest.raises(ValueError, match="damaged"):
+        checkpoint.load(tmp_path)
+
+
+def test_quantization_touches_the_decoder_alone(built) -> None:
+    dense, small = weight_bytes(built("llava-shapes/fp16").model), weight_bytes(built("llava-shapes/int4").model)
+    for part in ("vision tower", "projector", "embeddings", "lm_head", "other"):
+        assert dense[part] == small[part], part
+    for part in ("decoder attention", "decoder MLP"):
+        assert 0.25 < small[part] / dense[part] < 0.29, part
+    assert parameters(built("llava-shapes/fp16").model) == parameters(built("llava-shapes/int4").model)
+    assert sum(dense.values()) == 2 * sum(parameters(built("llava-shapes/fp16").model).values())

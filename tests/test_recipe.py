@@ -1,0 +1,55 @@
+"""A recipe is its string."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from vlmcomp import zoo
+from vlmcomp.recipe import PRECISIONS, Recipe, Step
+
+_STEPS = [(), (Step("glu", 30),), (Step("ffn", 1),), (Step("heads", 90),), (Step("heads", 25), Step("glu", 30))]
+
+
+@pytest.mark.parametrize("steps, precision", itertools.product(_STEPS, PRECISIONS))
+def test_parse_inverts_str(steps: tuple[Step, ...], precision: str) -> None:
+    recipe = Recipe("llava-1.5-7b", steps, precision)
+    assert Recipe.parse(str(recipe)) == recipe
+    assert "/" not in recipe.slug and "+" not in recipe.slug
+    assert recipe.baseline == Recipe("llava-1.5-7b")
+
+
+@pytest.mark.parametrize(
+    "text, nearest",
+    [
+        ("llava-shapes/glu30", "llava-shapes/glu30+fp16"),
+        ("llava-shapes/GLU30+int8", "llava-shapes/glu30+int8"),
+        ("llava-shapes/glu30+heads25+int8", "llava-shapes/heads25+glu30+int8"),
+        ("llava-shapes/nf4", "llava-shapes/int4"),
+        ("llava-shapes/glu030+int4", "llava-shapes/glu30+int4"),
+        ("llava-shapes/glu95+int4", "llava-shapes/glu90+int4"),
+        ("llava-shapes/int5", "llava-shapes/int8"),
+    ],
+)
+def test_a_wrong_spelling_names_the_right_one(text: str, nearest: str) -> None:
+    with pytest.raises(ValueError, match="did you mean") as error:
+        Recipe.parse(text)
+    assert nearest in str(error.value)
+    assert str(Recipe.parse(nearest)) == nearest
+
+
+@pytest.mark.parametrize(
+    "text", ["", "/", "llava-shapes", "/fp16", "a/", "a/+fp16", "a b/fp16", "a/fp16+", "a/glu30+glu20+fp16"]
+)
+def test_nonsense_is_refused(text: str) -> None:
+    with pytest.raises(ValueError):
+        Recipe.parse(text)
+
+
+def test_the_zoo_refuses_what_the_anatomy_cannot_do() -> None:
+    with pytest.raises(ValueError, match="use glu30"):
+        zoo.check(Recipe.parse("llava-shapes/ffn30+fp16"))
+    with pytest.raises(ValueError, match="unknown model 'gpt'"):
+        zoo.check(Recipe.parse("gpt/fp16"))
+    assert zoo.check(Recipe.parse("llava-1.5-7b/heads25+glu30+int4")).name == "llava-1.5-7b"

@@ -1,0 +1,157 @@
+"""The circumstances of a measurement: hardware, versions, commit, date, and how much memory is held."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import platform
+import re
+import resource
+import subprocess
+import sys
+from datetime import datetime, timezone
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from vlmcomp.report import Hardware
+
+_PACKAGES = (
+    "torch",
+    "transformers",
+    "bitsandbytes",
+    "accelerate",
+    "nltk",
+    "bert-score",
+    "rouge-score",
+    "numpy",
+    "pillow",
+)
+_NOISE = re.compile(r"\((r|tm|c)\)|\b(cpu|processor|\d+-core|gen)\b|@.*|[^a-z0-9.]+")
+
+
+@cache
+def hardware(device: str | None = None) -> Hardware:
+    """The machine as seen by ``device`` ("cuda", "cpu", ...; None: a GPU if there is one).
+
+    ``memory_bytes`` is the GPU's own memory, or the host's; ``cores`` are the CPU cores this process may use.
+    """
+    import psutil
+    import torch
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if (device or ("cuda" if torch.cuda.is_available() else "cpu")).startswith("cuda"):
+        if not torch.cuda.is_available():
+            raise ValueError("there is no CUDA GPU here: use --device cpu")
+        gpu = torch.cuda.get_device_properties(torch.device(device or "cuda"))
+        return Hardware(f"cuda-{slug(gpu.name)}", "cuda", gpu.name, cores, gpu.total_memory)
+    name = _cpu_name()
+    return Hardware(f"cpu-{slug(name)}-{cores}c", "cpu", name, cores, psutil.virtual_memory().total)
+
+
+def slug(name: str) -> str:
+    """A hardware name as a folder name: ``Intel(R) Xeon(R) CPU @ 2.20GHz`` -> ``intel-xeon``."""
+    return re.sub(r"-+", "-", _NOISE.sub("-", name.lower())).strip("-.") or "unknown"
+
+
+def _cpu_name() -> str:
+    try:
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    return found[1].strip() if found else platform.processor() or platform.machine()
+
+
+def now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def versions() -> dict[str, str]:
+    """Python and the packages that results depend on, as far as they are installed."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def commit(repo: Path) -> str:
+    """HEAD of ``repo``, ``+dirty`` if code or weights differ from it; empty outside a git checkout."""
+    if not (repo / ".git").exists():
+        return ""
+    try:
+        head = _git(repo, "rev-parse", "HEAD")
+        return head + ("+dirty" if _git(repo, "status", "--porcelain", "--", "vlmcomp", "assets") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def _git(repo: Path, *words: str) -> str:
+    return subprocess.run(["git", "-C", repo, *words], capture_output=True, text=True, check=True).stdout.strip()
+
+
+class Gauge:
+    """Bytes held above what was held when the gauge was made: GPU allocations, or this process's resident set."""
+
+    def __init__(self, device: str | None = None) -> None:
+        self._cuda = hardware(device).device == "cuda"
+        self._device = device if device and device.startswith("cuda") else "cuda"
+        self.measure = "cuda allocated" if self._cuda else "rss"
+        self._before = 0
+        self._before = self.held()
+        self.restart()
+
+    def held(self) -> int:
+        """Bytes held now; memory that was freed and only not yet given back is given back first."""
+        gc.collect()
+        if self._cuda:
+            import torch
+
+            return torch.cuda.memory_allocated(self._device) - self._before
+        import psutil
+
+        _trim()
+        return max(0, psutil.Process().memory_info().rss - self._before)
+
+    def peak(self) -> int:
+        """The most bytes held at any time since the last ``restart``."""
+        if self._cuda:
+            import torch
+
+            return torch.cuda.max_memory_allocated(self._device) - self._before
+        return max(0, _peak_rss() - self._before)
+
+    def restart(self) -> None:
+        """Let ``peak`` begin anew; where the system cannot, peaks are those of the process's whole life."""
+        if self._cuda:
+            import torch
+
+            torch.cuda.reset_peak_memory_stats(self._device)
+            return
+        _trim()
+        try:
+            Path("/proc/self/clear_refs").write_text("5")
+        except OSError:
+            return
+
+
+def _trim() -> None:
+    """Ask glibc to give freed pages back: they are no longer the model's."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (OSError, AttributeError):
+        return
+
+
+def _peak_rss() -> int:
+    try:
+        found = re.search(r"^VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    if found:
+        return int(found[1]) * 1024
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024

@@ -1,0 +1,89 @@
+"""A task's questions through a built model: its answers, and what they are worth."""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from vlmcomp.measure.metrics import ROUGE_STEMMED, exact_match, text_scores
+from vlmcomp.measure.tasks import Sample, Task, commonest
+from vlmcomp.report import Quality
+from vlmcomp.store import Rows
+
+if TYPE_CHECKING:
+    from vlmcomp.vlm import VLM
+
+Progress = Callable[[str, float], None]  # what is being done, and the share done from 0 to 1
+
+
+def measure(
+    vlm: VLM,
+    task: Task,
+    count: int | None = None,
+    *,
+    seed: int = 0,
+    batch_size: int = 16,
+    max_new_tokens: int = 64,
+    encoder: str = "auto",
+    progress: Progress | None = None,
+) -> tuple[Quality, Rows]:
+    """Ask ``count`` samples (None: as many as is usual for the task) and score the answers.
+
+    Returns:
+        The scores, and one row a sample in the task's order: id, type, question, reference, answer.
+    """
+    samples = task.samples(task.count(count), seed, vlm.entry.one_word)
+    rows = answer(vlm, samples, batch_size, max_new_tokens, lambda f: progress(task.name, f) if progress else None)
+    return score(task, samples, rows, seed, encoder), rows
+
+
+def answer(
+    vlm: VLM,
+    samples: Sequence[Sample],
+    batch_size: int,
+    max_new_tokens: int,
+    progress: Callable[[float], None] = lambda share: None,
+) -> Rows:
+    """The model's greedy answers as rows, in the order of ``samples``; images live for one batch only."""
+    from vlmcomp.ask import answer_batch
+
+    rows: Rows = []
+    for start in range(0, len(samples), batch_size):
+        batch = samples[start : start + batch_size]
+        texts = answer_batch(vlm, [s.image for s in batch], [s.question for s in batch], max_new_tokens)
+        for s, text in zip(batch, texts, strict=True):
+            row = {"id": s.id, "type": s.type, "question": s.question, "reference": s.reference, "answer": text}
+            rows.append(row)
+        progress(len(rows) / len(samples))
+    return rows
+
+
+def score(task: Task, samples: Sequence[Sample], rows: Rows, seed: int, encoder: str = "auto") -> Quality:
+    """The scores of recorded answers: no model is needed, so they can be computed anew from the rows."""
+    hits: dict[str, list[bool]] = defaultdict(list)
+    for row in rows:
+        hits[row["type"]].append(exact_match(row["answer"], row["reference"]))
+    kinds = sorted(hits)
+    baseline = commonest(samples)
+    text = text_scores([r["answer"] for r in rows], [r["reference"] for r in rows], encoder)
+    return Quality(
+        task=task.name,
+        version=task.version,
+        task_sha256=task.sha256,
+        samples=len(rows),
+        seed=seed,
+        exact_match=sum(map(sum, hits.values())) / len(rows),
+        exact_match_by_type={kind: statistics.fmean(hits[kind]) for kind in kinds},
+        commonest_answer_by_type={kind: baseline[kind] for kind in kinds},
+        samples_by_type={kind: len(hits[kind]) for kind in kinds},
+        composite=text.composite,
+        meteor=text.meteor,
+        rouge1=text.rouge1,
+        bertscore_f1=text.bertscore_f1,
+        bertscore_encoder=text.bertscore_encoder,
+        meteor_data=text.meteor_data,
+        answer_words=statistics.fmean(len(r["answer"].split()) for r in rows),
+        rouge1_stemmed=ROUGE_STEMMED,
+    )

@@ -1,0 +1,190 @@
+"""Reports as Markdown tables: one for each machine, model and set of metrics that compare with one another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from vlmcomp.recipe import PRECISIONS, Recipe
+from vlmcomp.report import Report
+from vlmcomp.store import Rows
+
+BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+MAIN_TASK, SIDE_TASK = "shapes-vqa", "easy-vqa"
+RowsOf = Callable[[Report], Mapping[str, Rows]]  # the per-sample rows of a report, by task
+_GROUPS = ("FP16 baseline", "quantized", "MLP pruned", "heads pruned", "combined")
+_NONE = "–"
+_HEAD = (
+    "Recipe",
+    "What",
+    "Exact match",
+    "Points to FP16",
+    "Same answer as FP16",
+    "Composite",
+    "METEOR",
+    "ROUGE-1",
+    "BERTScore",
+    "easy-VQA exact match",
+    "TTFT ms",
+    "ms/token",
+    "Decode speed to FP16",
+    "Weights MB",
+    "% of FP16",
+)
+_LEFT = 2  # the first columns, of words, are aligned to the left
+
+
+def order(reports: Sequence[Report]) -> list[Report]:
+    """Baseline, quantized, MLP pruned, heads pruned, combined; less compressed first within each."""
+
+    def key(report: Report) -> tuple[object, ...]:
+        recipe = Recipe.parse(report.recipe)
+        percents = tuple((s.kind, s.percent) for s in recipe.steps)
+        return (
+            recipe.model,
+            _GROUPS.index(recipe.technique),
+            len(percents),
+            percents,
+            PRECISIONS.index(recipe.precision),
+        )
+
+    return sorted(reports, key=key)
+
+
+def groups(reports: Sequence[Report]) -> list[list[Report]]:
+    """Reports that may share a table: same machine, model, sample counts, encoder and METEOR data.
+
+    A failed report has no scores; it joins every table of its machine and model, or makes one of its own.
+    """
+    found: dict[tuple[object, ...], list[Report]] = {}
+    failed = [r for r in reports if r.error is not None]
+    for report in reports:
+        if report.error is None:
+            asked = tuple((q.task, q.version, q.samples, q.seed) for q in report.quality.values())
+            means = tuple((q.bertscore_encoder, q.meteor_data, q.rouge1_stemmed) for q in report.quality.values())
+            found.setdefault((*_place(report), asked, means), []).append(report)
+    for report in failed:
+        homes = [k for k in found if k[:2] == _place(report)] or [_place(report)]
+        for home in homes:
+            found.setdefault(home, []).append(report)
+    return [order(group) for _, group in sorted(found.items(), key=lambda item: str(item[0]))]
+
+
+def _place(report: Report) -> tuple[str, str]:
+    return report.hardware.slug, Recipe.parse(report.recipe).model
+
+
+def agreement(rows: Rows, baseline: Rows) -> float | None:
+    """The share of samples whose answer is the baseline's, letter for letter; None if they share no sample."""
+    before = {row["id"]: row["answer"] for row in baseline}
+    same = [row["answer"] == before[row["id"]] for row in rows if row["id"] in before]
+    return sum(same) / len(same) if same else None
+
+
+def results(reports: Sequence[Report], rows: RowsOf) -> str:
+    """One group as a table, a row a recipe; changes are to the group's own FP16 baseline."""
+    baseline = _baseline(reports)
+    lines = [_results_row(report, baseline, rows) for report in order(reports)]
+    return _table(_HEAD, lines, _LEFT)
+
+
+def by_type(reports: Sequence[Report], task: str = MAIN_TASK) -> str:
+    """Exact match of one group by type of question; the first row always says the type's commonest answer."""
+    scored = [(r, r.quality[task]) for r in order(reports) if r.error is None and task in r.quality]
+    if not scored:
+        return ""
+    first = scored[0][1]
+    kinds = list(first.samples_by_type)
+    head = ("Recipe", *(f"{kind} ({first.samples_by_type[kind]})" for kind in kinds))
+    lines = [["always the commonest answer", *(_percent(first.commonest_answer_by_type.get(k)) for k in kinds)]]
+    lines += [[f"`{r.recipe}`", *(_percent(q.exact_match_by_type.get(k)) for k in kinds)] for r, q in scored]
+    return _table(head, lines, 1)
+
+
+def caption(reports: Sequence[Report]) -> str:
+    """What a group's numbers were measured on and with."""
+    report = next((r for r in order(reports) if r.error is None), reports[0])
+    machine = report.hardware
+    parts = [f"{machine.name} ({machine.device}, {machine.cores} cores, {machine.memory_bytes / 1e9:.0f} GB)"]
+    parts += [f"{q.task} {q.version}: {q.samples} questions" for q in report.quality.values()]
+    if (timed := report.latency) is not None:
+        parts.append(
+            f"times: median of {len(timed.ttft_ms)} runs at batch 1, {timed.new_tokens} new tokens, "
+            f"{timed.threads} thread{'s' * (timed.threads != 1)}, computed in {report.dtype_computed}"
+        )
+    if report.quality:
+        scores = next(iter(report.quality.values()))
+        parts += [f"BERTScore: {scores.bertscore_encoder}", f"METEOR: {scores.meteor_data}"]
+    dates = sorted(r.date[:10] for r in reports)
+    parts.append(f"measured {dates[0]}" + (f" to {dates[-1]}" if dates[-1] != dates[0] else ""))
+    return f"{'; '.join(parts)}."
+
+
+def block(reports: Sequence[Report], rows: RowsOf) -> str:
+    """Every group as Markdown: caption, results, and exact match by type of question."""
+    parts = []
+    for group in groups(reports):
+        parts += [caption(group), results(group, rows)]
+        if types := by_type(group):
+            parts += [f"Exact match on {MAIN_TASK} in percent by type of question (number of questions):", types]
+    return "\n\n".join(parts) or "Nothing has been measured yet."
+
+
+def rewrite(text: str, block: str) -> str:
+    """``text`` with what stands between the two markers replaced by ``block``.
+
+    Raises:
+        ValueError: the markers are not there once each, in order.
+    """
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end or BEGIN in rest or END in after:
+        raise ValueError(f"the file needs the markers {BEGIN} and {END}, once each and in this order")
+    return f"{before}{BEGIN}\n\n{block}\n\n{END}{after}"
+
+
+def _baseline(reports: Sequence[Report]) -> Report | None:
+    whole = (r for r in reports if r.error is None)
+    return next((r for r in whole if str(Recipe.parse(r.recipe).baseline) == r.recipe), None)
+
+
+def _results_row(report: Report, baseline: Report | None, rows: RowsOf) -> list[str]:
+    recipe = Recipe.parse(report.recipe)
+    name = f"`{report.recipe}`"
+    if report.error is not None or report.size is None or report.latency is None:
+        reason = " ".join((report.error or "not measured").split()).replace("|", "\\|")
+        return [name, f"{recipe.label}; failed: {reason}"] + [_NONE] * (len(_HEAD) - _LEFT)
+    main, side = report.quality.get(MAIN_TASK), report.quality.get(SIDE_TASK)
+    points = same = speed = share = None
+    if baseline is not None and baseline.size is not None and baseline.latency is not None:
+        if main is not None and MAIN_TASK in baseline.quality:
+            points = 100 * (main.exact_match - baseline.quality[MAIN_TASK].exact_match)
+            same = agreement(rows(report).get(MAIN_TASK, []), rows(baseline).get(MAIN_TASK, []))
+        speed = baseline.latency.decode_ms_per_token_median / report.latency.decode_ms_per_token_median
+        share = report.size.total_bytes / baseline.size.total_bytes
+    return [
+        name,
+        recipe.label,
+        _percent(main and main.exact_match),
+        _NONE if points is None else f"{points:+.1f}".replace("-0.0", "0.0").replace("+0.0", "0.0"),
+        _percent(same),
+        *(_percent(main and v) for v in _text_scores(main)),
+        _percent(side and side.exact_match),
+        f"{report.latency.ttft_ms_median:.1f}",
+        f"{report.latency.decode_ms_per_token_median:.2f}",
+        _NONE if speed is None else f"{speed:.2f}x",
+        f"{report.size.total_bytes / 1e6:,.2f}",
+        _percent(share),
+    ]
+
+
+def _text_scores(quality: object) -> list[float | None]:
+    return [getattr(quality, name, None) for name in ("composite", "meteor", "rouge1", "bertscore_f1")]
+
+
+def _percent(share: float | None) -> str:
+    return _NONE if share is None else f"{100 * share:.1f}"
+
+
+def _table(head: Sequence[str], lines: Sequence[Sequence[str]], left: int) -> str:
+    rule = [":--" if i < left else "--:" for i in range(len(head))]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *lines))
