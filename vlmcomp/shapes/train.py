@@ -59,19 +59,22 @@ def patch_features(model: PreTrainedModel, pixel_values: torch.Tensor) -> torch.
     return model.model.vision_tower(pixel_values=pixel_values).last_hidden_state[:, 1:]
 
 
+def embed(model: PreTrainedModel, features: torch.Tensor, input_ids: torch.Tensor) -> torch.Tensor:
+    """(B, L, hidden) token embeddings with the projected patch features in the image tokens' places."""
+    embeds = model.get_input_embeddings()(input_ids)
+    image = model.model.multi_modal_projector(features).to(embeds.dtype)
+    spots = (input_ids == model.config.image_token_id)[..., None].expand_as(embeds)
+    return embeds.masked_scatter(spots, image)
+
+
 def answer_loss(model: PreTrainedModel, features: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
     """Weighted cross-entropy of the answer tokens, and exact match by question type.
 
     A question counts as matched when every answer token is the most likely one, which is what greedy
     decoding would have produced.
     """
-    body = model.model
-    embeds = body.language_model.get_input_embeddings()(batch["input_ids"])
-    image = body.multi_modal_projector(features).to(embeds.dtype)
-    spots = (batch["input_ids"] == model.config.image_token_id)[..., None].expand_as(embeds)
-    embeds = embeds.masked_scatter(spots, image)
-    hidden = body.language_model(
-        inputs_embeds=embeds,
+    hidden = model.model.language_model(
+        inputs_embeds=embed(model, features, batch["input_ids"]),
         attention_mask=attention_mask(batch["segment"]),
         position_ids=batch["position_ids"],
         use_cache=False,
@@ -236,13 +239,15 @@ class Trainer:
         return self.model.eval()
 
 
-def train(name: str, out: Path, work: Path, compiled: bool = False, **overrides: int | float) -> None:
+def train(
+    name: str, out: Path, work: Path, compiled: bool = False, save_every: int = 100, **overrides: int | float
+) -> None:
     """Train ``name`` and write it to ``out`` in the stock Hugging Face layout, weights in float16.
 
     ``overrides`` replace fields of its ``TrainPlan``. An interrupted run goes on from ``work``. ``compiled``
     runs tower and decoder through torch.compile (a C++ compiler is needed): about 1.25 times the speed on a CPU.
     """
-    trainer = Trainer(name, replace(PLANS[name], **overrides), work, compiled)
+    trainer = Trainer(name, replace(PLANS[name], **overrides), work, compiled, save_every)
     model = trainer.run()
     model.to("cpu", torch.float16).save_pretrained(out)
     trainer.processor.save_pretrained(out)
