@@ -226,7 +226,7 @@ def _in_fresh_process(recipe: Recipe, plan: Plan, root: Path, file: Path, tell: 
         said = [line.strip() for line in complaints if line.strip()]
     if code == 0:
         return store.load(file)
-    report = _failure(recipe, plan, _why(code, said))
+    report = Report(**_circumstances(recipe, plan), error=_why(code, said))
     store.save(report, root=root)
     return report
 
@@ -236,10 +236,6 @@ def _why(code: int, said: list[str]) -> str:
         name = signal.Signals(-code).name
         return f"the process was ended by {name}" + (", perhaps for want of memory" if name == "SIGKILL" else "")
     return f"the process ended with code {code}: {said[-1] if said else 'it said nothing'}"
-
-
-def _failure(recipe: Recipe, plan: Plan, error: str) -> Report:
-    return Report(**_circumstances(recipe, plan), error=error)
 
 
 def _circumstances(recipe: Recipe, plan: Plan) -> dict[str, Any]:
@@ -291,7 +287,7 @@ def _main(order: dict[str, Any]) -> int:
     except Exception as error:
         traceback.print_exc()
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-        report, rows = _failure(recipe, plan, kind + " ".join(str(error).split())), None
+        report, rows = Report(**_circumstances(recipe, plan), error=kind + " ".join(str(error).split())), None
     store.save(report, rows, root)
     return 0
 

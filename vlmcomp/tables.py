@@ -1,11 +1,11 @@
-"""Reports as Markdown tables: one for each machine, model and set of metrics that compare with one another."""
+"""Reports as Markdown tables: what does not compare stands in tables apart."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
 from vlmcomp.recipe import PRECISIONS, Recipe
-from vlmcomp.report import Report
+from vlmcomp.report import Quality, Report
 from vlmcomp.store import Rows
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
@@ -16,14 +16,14 @@ _NONE = "–"
 _HEAD = (
     "Recipe",
     "What",
-    "Exact match",
+    "Exact match %",
     "Points to FP16",
-    "Same answer as FP16",
-    "Composite",
-    "METEOR",
-    "ROUGE-1",
-    "BERTScore",
-    "easy-VQA exact match",
+    "Same answer as FP16 %",
+    "Composite %",
+    "METEOR %",
+    "ROUGE-1 %",
+    "BERTScore %",
+    "easy-VQA exact match %",
     "TTFT ms",
     "ms/token",
     "Decode speed to FP16",
@@ -51,7 +51,7 @@ def order(reports: Sequence[Report]) -> list[Report]:
 
 
 def groups(reports: Sequence[Report]) -> list[list[Report]]:
-    """Reports that may share a table: same machine, model, sample counts, encoder and METEOR data.
+    """Reports that may share a table: same machine, model and weights, same questions, metrics and way of timing.
 
     A failed report has no scores; it joins every table of its machine and model, or makes one of its own.
     """
@@ -61,7 +61,8 @@ def groups(reports: Sequence[Report]) -> list[list[Report]]:
         if report.error is None:
             asked = tuple((q.task, q.version, q.samples, q.seed) for q in report.quality.values())
             means = tuple((q.bertscore_encoder, q.meteor_data, q.rouge1_stemmed) for q in report.quality.values())
-            found.setdefault((*_place(report), asked, means), []).append(report)
+            timed = report.latency and (report.latency.new_tokens, report.latency.threads)
+            found.setdefault((*_place(report), report.revision, asked, means, timed), []).append(report)
     for report in failed:
         homes = [k for k in found if k[:2] == _place(report)] or [_place(report)]
         for home in homes:
@@ -105,7 +106,8 @@ def caption(reports: Sequence[Report]) -> str:
     report = next((r for r in order(reports) if r.error is None), reports[0])
     machine = report.hardware
     parts = [f"{machine.name} ({machine.device}, {machine.cores} cores, {machine.memory_bytes / 1e9:.0f} GB)"]
-    parts += [f"{q.task} {q.version}: {q.samples} questions" for q in report.quality.values()]
+    parts.append(f"weights {report.source}" + (f" ({report.revision})" if report.revision else ""))
+    parts += [f"{q.task} {q.version}: {q.samples:,} questions" for q in report.quality.values()]
     if (timed := report.latency) is not None:
         parts.append(
             f"times: median of {len(timed.ttft_ms)} runs at batch 1, {timed.new_tokens} new tokens, "
@@ -164,11 +166,11 @@ def _results_row(report: Report, baseline: Report | None, rows: RowsOf) -> list[
     return [
         name,
         recipe.label,
-        _percent(main and main.exact_match),
+        _percent(main.exact_match if main else None),
         _NONE if points is None else f"{points:+.1f}".replace("-0.0", "0.0").replace("+0.0", "0.0"),
         _percent(same),
-        *(_percent(main and v) for v in _text_scores(main)),
-        _percent(side and side.exact_match),
+        *map(_percent, _text_scores(main)),
+        _percent(side.exact_match if side else None),
         f"{report.latency.ttft_ms_median:.1f}",
         f"{report.latency.decode_ms_per_token_median:.2f}",
         _NONE if speed is None else f"{speed:.2f}x",
@@ -177,8 +179,10 @@ def _results_row(report: Report, baseline: Report | None, rows: RowsOf) -> list[
     ]
 
 
-def _text_scores(quality: object) -> list[float | None]:
-    return [getattr(quality, name, None) for name in ("composite", "meteor", "rouge1", "bertscore_f1")]
+def _text_scores(quality: Quality | None) -> list[float | None]:
+    if quality is None:
+        return [None] * 4
+    return [quality.composite, quality.meteor, quality.rouge1, quality.bertscore_f1]
 
 
 def _percent(share: float | None) -> str:
