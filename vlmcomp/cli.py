@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 from vlmcomp import __version__, store, tables, zoo
 from vlmcomp.recipe import PRECISIONS, Recipe
 
-if TYPE_CHECKING:
-    from vlmcomp.vlm import VLM
-
 _RECIPE_HELP = "MODEL/STEPS+PRECISION, for example llava-shapes/int8 or llava-shapes/heads25+glu30+int4"
-_CHANGED = {"heads": "decoder attention", "glu": "decoder MLP", "ffn": "decoder MLP"}  # the part a step narrows
 
 
 class _Parser(argparse.ArgumentParser):
@@ -70,7 +67,7 @@ def _models(options: argparse.Namespace) -> int:
     for m in zoo.MODELS.values():
         steps = f"headsNN, {m.mlp}NN"
         rows.append((m.name, m.title, steps, "in this repository" if m.embedded else m.source, m.licence))
-    print(_aligned(rows))
+    print(tables.aligned(rows))
     print(f"\nNN: percent to remove, 1 to 90. Precisions: {', '.join(PRECISIONS)}. Default model: {zoo.DEFAULT}.")
     return 0
 
@@ -80,34 +77,15 @@ def _build(options: argparse.Namespace) -> int:
     zoo.check(recipe)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} is not an empty folder: give a new one")
-    from vlmcomp import build, checkpoint
-
-    vlm = build.build(recipe, device=options.device, source=options.source, progress=_on_stderr())
-    checkpoint.save(vlm, out)
-    print(_account(vlm))
-    print(f"\n{recipe} ({recipe.label}) built in {vlm.build_seconds:.1f} s and saved to {out}")
-    return 0
-
-
-def _account(vlm: VLM) -> str:
-    """What was removed, what was left alone, and the bytes of each part."""
+    from vlmcomp import build, checkpoint, machine
     from vlmcomp.measure import size
 
-    lines = [
-        f"{p.step}: kept {p.kept} of {p.of} {p.unit}, {p.real_percent:.1f} % removed, {p.asked_percent:g} % asked for "
-        f"({p.score}; {p.calibration})"
-        for p in vlm.pruned
-    ] or ["nothing was removed"]
-    rows = [("PART", "MB", "PARAMETERS", "")]
-    held, counted = size.weight_bytes(vlm.model), size.parameters(vlm.model)
-    for part, number in held.items():
-        done = [str(s) for s in vlm.recipe.steps if _CHANGED[s.kind] == part]
-        if part in _CHANGED.values() and vlm.recipe.precision != "fp16":
-            done.append(vlm.recipe.precision)
-        if number:
-            rows.append((part, f"{number / 1e6:,.3f}", f"{counted[part]:,}", ", ".join(done) or "left alone"))
-    rows.append(("total", f"{sum(held.values()) / 1e6:,.3f}", f"{sum(counted.values()):,}", ""))
-    return "\n".join([*lines, "", _aligned(rows)])
+    machine.hardware(options.device)
+    vlm = build.build(recipe, device=options.device, source=options.source, progress=_on_stderr())
+    checkpoint.save(vlm, out)
+    print(tables.account(recipe, vlm.pruned, size.weight_bytes(vlm.model), size.parameters(vlm.model)))
+    print(f"\n{recipe} ({recipe.label}) built in {vlm.build_seconds:.1f} s and saved to {out}")
+    return 0
 
 
 def _ask(options: argparse.Namespace) -> int:
@@ -120,8 +98,9 @@ def _ask(options: argparse.Namespace) -> int:
     if not 1 <= options.max_new_tokens <= MAX_NEW_TOKENS:
         raise ValueError(f"--max-new-tokens must be from 1 to {MAX_NEW_TOKENS}, not {options.max_new_tokens}")
     image, question = open_image(options.image), clean_question(options.question)
-    from vlmcomp import build, checkpoint
+    from vlmcomp import build, checkpoint, machine
 
+    machine.hardware(options.device)
     if recipe is None:
         vlm = checkpoint.load(folder, device=options.device)
     else:
@@ -194,11 +173,6 @@ def _train(options: argparse.Namespace) -> int:
     train(entry.name, out, work, options.compile, **({} if options.steps is None else {"steps": options.steps}))
     print(f"{entry.title} trained and saved to {out}")
     return 0
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
 def _on_stderr() -> Callable[[str, float], None]:
@@ -286,8 +260,14 @@ def _add_bench(verb: Callable[..., argparse.ArgumentParser]) -> None:
     _add_results(p)
 
 
+def _device(text: str) -> str:
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", text):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a device: use cpu, cuda or cuda:N")
+    return text
+
+
 def _add_device(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--device", metavar="NAME", help="cuda or cpu (default: a GPU if there is one)")
+    p.add_argument("--device", metavar="NAME", type=_device, help="cuda or cpu (default: a GPU if there is one)")
 
 
 def _add_source(p: argparse.ArgumentParser) -> None:

@@ -33,18 +33,22 @@ _NOISE = re.compile(r"\((r|tm|c)\)|\b(cpu|processor|\d+-core|gen)\b|@.*|[^a-z0-9
 
 @cache
 def hardware(device: str | None = None) -> Hardware:
-    """The machine as seen by ``device`` ("cuda", "cpu", ...; None: a GPU if there is one).
+    """The machine as seen by ``device`` ("cpu", "cuda", "cuda:1"; None: a GPU if there is one).
 
     ``memory_bytes`` is the GPU's own memory, or the host's; ``cores`` are the CPU cores this process may use.
+
+    Raises:
+        ValueError: a GPU that is not there.
     """
     import psutil
     import torch
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if (device or ("cuda" if torch.cuda.is_available() else "cpu")).startswith("cuda"):
-        if not torch.cuda.is_available():
-            raise ValueError("there is no CUDA GPU here: use --device cpu")
-        gpu = torch.cuda.get_device_properties(torch.device(device or "cuda"))
+        index = torch.device(device or "cuda").index or 0
+        if index >= torch.cuda.device_count():
+            raise ValueError(f"there is no CUDA GPU {index} here: use the device cpu")
+        gpu = torch.cuda.get_device_properties(index)
         return Hardware(f"cuda-{slug(gpu.name)}", "cuda", gpu.name, cores, gpu.total_memory)
     name = _cpu_name()
     return Hardware(f"cpu-{slug(name)}-{cores}c", "cpu", name, cores, psutil.virtual_memory().total)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from vlmcomp.recipe import PRECISIONS, Recipe
-from vlmcomp.report import Quality, Report
+from vlmcomp.report import Pruned, Quality, Report
 from vlmcomp.store import Rows
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 MAIN_TASK, SIDE_TASK = "shapes-vqa", "easy-vqa"
 RowsOf = Callable[[Report], Mapping[str, Rows]]  # the per-sample rows of a report, by task
 _GROUPS = ("FP16 baseline", "quantized", "MLP pruned", "heads pruned", "combined")
+_NARROWED = {"heads": "decoder attention", "glu": "decoder MLP", "ffn": "decoder MLP"}  # the part a step narrows
 _NONE = "–"
 _HEAD = (
     "Recipe",
@@ -142,6 +143,32 @@ def rewrite(text: str, block: str) -> str:
     if not begin or not end or BEGIN in rest or END in after:
         raise ValueError(f"the file needs the markers {BEGIN} and {END}, once each and in this order")
     return f"{before}{BEGIN}\n\n{block}\n\n{END}{after}"
+
+
+def account(recipe: Recipe, pruned: Sequence[Pruned], held: Mapping[str, int], counted: Mapping[str, int]) -> str:
+    """What building ``recipe`` removed, and each part's bytes, parameters and changes, as plain text.
+
+    ``held`` and ``counted`` are bytes and logical parameters by part (``report.PARTS``); empty parts are left out.
+    """
+    lines = [
+        f"{p.step}: kept {p.kept} of {p.of} {p.unit}, {p.real_percent:.1f} % removed, {p.asked_percent:g} % asked for "
+        f"({p.score}; {p.calibration})"
+        for p in pruned
+    ] or ["nothing was removed"]
+    rows = [("PART", "MB", "PARAMETERS", "")]
+    for part in filter(held.get, held):
+        done = [str(s) for s in recipe.steps if _NARROWED[s.kind] == part]
+        if part in _NARROWED.values() and recipe.precision != "fp16":
+            done.append(recipe.precision)
+        rows.append((part, f"{held[part] / 1e6:,.3f}", f"{counted[part]:,}", ", ".join(done) or "left alone"))
+    rows.append(("total", f"{sum(held.values()) / 1e6:,.3f}", f"{sum(counted.values()):,}", ""))
+    return "\n".join([*lines, "", aligned(rows)])
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of equal length as plain text in columns."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
 def _baseline(reports: Sequence[Report]) -> Report | None:

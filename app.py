@@ -1,0 +1,27 @@
+"""Start the app: python app.py [--share] [--host ADDRESS] [--port N] [--model NAME]."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+if os.environ.get("SPACES_ZERO_GPU"):
+    import spaces  # noqa: F401 - has to come before anything that touches CUDA
+
+from vlmcomp import zoo
+from vlmcomp.demo import page
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="vlmcomp: compare compressed vision-language models.")
+    parser.add_argument("--share", action="store_true", help="also make a public link (downloads a tunnel)")
+    parser.add_argument("--host", default=os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"))
+    parser.add_argument("--port", type=int, default=None, help="default: 7860, or the next free one")
+    parser.add_argument("--model", choices=list(zoo.MODELS), default=zoo.DEFAULT)
+    args = parser.parse_args()
+    page.launch(page.build(args.model), args.host, args.port, args.share)
+
+
+if __name__ == "__main__":
+    main()
