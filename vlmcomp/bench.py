@@ -65,8 +65,8 @@ def every_recipe(model: str) -> list[Recipe]:
     mlp = zoo.find(model).mlp
 
     def recipe(precision: str, heads: int = 0, neurons: int = 0) -> Recipe:
-        steps = [Step("heads", heads)] * (heads > 0) + [Step(mlp, neurons)] * (neurons > 0)
-        return Recipe(model, tuple(steps), precision)
+        steps = tuple(Step(kind, percent) for kind, percent in (("heads", heads), (mlp, neurons)) if percent)
+        return Recipe(model, steps, precision)
 
     return [
         *(recipe(p) for p in ("fp16", "int8", "int4")),
