@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
+from transformers.utils import logging as transformers_logging
 
 from vlmcomp import anatomy, zoo
 from vlmcomp.calibrate import sequences
@@ -42,6 +43,8 @@ def load(recipe: Recipe, device: str, source: str | None = None) -> tuple[PreTra
         ValueError: the weights cannot be had, or belong to a family that is not supported.
     """
     entry = zoo.find(recipe.model)
+    if entry.embedded:
+        transformers_logging.disable_progress_bar()  # loads in no time
     place, revision = source or entry.location, None if source else entry.revision
     try:
         processor = AutoProcessor.from_pretrained(place, revision=revision)

@@ -27,9 +27,14 @@ EXAMPLES = zoo.ASSETS / "examples"
 
 
 def _build(recipe: Recipe, progress: Progress) -> VLM:
+    from PIL import Image
+
+    from vlmcomp.ask import ask
     from vlmcomp.build import build
 
-    return build(recipe, progress=progress)
+    vlm = build(recipe, progress=progress)
+    ask(vlm, Image.new("RGB", (96, 96)), "What is it?", 2)  # the first answer pays for start-up: no visitor should
+    return vlm
 
 
 def _size(vlm: VLM) -> int:

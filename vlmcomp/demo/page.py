@@ -114,7 +114,7 @@ def build(model: str = zoo.DEFAULT) -> gr.Blocks:
     with gr.Blocks(title="vlmcomp", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
         gr.Markdown(_LEAD)
         live = gr.State([])
-        with gr.Row():
+        with gr.Row(elem_classes="sides"):
             with gr.Column(scale=2, min_width=320):
                 image = gr.Image(type="filepath", sources=["upload", "webcam", "clipboard"], label="Image", height=300)
                 question = gr.Textbox(label="Question", placeholder="What color is the shape?", lines=2, max_lines=4)
