@@ -33,17 +33,14 @@ def test_exact_match_forgives_nothing_else(answer: str) -> None:
 def test_meteor_is_the_documented_one() -> None:
     hypothesis = "It is a guide to action which ensures that the military always obeys the commands of the party"
     reference = "It is a guide to action that ensures that the military will forever heed Party commands"
-    one_word, synonym, sentence, wrong = metrics.meteor(
-        [("red", "red"), ("cat", "feline"), (hypothesis, reference), ("blue", "red")]
-    )
+    one_word, sentence, wrong = metrics.meteor([("red", "red"), (hypothesis, reference), ("blue", "red")])
     assert one_word == 0.5  # one chunk of one word: the whole penalty
-    assert synonym == 0.0 or synonym == 0.5  # depends on WordNet's senses, never in between
     assert sentence == pytest.approx(0.6944, abs=1e-4)  # the value in nltk's documentation
     assert wrong == 0.0
 
 
 def test_wordnet_is_really_consulted() -> None:
-    assert metrics.meteor([("a car", "an automobile")])[0] > 0
+    assert metrics.meteor([("car", "auto"), ("car", "dog")]) == [0.5, 0.0]
     assert "WordNet 3.0" in metrics.wordnet_source() and "2007" in metrics.wordnet_source()
 
 
@@ -95,6 +92,7 @@ def test_wordnet_is_made_ready_in_an_empty_home(tmp_path: Path) -> None:
 
 
 def test_importing_the_metrics_loads_nothing_heavy() -> None:
-    code = "import sys, vlmcomp.measure.metrics; sys.exit(' '.join({'torch', 'nltk', 'bert_score'} & set(sys.modules)) or 0)"
+    heavy = "{'torch', 'nltk', 'bert_score'}"
+    code = f"import sys, vlmcomp.measure.metrics; sys.exit(' '.join({heavy} & set(sys.modules)) or 0)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -170,6 +170,30 @@ def run(
             reports.append(report)
             bar.update()
     return reports
+
+
+def retime(recipes: Sequence[Recipe], plan: Plan = Plan(), *, root: Path = store.PRECOMPUTED) -> list[Report]:
+    """Take the latency of measured recipes anew, all held in memory and asked in turns, and store it.
+
+    What else was measured stays as it is. Recipes without a whole report on this hardware are left out.
+
+    Raises:
+        ValueError: none of the recipes has a report here.
+    """
+    from vlmcomp.build import build
+
+    slug = machine.hardware(plan.device).slug
+    files = [store.path(slug, recipe, root) for recipe in recipes]
+    whole = [report for file in files if (report := _finished(file, plan)) is not None]
+    if not whole:
+        raise ValueError(f"there is nothing to time again on {slug}: measure the recipes first")
+    vlms = [build(Recipe.parse(r.recipe), device=plan.device, source=plan.source) for r in whole]
+    settings = {"new_tokens": plan.new_tokens, "warmup": plan.warmup, "runs": plan.runs, "seed": plan.seed}
+    timed = latency.interleaved(vlms, **settings)
+    done = [replace(r, latency=t, date=machine.now()) for r, t in zip(whole, timed)]
+    for report in done:
+        store.save(report, store.load_rows(report, root), root)
+    return done
 
 
 def summary(report: Report) -> str:

@@ -78,6 +78,10 @@ def _bench(args: argparse.Namespace) -> None:
     recipes = recipes or bench.every_recipe(args.model)
     settings = {"samples": args.samples, "device": args.device, "source": args.source, "encoder": args.encoder}
     plan = bench.Plan(**settings, **({"tasks": tuple(args.task)} if args.task else {}))
+    if args.retime:
+        for report in bench.retime(recipes, plan, root=Path(args.out)):
+            print(bench.summary(report))
+        return
     reports = bench.run(recipes, plan, root=Path(args.out), force=args.force)
     failed = [r.recipe for r in reports if r.error is not None]
     print(f"{len(reports) - len(failed)} measured, {len(failed)} failed" + (f": {', '.join(failed)}" if failed else ""))
@@ -147,6 +151,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--encoder", default="auto", help="BERTScore encoder: auto, minilm or roberta-large")
     sub.add_argument("--out", default=str(store.PRECOMPUTED), help="folder of the reports")
     sub.add_argument("--force", action="store_true", help="measure again what is there")
+    sub.add_argument("--retime", action="store_true", help="only take the latency anew, all recipes in turns")
     place(sub)
     sub = verb("report", _report, "print the results as tables")
     sub.add_argument("--root", default=str(store.PRECOMPUTED), help="folder of the reports")

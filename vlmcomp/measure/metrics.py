@@ -66,6 +66,8 @@ def meteor(pairs: Sequence[tuple[str, str]]) -> list[float]:
     """METEOR of 2007 as in nltk (alpha 0.9, beta 3, gamma 0.5) of (answer, reference) pairs, lower-cased.
 
     A single right word scores 0.5, since one matched chunk of one word carries the whole fragmentation penalty.
+    nltk stems the words it has not matched before it looks for synonyms, so "car" matches "auto" but not
+    "automobile", whose stem is no word.
     """
     wordnet_source()
     from nltk.tokenize import TreebankWordTokenizer

@@ -1,0 +1,136 @@
+"""Tables say what the reports say, and put nothing side by side that does not compare."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import made_reports as made
+import pytest
+
+from vlmcomp import tables
+from vlmcomp.recipe import Recipe
+from vlmcomp.report import Report
+
+ROWS = {"fp16": made.rows("red", "blue", "two", "yes"), "int8": made.rows("red", "blue", "two", "no")}
+
+
+def _rows(report: Report) -> dict[str, list[dict[str, object]]]:
+    return ROWS.get(Recipe.parse(report.recipe).name, {})
+
+
+def _cells(table: str) -> dict[str, dict[str, str]]:
+    """A Markdown table by its first column and its head."""
+    lines = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table.splitlines()]
+    assert len({len(line) for line in lines}) == 1
+    return {line[0]: dict(zip(lines[0], line, strict=True)) for line in lines[2:]}
+
+
+def test_a_row_against_its_baseline() -> None:
+    half = replace(made.report().size, weight_bytes={"decoder MLP": 2_000_000})
+    small = made.report("llava-shapes/int8", exact=0.5, ms=8.0, size=half)
+    table = _cells(tables.results([small, made.report()], _rows))
+    assert list(table) == ["`llava-shapes/fp16`", "`llava-shapes/int8`"]
+    row = table["`llava-shapes/int8`"]
+    assert row["What"] == "INT8"
+    assert (row["Exact match %"], row["Points to FP16"], row["Same answer as FP16 %"]) == ("50.0", "-25.0", "75.0")
+    assert (row["Composite %"], row["METEOR %"], row["ROUGE-1 %"], row["BERTScore %"]) == (
+        "60.0",
+        "40.0",
+        "70.0",
+        "71.2",
+    )
+    assert (row["TTFT ms"], row["ms/token"], row["Decode speed to FP16"]) == ("11.0", "8.00", "0.50x")
+    assert (row["Weights MB"], row["% of FP16"]) == ("2.00", "50.0")
+    base = table["`llava-shapes/fp16`"]
+    assert (base["Points to FP16"], base["Same answer as FP16 %"], base["% of FP16"]) == ("0.0", "100.0", "100.0")
+
+
+def test_without_a_baseline_there_is_nothing_to_relate_to() -> None:
+    row = _cells(tables.results([made.report("llava-shapes/int8")], _rows))["`llava-shapes/int8`"]
+    assert {row[c] for c in ("Points to FP16", "Same answer as FP16 %", "Decode speed to FP16", "% of FP16")} == {"–"}
+    assert row["Exact match %"] == "75.0"
+
+
+def test_a_failure_is_told_in_its_row() -> None:
+    bad = made.failed("llava-shapes/int4", "no memory | left\nat all")
+    row = _cells(tables.results([made.report(), bad], _rows))["`llava-shapes/int4`"]
+    assert row["What"] == "INT4; failed: no memory \\| left at all"
+    assert row["Exact match %"] == "–"
+
+
+def test_baseline_first_then_by_technique_and_strength() -> None:
+    names = ["fp16", "int8", "int4", "glu10+fp16", "glu30+fp16", "heads25+fp16", "glu30+int8", "heads25+glu30+int4"]
+    reports = [made.report(f"llava-shapes/{name}") for name in reversed(names)]
+    assert [Recipe.parse(r.recipe).name for r in tables.order(reports)] == names
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        made.report("llava-shapes/int8", hardware=replace(made.HARDWARE, slug="cpu-other-4c")),
+        made.report("llava-1.5-7b/int8"),
+        made.report("llava-shapes/int8", revision="sha256:4567"),
+        made.report("llava-shapes/int8", quality={"shapes-vqa": made.quality(bertscore_encoder="encoder B")}),
+        made.report("llava-shapes/int8", quality={"shapes-vqa": made.quality(samples=5)}),
+        made.report("llava-shapes/int8", latency=replace(made.report().latency, threads=1)),
+    ],
+    ids=["hardware", "model", "weights", "encoder", "samples", "threads"],
+)
+def test_what_does_not_compare_stands_apart(other: Report) -> None:
+    reports = [made.report(), other]
+    assert sorted(len(g) for g in tables.groups(reports)) == [1, 1]
+    assert tables.block(reports, _rows).count("| Recipe | What |") == 2
+
+
+def test_what_compares_stands_together() -> None:
+    reports = [made.report(), made.report("llava-shapes/int8"), made.failed("llava-shapes/int4")]
+    assert [len(g) for g in tables.groups(reports)] == [3]
+    assert [len(g) for g in tables.groups(reports[2:])] == [1]
+    assert "Nothing" in tables.block([], _rows)
+
+
+def test_types_stand_beside_the_commonest_answer() -> None:
+    table = _cells(tables.by_type([made.report(), made.failed("llava-shapes/int8")]))
+    assert list(table) == ["always the commonest answer", "`llava-shapes/fp16`"]
+    assert table["always the commonest answer"]["color (2)"] == "50.0"
+    assert table["`llava-shapes/fp16`"]["count (2)"] == "50.0"
+
+
+def test_the_caption_names_the_circumstances() -> None:
+    text = tables.caption([made.report(), made.report("llava-shapes/int8", date="2026-11-26T00:00:00+00:00")])
+    for fact in ("Test CPU", "2 cores", "encoder A", "data A", "2 threads", "2026-11-24 to 2026-11-26", "sha256:0123"):
+        assert fact in text
+    assert "failed" not in tables.caption([made.failed("llava-shapes/int8")])
+
+
+def test_agreement_is_over_shared_samples() -> None:
+    one, two = ROWS["fp16"]["shapes-vqa"], ROWS["int8"]["shapes-vqa"]
+    assert tables.agreement(one, one) == 1.0 and tables.agreement(one, two) == 0.75
+    assert tables.agreement(one[:2], two) == 1.0
+    assert tables.agreement([], two) is None
+
+
+def test_rewriting_touches_the_block_alone_and_is_stable() -> None:
+    text = f"# Title\n{tables.BEGIN}\nold\n{tables.END}\nend\n"
+    new = tables.rewrite(text, "new | block")
+    assert new == f"# Title\n{tables.BEGIN}\n\nnew | block\n\n{tables.END}\nend\n"
+    assert tables.rewrite(new, "new | block") == new
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", tables.BEGIN, tables.END + tables.BEGIN, tables.BEGIN * 2 + tables.END, tables.BEGIN + tables.END * 2],
+)
+def test_markers_must_be_there_once(text: str) -> None:
+    with pytest.raises(ValueError, match="results:begin"):
+        tables.rewrite(text, "new")
+
+
+def test_an_account_says_what_was_left_alone() -> None:
+    held = {"vision tower": 2_000_000, "decoder attention": 1_000_000, "decoder MLP": 500_000, "other": 0}
+    text = tables.account(Recipe.parse("llava-shapes/glu30+int8"), made.report().pruned, held, dict.fromkeys(held, 9))
+    lines = {line.split("  ")[0]: line for line in text.splitlines()}
+    assert "kept 448 of 640" in text
+    assert lines["vision tower"].endswith("left alone")
+    assert lines["decoder attention"].endswith("int8") and lines["decoder MLP"].endswith("glu30, int8")
+    assert "3.500" in lines["total"] and "other" not in lines
