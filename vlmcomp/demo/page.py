@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from PIL.Image import DecompressionBombError
 
 from vlmcomp import zoo
 from vlmcomp.demo import handlers
@@ -20,6 +21,20 @@ _LEAD = """# vlmcomp
 What does compression cost a vision-language model? Ask one question of the same model in FP16, INT8, INT4 and with
 neurons or attention heads removed, and see answers, speed and size side by side."""
 _HEAD = ["Recipe", "Exact match %", "Composite", "First token ms", "ms per token", "Weights MB"]
+
+
+class _Upload(gr.Image):
+    """An image whose unreadable file is one sentence, and not an error inside the component."""
+
+    is_template = True  # drawn as the component it extends
+
+    def preprocess(self, payload: Any) -> Any:
+        try:
+            return super().preprocess(payload)
+        except (OSError, SyntaxError, DecompressionBombError):
+            raise gr.Error(
+                "the image cannot be read: use a PNG, JPEG or WebP file of usual size", print_exception=False
+            ) from None
 
 
 def _table(model: str, hardware: str | None) -> list[list[Any]]:
@@ -70,7 +85,7 @@ def _choices(model: str) -> list[tuple[str, str]]:
     return [(Recipe.parse(v).name, v) for v in handlers.variants(model)]
 
 
-def compare(image: str, question: str, recipes: list[str]) -> list[dict[str, Any]]:
+def compare(image: str | None, question: str, recipes: list[str]) -> list[dict[str, Any]]:
     """Ask one question about an image of several compressed variants.
 
     Args:
@@ -116,7 +131,7 @@ def build(model: str = zoo.DEFAULT) -> gr.Blocks:
         live = gr.State([])
         with gr.Row(elem_classes="sides"):
             with gr.Column(scale=2, min_width=320):
-                image = gr.Image(type="filepath", sources=["upload", "webcam", "clipboard"], label="Image", height=300)
+                image = _Upload(type="filepath", sources=["upload", "webcam", "clipboard"], label="Image", height=300)
                 question = gr.Textbox(label="Question", placeholder="What color is the shape?", lines=2, max_lines=4)
                 gr.Examples(handlers.examples(), [image, question], label="Examples", examples_per_page=8)
             with gr.Column(scale=3, min_width=320):
@@ -148,7 +163,9 @@ def build(model: str = zoo.DEFAULT) -> gr.Blocks:
         choice.change(_choose_model, choice, picked, api_visibility="private")
         for part in view:
             part.change(_draw, [*view, live], [plot, table], api_visibility="private")
-        gr.api(endpoint, api_name="compare", **gpu)
+        asked, told, knock = gr.JSON(visible=False), gr.JSON(visible=False), gr.Button(visible=False)
+        # through the image component, which admits uploaded files alone; gr.api would take any path
+        knock.click(endpoint, [image, question, asked], told, api_name="compare", **gpu)
         gr.api(results, api_name="results")
     return page.queue(max_size=32)
 
