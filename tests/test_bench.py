@@ -74,6 +74,21 @@ def test_a_second_sweep_measures_nothing_again(swept: tuple[Path, list[str]]) ->
     assert all(line.endswith("(kept)") for line in said)
 
 
+def test_retiming_changes_the_times_alone(swept: tuple[Path, list[str]], tmp_path: Path) -> None:
+    before = {r.recipe: r for r in store.load_all(swept[0])}
+    for report in before.values():
+        store.save(report, store.load_rows(report, swept[0]), tmp_path)
+    bench.retime([FP16, INT4, Recipe.parse("llava-shapes/int8")], PLAN, root=tmp_path)  # the last was never measured
+    after = {r.recipe: r for r in store.load_all(tmp_path)}
+    assert set(after) == set(before)
+    for name, report in after.items():
+        assert report.latency.ttft_ms != before[name].latency.ttft_ms and len(report.latency.ttft_ms) == PLAN.runs
+        assert replace(report, latency=None, date="") == replace(before[name], latency=None, date="")
+        assert store.load_rows(report, tmp_path) == store.load_rows(before[name], swept[0])
+    with pytest.raises(ValueError, match="measure the recipes first"):
+        bench.retime([Recipe.parse("llava-shapes/int8")], PLAN, root=tmp_path)
+
+
 @pytest.mark.parametrize(
     "change",
     [{"samples": 7}, {"seed": 1}, {"runs": 4}, {"new_tokens": 5}, {"source": "assets/models/llava-shapes"}],

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from vlmcomp import store, tables, zoo
 from vlmcomp.recipe import Recipe
+
+_RECIPE = "MODEL/STEPS+PRECISION, for example llava-shapes/heads25+glu30+int4"
+_Verb = Callable[[argparse.Namespace], int | None]  # returns the exit status; None is 0
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse whose errors are one sentence, without the usage above it."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message} (see {self.prog} --help)")
 
 
 def _models(args: argparse.Namespace) -> None:
@@ -18,9 +30,16 @@ def _models(args: argparse.Namespace) -> None:
         print(f"{m.name:<14} {m.title:<18} family {m.family}, step {m.mlp}, {place}, {m.licence}")
 
 
-def _say(text: str, share: float) -> None:
-    end = "\n" if share >= 1 else ""
-    print(f"\r{text:<40} {100 * share:3.0f} %", end=end, file=sys.stderr, flush=True)
+def _on_stderr() -> Callable[[str, float], None]:
+    """Progress as one line a stage, so that stdout holds the result alone and an error stands on its own line."""
+    told: set[str] = set()
+
+    def say(text: str, share: float) -> None:
+        if share < 1 and text not in told:
+            told.add(text)
+            print(f"{text} ...", file=sys.stderr, flush=True)
+
+    return say
 
 
 def _build(args: argparse.Namespace) -> None:
@@ -28,22 +47,16 @@ def _build(args: argparse.Namespace) -> None:
     zoo.check(recipe)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} is not an empty folder: give a new one")
-    from vlmcomp import anatomy, checkpoint
+    from vlmcomp import checkpoint, machine
     from vlmcomp.build import build
-    from vlmcomp.measure.size import weight_bytes
+    from vlmcomp.measure.size import parameters, weight_bytes
 
-    vlm = build(recipe, device=args.device, source=args.source, progress=_say)
+    machine.hardware(args.device)  # refuses a GPU that is not there
+    vlm = build(recipe, device=args.device, source=args.source, progress=_on_stderr())
     checkpoint.save(vlm, out)
-    for p in vlm.pruned:
-        removed = f"{p.kept} of {p.of} {p.unit} kept, {p.real_percent:g} % removed (asked: {p.asked_percent:g} %)"
-        print(f"{p.step}: {removed}, score: {p.score}, calibrated on {p.calibration}")
     print(f"precision: {vlm.backend}, computed in {vlm.dtype_computed}")
-    print(f"left alone: {', '.join(anatomy.of(vlm.model).prefixes)}")
-    held = weight_bytes(vlm.model)
-    for part, count in held.items():
-        print(f"  {part:<18} {count / 1e6:>12,.3f} MB")
-    print(f"  {'total':<18} {sum(held.values()) / 1e6:>12,.3f} MB")
-    print(f"{recipe} is in {out}")
+    print(tables.account(recipe, vlm.pruned, weight_bytes(vlm.model), parameters(vlm.model)))
+    print(f"\n{recipe} is in {out}")
 
 
 def _ask(args: argparse.Namespace) -> None:
@@ -54,6 +67,9 @@ def _ask(args: argparse.Namespace) -> None:
     image, question = open_image(args.image), clean_question(args.question)
     folder = Path(args.what)
     recipe = None if folder.is_dir() else Recipe.parse(args.what)
+    from vlmcomp import machine
+
+    machine.hardware(args.device)
     if recipe is None:
         from vlmcomp import checkpoint
 
@@ -69,8 +85,8 @@ def _ask(args: argparse.Namespace) -> None:
     print(f"{vlm.recipe} on {vlm.device.type}: {answer.new_tokens} tokens, {speed}", file=sys.stderr)
 
 
-def _bench(args: argparse.Namespace) -> None:
-    recipes = [Recipe.parse(r) for r in args.recipes]
+def _bench(args: argparse.Namespace) -> int | None:
+    recipes = [Recipe.parse(r) for r in dict.fromkeys(args.recipes)]
     if bool(recipes) == args.all:
         raise ValueError("name the recipes to measure, or give --all")
     from vlmcomp import bench
@@ -81,22 +97,29 @@ def _bench(args: argparse.Namespace) -> None:
     if args.retime:
         for report in bench.retime(recipes, plan, root=Path(args.out)):
             print(bench.summary(report))
-        return
+        return 0
     reports = bench.run(recipes, plan, root=Path(args.out), force=args.force)
     failed = [r.recipe for r in reports if r.error is not None]
     print(f"{len(reports) - len(failed)} measured, {len(failed)} failed" + (f": {', '.join(failed)}" if failed else ""))
+    return 1 if failed else 0
 
 
 def _report(args: argparse.Namespace) -> None:
     root = Path(args.root)
-    block = tables.block(store.load_all(root), lambda report: store.load_rows(report, root))
+    reports = store.load_all(root)
+    if not reports:  # an empty block must not wipe the README's
+        raise ValueError(f"there are no reports in {root}: run 'vlmcomp bench' first")
+    block = tables.block(reports, lambda report: store.load_rows(report, root))
     if args.readme is None:
         print(block)
         return
     file = Path(args.readme)
-    new = tables.rewrite(file.read_text(), block)
+    try:
+        new = tables.rewrite(file.read_text(encoding="utf-8"), block)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
     half = file.with_name(f".{file.name}.tmp")
-    half.write_text(new)
+    half.write_text(new, encoding="utf-8")
     os.replace(half, file)
     print(f"{file} holds the results of {root}")
 
@@ -115,35 +138,41 @@ def _train(args: argparse.Namespace) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="vlmcomp",
         description="Compress vision-language models and measure what it costs.",
         epilog="example: vlmcomp ask llava-shapes/int8 --image photo.png --question 'What color is the shape?'",
     )
     verbs = parser.add_subparsers(required=True, metavar="VERB")
 
-    def verb(name: str, run: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
-        sub = verbs.add_parser(name, help=text, description=text)
+    def verb(name: str, run: _Verb, text: str, *examples: str) -> argparse.ArgumentParser:
+        shown = "\n".join(["examples:", *(f"  vlmcomp {name} {e}".rstrip() for e in examples)])
+        kind = argparse.RawDescriptionHelpFormatter
+        sub = verbs.add_parser(name, help=text, description=text, epilog=shown, formatter_class=kind)
         sub.set_defaults(run=run)
         return sub
 
     def place(sub: argparse.ArgumentParser) -> None:
-        sub.add_argument("--device", help="cpu or cuda; default: a GPU if there is one")
+        sub.add_argument("--device", type=_device, help="cpu, cuda or cuda:N; default: a GPU if there is one")
         sub.add_argument("--source", help="folder or Hub id of the dense weights, instead of the model's own")
 
-    verb("models", _models, "list the models")
-    sub = verb("build", _build, "build a recipe and write its checkpoint")
-    sub.add_argument("recipe")
-    sub.add_argument("--out", required=True)
+    verb("models", _models, "list the models", "")
+    sub = verb("build", _build, "build a recipe and write its checkpoint", "llava-shapes/glu30+int8 --out small")
+    sub.add_argument("recipe", metavar="RECIPE", help=_RECIPE)
+    sub.add_argument("--out", required=True, metavar="DIR", help="new folder; stock from_pretrained loads it")
     place(sub)
-    sub = verb("ask", _ask, "ask a recipe or a checkpoint about an image")
-    sub.add_argument("what", metavar="RECIPE|DIR")
-    sub.add_argument("--image", required=True)
-    sub.add_argument("--question", required=True)
-    sub.add_argument("--max-new-tokens", type=int, default=64)
+    asked = '--image scene.png --question "How many circles are there?"'
+    sub = verb(
+        "ask", _ask, "ask a recipe or a checkpoint about an image", f"llava-shapes/int4 {asked}", f"small {asked}"
+    )
+    sub.add_argument("what", metavar="RECIPE|DIR", help=f"{_RECIPE}; or a folder that build wrote")
+    sub.add_argument("--image", required=True, metavar="FILE", help="PNG, JPEG or WebP")
+    sub.add_argument("--question", required=True, metavar="TEXT")
+    sub.add_argument("--max-new-tokens", type=int, default=64, metavar="N", help="longest answer (default: 64)")
     place(sub)
-    sub = verb("bench", _bench, "measure recipes: size, memory, latency, quality")
-    sub.add_argument("recipes", nargs="*", metavar="RECIPE")
+    measured = ("--all", "llava-shapes/fp16 llava-shapes/int8 --task shapes-vqa --samples 200")
+    sub = verb("bench", _bench, "measure recipes: size, memory, latency, quality", *measured)
+    sub.add_argument("recipes", nargs="*", metavar="RECIPE", help=_RECIPE)
     sub.add_argument("--all", action="store_true", help="every standard recipe of --model")
     sub.add_argument("--model", default=zoo.DEFAULT)
     sub.add_argument("--task", action="append", help="shapes-vqa or easy-vqa; may be repeated; default: both")
@@ -153,10 +182,10 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--force", action="store_true", help="measure again what is there")
     sub.add_argument("--retime", action="store_true", help="only take the latency anew, all recipes in turns")
     place(sub)
-    sub = verb("report", _report, "print the results as tables")
+    sub = verb("report", _report, "print the results as tables", "", "--readme README.md")
     sub.add_argument("--root", default=str(store.PRECOMPUTED), help="folder of the reports")
     sub.add_argument("--readme", help="rewrite the results block of this file instead")
-    sub = verb("train", _train, "train an embedded model")
+    sub = verb("train", _train, "train an embedded model", "llava-shapes --out trial --steps 200")
     sub.add_argument("name")
     sub.add_argument("--out", help="folder of the trained model")
     sub.add_argument("--work", help="folder of the training checkpoints")
@@ -166,17 +195,44 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _device(text: str) -> str:
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", text):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a device: use cpu, cuda or cuda:N")
+    return text
+
+
+def _sentence(error: Exception) -> str:
+    """The error as one line for people."""
+    if isinstance(error, ImportError):
+        return f"{error.name or error} cannot be imported: pip install -r requirements.txt"
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, RuntimeError):
+        return "the device has not enough memory for this model: use int8 or int4, or --device cpu"
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. Returns the exit status: 0, 2 for bad input, 130 when interrupted."""
+    """Run one command.
+
+    Returns:
+        0; 1 if a recipe of a sweep failed; 2 for bad input, told in one sentence on stderr; 130 when interrupted.
+    """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    args = _parser().parse_args(argv)
     try:
-        args.run(args)
-    except (ValueError, OSError) as error:
-        print(f"vlmcomp: {error}", file=sys.stderr)
-        return 2
+        args = _parser().parse_args(argv)
+        status = args.run(args) or 0
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # the reader, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print("vlmcomp: stopped; what was finished is kept", file=sys.stderr)
         return 130
-    return 0
+    except (ValueError, OSError, ImportError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "out of memory" not in str(error):
+            raise
+        print(f"vlmcomp: {_sentence(error)}", file=sys.stderr)
+        return 2

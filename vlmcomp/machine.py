@@ -28,7 +28,7 @@ _PACKAGES = (
     "numpy",
     "pillow",
 )
-_NOISE = re.compile(r"\((r|tm|c)\)|\b(cpu|processor|\d+-core|gen)\b|@.*|[^a-z0-9.]+")
+_NOISE = re.compile(r"\((r|tm|c)\)|\b(cpu|processor|\d+-core|gen)\b|[^a-z0-9.]+")
 
 
 @cache
@@ -56,7 +56,7 @@ def hardware(device: str | None = None) -> Hardware:
 
 def slug(name: str) -> str:
     """A hardware name as a folder name: ``Intel(R) Xeon(R) CPU @ 2.20GHz`` -> ``intel-xeon``."""
-    return re.sub(r"-+", "-", _NOISE.sub("-", name.lower())).strip("-.") or "unknown"
+    return re.sub(r"-+", "-", _NOISE.sub("-", name.lower().partition("@")[0])).strip("-.") or "unknown"
 
 
 def _cpu_name() -> str:

@@ -22,8 +22,6 @@ What does compression cost a vision-language model? Ask one question of the same
 neurons or attention heads removed, and see answers, speed and size side by side."""
 _HEAD = ["Recipe", "Exact match %", "Composite", "First token ms", "ms per token", "Weights MB"]
 
-from gradio.events import Dependency
-
 class _Upload(gr.Image):
     """An image whose unreadable file is one sentence, and not an error inside the component."""
 
@@ -36,12 +34,14 @@ class _Upload(gr.Image):
             raise gr.Error(
                 "the image cannot be read: use a PNG, JPEG or WebP file of usual size", print_exception=False
             ) from None
-    from typing import Callable, Literal, Sequence, Any, TYPE_CHECKING
+    from collections.abc import Callable, Sequence
+    from typing import TYPE_CHECKING, Any, Literal
+
     from gradio.blocks import Block
+
     if TYPE_CHECKING:
         from gradio.components import Timer
         from gradio.components.base import Component
-
 
 def _table(model: str, hardware: str | None) -> list[list[Any]]:
     rows = []
@@ -54,7 +54,6 @@ def _table(model: str, hardware: str | None) -> list[list[Any]]:
         shown = (f"{100 * r['exact_match']:.1f}", f"{r['composite']:.3f}", f"{r['ttft_ms']:.1f}")
         rows.append([r["recipe"], *shown, f"{r['decode_ms_per_token']:.2f}", f"{r['weight_bytes'] / 1e6:.2f}"])
     return rows
-
 
 def _ask(
     image: str | None,
@@ -76,20 +75,16 @@ def _ask(
     except ValueError as error:
         raise gr.Error(str(error), print_exception=False) from None
 
-
 def _draw(model: str, hardware: str | None, quality: str, latency: str, live: list[dict[str, Any]]) -> tuple[Any, Any]:
     measured = [Live(**{**m, "recipe": Recipe.parse(m["recipe"])}) for m in live]
     figure = scatter(handlers.reports(), View(hardware, model, quality, latency), measured)
     return figure, _table(model, hardware)
 
-
 def _choose_model(model: str) -> Any:
     return gr.CheckboxGroup(choices=_choices(model), value=handlers.usual_variants(model))
 
-
 def _choices(model: str) -> list[tuple[str, str]]:
     return [(Recipe.parse(v).name, v) for v in handlers.variants(model)]
-
 
 def compare(image: str | None, question: str, recipes: list[str]) -> list[dict[str, Any]]:
     """Ask one question about an image of several compressed variants.
@@ -120,11 +115,9 @@ def compare(image: str | None, question: str, recipes: list[str]) -> list[dict[s
         for c in last.cards
     ]
 
-
 def results() -> list[dict[str, Any]]:
     """Every recorded result: recipe, hardware, quality, latency and weight bytes."""
     return handlers.results()
-
 
 def build(model: str = zoo.DEFAULT) -> gr.Blocks:
     """The page, with ``model`` chosen at first."""
@@ -175,12 +168,10 @@ def build(model: str = zoo.DEFAULT) -> gr.Blocks:
         gr.api(results, api_name="results")
     return page.queue(max_size=32)
 
-
 def _on_gpu(function: Any) -> Any:
     import spaces
 
     return spaces.GPU(duration=60)(function)
-
 
 def launch(page: gr.Blocks, host: str, port: int | None, share: bool) -> None:
     """Serve ``page``; a share link that cannot be had does not stop it."""
