@@ -6,13 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from made_models import tiny_llava, token_ids
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from vlmcomp import checkpoint
 from vlmcomp.ask import ask
 from vlmcomp.build import build
+from vlmcomp.calibrate import texts
 from vlmcomp.measure.size import parameters, weight_bytes
-from vlmcomp.quantize import repacked
+from vlmcomp.prune.cut import prune
+from vlmcomp.quantize import quantize, repacked
 from vlmcomp.recipe import Recipe
 from vlmcomp.vlm import VLM
 
@@ -42,6 +45,26 @@ def test_saved_equals_loaded(name: str, samples: list, tmp_path: Path) -> None:
     stock = AutoModelForImageTextToText.from_pretrained(tmp_path / "out", dtype=vlm.model.dtype)
     loaded.model, loaded.processor = stock, AutoProcessor.from_pretrained(tmp_path / "out")
     assert torch.equal(_logits(loaded, samples), wanted)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8", "int4"])
+def test_a_llama_decoder_with_six_of_eight_heads_loads_as_mistral(precision: str, tmp_path: Path) -> None:
+    """Six heads do not divide a hidden size of 256, which Llama's config refuses."""
+    vlm, ids = build(Recipe.parse("llava-shapes/fp16"), device="cpu"), token_ids(4)
+    vlm.model = tiny_llava(head_dim=32)
+    for parameter in vlm.model.parameters():  # not the rotary buffers, which stock loaders keep in float32
+        parameter.data = parameter.data.bfloat16()
+    vlm.recipe = Recipe.parse(f"llava-shapes/heads25+glu50+{precision}")
+    vlm.pruned = prune(vlm.model, vlm.recipe.steps, texts(vlm.model, ids))
+    if precision != "fp16":
+        quantize(vlm)
+    checkpoint.save(vlm, tmp_path / "out")
+    assert vlm.model.config.text_config.model_type == "llama"
+    with torch.no_grad():
+        wanted = vlm.model(input_ids=ids).logits
+        loaded = checkpoint.load(tmp_path / "out", device="cpu").model
+        assert loaded.config.text_config.model_type == "mistral"
+        assert torch.equal(loaded(input_ids=ids).logits, wanted)
 
 
 def test_an_int4_model_that_has_answered_on_such_a_cpu_is_not_saved(samples: list, tmp_path: Path) -> None:

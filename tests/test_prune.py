@@ -1,4 +1,4 @@
-"""Pruning: pure functions on tensors first, then the embedded model."""
+"""Pruning: the rounding rules, then the embedded model and small random ones."""
 
 from __future__ import annotations
 
@@ -7,22 +7,20 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from made_models import tiny_llava, token_ids
 from torch import nn
 
 from vlmcomp import anatomy
 from vlmcomp.build import build, calibration_samples
-from vlmcomp.calibrate import sequences
-from vlmcomp.prune.heads import prune_heads
-from vlmcomp.prune.importance import SCORES, by_group
-from vlmcomp.prune.neurons import prune_neurons
-from vlmcomp.prune.reconstruct import least_squares
+from vlmcomp.calibrate import sequences, texts
+from vlmcomp.prune.cut import Method, prune
+from vlmcomp.prune.heads import kept_heads
+from vlmcomp.prune.importance import SCORES
 from vlmcomp.prune.surgery import kept_count, narrow, width_multiple
 from vlmcomp.recipe import Recipe, Step
 from vlmcomp.vlm import VLM
 
-
-def _gram(x: torch.Tensor) -> torch.Tensor:
-    return x.T @ x / len(x)
+CUT_ONLY = Method(score="activation", reconstruct=False)
 
 
 @pytest.fixture
@@ -59,6 +57,26 @@ def test_a_step_that_removes_nothing_or_everything_is_refused(total: int, percen
         kept_count(total, percent, multiple)
 
 
+@pytest.mark.parametrize(
+    "heads, groups, percent, expected",
+    [
+        (8, 4, 25, (3, 2)),  # whole groups
+        (32, 32, 25, (24, 1)),
+        (8, 4, 50, (2, 2)),
+        (12, 2, 33, (2, 4)),  # two groups: query heads from each
+        (8, 1, 25, (1, 6)),  # multi-query
+        (28, 4, 25, (3, 7)),
+    ],
+)
+def test_heads_go_by_groups_or_evenly_from_each(heads: int, groups: int, percent: int, expected: tuple) -> None:
+    assert kept_heads(heads, groups, percent) == expected
+
+
+def test_a_share_of_heads_that_cannot_be_taken_is_refused_with_the_smallest_step() -> None:
+    with pytest.raises(ValueError, match="the smallest step is 25 %"):
+        kept_heads(8, 4, 10)
+
+
 def test_narrow_keeps_bias_dtype_and_rows() -> None:
     linear, rows = nn.Linear(8, 6, dtype=torch.bfloat16), torch.tensor([0, 3, 5])
     small = narrow(linear, outputs=rows)
@@ -67,57 +85,11 @@ def test_narrow_keeps_bias_dtype_and_rows() -> None:
     assert small.weight.dtype == torch.bfloat16 and small.weight.numel() == 24
 
 
-@pytest.mark.parametrize("score", SCORES)
-def test_scores_are_finite_and_one_per_unit(score: str) -> None:
-    x = torch.randn(50, 16)
-    x[:, 3] = 0
-    values = SCORES[score](torch.randn(8, 16), _gram(x))
-    assert values.shape == (16,) and values.isfinite().all()
-    assert by_group(values, 4).shape == (4,)
-
-
-def test_a_silent_unit_matters_least_to_the_activation_score() -> None:
-    x = torch.randn(50, 16)
-    x[:, 3] = 0
-    assert SCORES["activation"](torch.randn(8, 16), _gram(x)).argmin() == 3
-
-
-def test_least_squares_is_exact_where_the_removed_units_depend_on_the_kept() -> None:
-    torch.manual_seed(0)
-    free = torch.randn(200, 6)
-    x = torch.cat([free, free @ torch.randn(6, 4)], 1)
-    weight, keep = torch.randn(5, 10), torch.arange(6)
-    solved = least_squares(weight, _gram(x), keep, ridge=1e-9)
-    torch.testing.assert_close(x[:, :6] @ solved.T, x @ weight.T, rtol=1e-3, atol=1e-3)
-
-
-def test_least_squares_never_fits_worse_than_cutting() -> None:
-    torch.manual_seed(1)
-    x = torch.randn(400, 12) @ torch.randn(12, 12)
-    weight, keep = torch.randn(7, 12), torch.tensor([0, 2, 3, 5, 8, 11])
-    full = x @ weight.T
-    solved = least_squares(weight, _gram(x), keep)
-    assert (x[:, keep] @ solved.T - full).norm() < (x[:, keep] @ weight[:, keep].T - full).norm()
-
-
-@pytest.mark.parametrize(
-    "x", [torch.zeros(5, 8), torch.ones(5, 8), torch.randn(2, 8)], ids=["zero", "constant", "rank 2"]
-)
-def test_poor_calibration_degrades_gracefully(x: torch.Tensor) -> None:
-    solved = least_squares(torch.randn(4, 8), _gram(x), torch.arange(5))
-    assert solved.isfinite().all() and solved.norm() < 100
-
-
-def test_keeping_everything_changes_nothing() -> None:
-    weight = torch.randn(4, 8)
-    torch.testing.assert_close(least_squares(weight, _gram(torch.randn(50, 8)), torch.arange(8)), weight)
-
-
 def test_pruned_neurons_equal_zeroed_neurons(dense: VLM, samples: list) -> None:
     zeroed = copy.deepcopy(dense)
     calibration = sequences(dense, calibration_samples(8))
     before = [layer.down.weight.detach().clone() for layer in anatomy.layers(dense.model)]
-    done = prune_neurons(dense, Step("glu", 30), calibration, reconstruct=False)
+    (done,) = prune(dense.model, [Step("glu", 30)], calibration, CUT_ONLY)
     assert (done.kept, done.of, done.real_percent) == (448, 640, 30.0)
     for layer, twin, full in zip(anatomy.layers(dense.model), anatomy.layers(zeroed.model), before):
         assert layer.down.in_features == layer.mlp.gate_proj.out_features == layer.mlp.up_proj.out_features == 448
@@ -131,7 +103,7 @@ def test_pruned_neurons_equal_zeroed_neurons(dense: VLM, samples: list) -> None:
 
 def test_pruned_heads_equal_zeroed_heads(dense: VLM, samples: list) -> None:
     zeroed = copy.deepcopy(dense)
-    done = prune_heads(dense, Step("heads", 25), sequences(dense, calibration_samples(8)), reconstruct=False)
+    (done,) = prune(dense.model, [Step("heads", 25)], sequences(dense, calibration_samples(8)), CUT_ONLY)
     assert (done.kept, done.of) == (6, 8)
     for layer, twin in zip(anatomy.layers(dense.model), anatomy.layers(zeroed.model)):
         full, small = twin.output.weight, layer.output.weight
@@ -145,19 +117,46 @@ def test_pruned_heads_equal_zeroed_heads(dense: VLM, samples: list) -> None:
     torch.testing.assert_close(_logits(dense, samples), _logits(zeroed, samples), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("score", SCORES)
+def test_as_many_query_heads_go_from_every_group_where_groups_are_few(score: str) -> None:
+    model = tiny_llava(heads=8, groups=2)
+    zeroed, ids = copy.deepcopy(model), token_ids()
+    (done,) = prune(model, [Step("heads", 25)], texts(model, ids), Method(score=score, reconstruct=False))
+    assert (done.kept, done.of, done.real_percent) == (6, 8, 25.0)
+    for layer, twin in zip(anatomy.layers(model), anatomy.layers(zeroed)):
+        full, small = twin.output.weight, layer.output.weight
+        kept = (full[:, :, None] == small[:, None, :]).all(0).any(1)
+        assert kept.view(2, 4, 16).all(2).sum(1).tolist() == [3, 3]
+        assert layer.attention.k_proj.out_features == 32, "keys and values stay"
+        with torch.no_grad():
+            full[:, ~kept] = 0
+    with torch.no_grad():
+        torch.testing.assert_close(model(input_ids=ids).logits, zeroed(input_ids=ids).logits, rtol=1e-4, atol=1e-4)
+
+
+def test_reconstruction_brings_the_outputs_back_to_the_dense_models() -> None:
+    dense, ids = tiny_llava(), token_ids(count=64)
+    steps = [Step("heads", 25), Step("glu", 50)]
+    with torch.no_grad():
+        wanted = dense(input_ids=ids).logits
+        errors = []
+        for reconstruct in (False, True):
+            model = copy.deepcopy(dense)
+            prune(model, steps, texts(model, ids), Method(reconstruct=reconstruct))
+            errors.append((model(input_ids=ids).logits - wanted).square().mean().item())
+    assert errors[1] < 0.7 * errors[0]
+
+
 def test_a_refused_step_touches_no_weight(dense: VLM) -> None:
     calibration = sequences(dense, calibration_samples(2))
     before = copy.deepcopy(dense.model.state_dict())
     with pytest.raises(ValueError, match="rounds to no removal"):
-        prune_neurons(dense, Step("glu", 1), calibration)
+        prune(dense.model, [Step("heads", 25), Step("glu", 1)], calibration)
     with pytest.raises(ValueError, match="rounds to no removal"):
-        prune_heads(dense, Step("heads", 10), calibration)
+        prune(dense.model, [Step("heads", 10)], calibration)
+    with pytest.raises(ValueError, match="needs calibration"):
+        prune(dense.model, [Step("heads", 25)], [])
     assert all(torch.equal(v, before[k]) for k, v in dense.model.state_dict().items())
-
-
-def test_calibration_needs_samples(dense: VLM) -> None:
-    with pytest.raises(ValueError, match="at least one image"):
-        sequences(dense, [])
 
 
 def test_the_same_recipe_builds_the_same_weights(built: Callable) -> None:

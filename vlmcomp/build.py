@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
@@ -12,8 +12,7 @@ from transformers.utils import logging as transformers_logging
 
 from vlmcomp import anatomy, zoo
 from vlmcomp.calibrate import sequences
-from vlmcomp.prune.heads import prune_heads
-from vlmcomp.prune.neurons import prune_neurons
+from vlmcomp.prune.cut import Method, prune
 from vlmcomp.quantize import BACKENDS, quantize
 from vlmcomp.recipe import Recipe
 from vlmcomp.shapes.questions import sample_question
@@ -22,9 +21,7 @@ from vlmcomp.vlm import VLM, compute_dtype, default_device
 
 Progress = Callable[[str, float], None]  # what is being done, and the share done from 0 to 1
 
-CALIBRATION_SAMPLES = 256
 CALIBRATION_SEED = 0
-_STEPS = {"heads": prune_heads, "glu": prune_neurons, "ffn": prune_neurons}
 
 
 def calibration_samples(count: int, seed: int = CALIBRATION_SEED) -> Iterator[tuple[Image.Image, str, str]]:
@@ -64,17 +61,26 @@ def _within(say: Progress, text: str, start: float, part: float) -> Callable[[fl
 
 
 def build(
-    recipe: Recipe, *, device: str | None = None, source: str | None = None, progress: Progress | None = None
+    recipe: Recipe,
+    *,
+    device: str | None = None,
+    source: str | None = None,
+    calibration: Iterable[tuple[Image.Image, str, str]] | None = None,
+    method: Method | None = None,
+    progress: Progress | None = None,
 ) -> VLM:
     """Make ``recipe`` in memory: load, prune in the order written, quantize.
 
     Args:
         device: "cuda", "cpu", ...; a GPU if there is one.
         source: folder or Hub id to load the dense weights from instead of the zoo's.
+        calibration: (image, question, answer) samples to prune by; scenes of shapes if none are given.
+        method: how units are chosen and made up for.
         progress: called with a text and the share done.
 
     Raises:
-        ValueError: unknown model, a step its anatomy cannot do, or weights that cannot be had.
+        ValueError: unknown model, a step its anatomy cannot do, weights that cannot be had, or calibration samples of
+            another shape.
     """
     say = progress or (lambda text, share: None)
     entry, device, start = zoo.check(recipe), device or default_device(), time.perf_counter()
@@ -85,11 +91,11 @@ def build(
     vlm = VLM(model, processor, recipe, entry, stored, dtype, BACKENDS[recipe.precision])
     if recipe.steps:
         say("calibrating", 0.1)
-        calibration = sequences(vlm, calibration_samples(CALIBRATION_SAMPLES))
-        part = 0.6 / len(recipe.steps)
-        for index, step in enumerate(recipe.steps):
-            report = _within(say, f"pruning {step}", 0.2 + part * index, part)
-            vlm.pruned.append(_STEPS[step.kind](vlm, step, calibration, progress=report))
+        samples = calibration_samples(entry.calibration) if calibration is None else calibration
+        removed = " and ".join(map(str, recipe.steps))
+        vlm.pruned = prune(
+            model, recipe.steps, sequences(vlm, samples), method, _within(say, f"pruning {removed}", 0.2, 0.6)
+        )
     if recipe.precision != "fp16":
         quantize(vlm, _within(say, f"quantizing to {recipe.precision.upper()}", 0.8, 0.2))
     vlm.build_seconds = time.perf_counter() - start

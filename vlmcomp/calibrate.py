@@ -2,111 +2,266 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import nn
+from transformers import PreTrainedModel
 
 from vlmcomp import anatomy
 from vlmcomp.vlm import VLM
 
+BATCH = 8  # sequences at a time
+PAD, IMAGE, QUESTION, ANSWER = range(4)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """How much an image, a question and an answer token count in the statistics.
+
+    The default was chosen on scenes that no test asks about: image tokens are many and say little one by one.
+    """
+
+    image: float = 0.03
+    question: float = 1.0
+    answer: float = 1.0
+
+    def of(self, kinds: torch.Tensor) -> torch.Tensor:
+        """The weight of every token of ``kinds`` (any shape); padding counts nothing."""
+        return torch.tensor([0.0, self.image, self.question, self.answer])[kinds]
+
 
 @dataclass
 class Tokens:
-    """One calibration sequence on its way through the decoder: hidden states (1, T, hidden) and layer arguments."""
+    """A batch of sequences at the decoder's door: hidden states (B, T, hidden) in RAM, kinds (B, T), arguments."""
 
     hidden: torch.Tensor
+    kinds: torch.Tensor
     arguments: dict[str, Any]
 
     @property
     def count(self) -> int:
-        return self.hidden.shape[1]
+        return int((self.kinds != PAD).sum())
+
+
+def size(calibration: Sequence[Tokens]) -> str:
+    """``512 samples, 48,113 tokens``."""
+    return f"{sum(len(t.kinds) for t in calibration)} samples, {sum(t.count for t in calibration):,} tokens"
 
 
 class _Stop(Exception):
-    """Raised at the first decoder layer: what follows need not run."""
+    """Raised where what follows need not run."""
 
 
-@torch.no_grad()
-def sequences(vlm: VLM, samples: Iterable[tuple[Image.Image, str, str]]) -> list[Tokens]:
-    """What the first decoder layer gets for each (image, question, answer): answers calibrate as well as prompts.
-
-    Raises:
-        ValueError: no sample at all.
-    """
-    first, caught = anatomy.layers(vlm.model)[0].block, []
+def _enter(model: PreTrainedModel, inputs: dict[str, Any]) -> tuple[torch.Tensor, dict[str, Any]]:
+    """What the first decoder layer is called with."""
+    caught: list[tuple[torch.Tensor, dict[str, Any]]] = []
 
     def catch(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         kwargs = {k: v for k, v in kwargs.items() if k not in ("past_key_values", "use_cache")}
-        hidden = args[0] if args else kwargs.pop("hidden_states")
-        caught.append(Tokens(hidden, kwargs))
+        caught.append((args[0] if args else kwargs.pop("hidden_states"), kwargs))
         raise _Stop
 
-    handle = first.register_forward_pre_hook(catch, with_kwargs=True)
+    handle = anatomy.layers(model)[0].block.register_forward_pre_hook(catch, with_kwargs=True)
     try:
-        for image, question, answer in samples:
-            text = f"{vlm.entry.prompt.format(question=question)} {answer}"
-            inputs = vlm.processor(images=image, text=text, return_tensors="pt").to(vlm.device, vlm.model.dtype)
-            with suppress(_Stop):
-                vlm.model(**inputs, use_cache=False)
+        with suppress(_Stop):
+            model(**inputs, use_cache=False)
     finally:
         handle.remove()
-    if not caught:
+    return caught[0]
+
+
+@torch.no_grad()
+def sequences(vlm: VLM, samples: Iterable[tuple[Image.Image, str, str]], batch: int = BATCH) -> list[Tokens]:
+    """What the first decoder layer gets for each (image, question, answer): answers calibrate as well as prompts.
+
+    Raises:
+        ValueError: no sample at all, or one that is not an image, a question and an answer.
+    """
+    rows = [_row(vlm, index, sample) for index, sample in enumerate(samples)]
+    if not rows:
         raise ValueError("calibration needs at least one image with a question and its answer")
-    return caught
+    rows.sort(key=lambda row: row[2])
+    tokenizer, found = vlm.processor.tokenizer, []
+    for start in range(0, len(rows), batch):
+        chunk = rows[start : start + batch]
+        inputs = vlm.processor(
+            images=[image for image, *_ in chunk],
+            text=[text for _, text, *_ in chunk],
+            return_tensors="pt",
+            padding=True,
+            padding_side="right",
+        )
+        kinds = torch.full(inputs["input_ids"].shape, QUESTION)
+        kinds[inputs["input_ids"] == tokenizer.convert_tokens_to_ids(vlm.processor.image_token)] = IMAGE
+        for kind, mask, (*_, answer_tokens) in zip(kinds, inputs["attention_mask"], chunk):
+            end = int(mask.sum())
+            kind[end - answer_tokens : end] = ANSWER
+            kind[end:] = PAD
+        hidden, arguments = _enter(vlm.model, inputs.to(vlm.device, vlm.model.dtype))
+        found.append(Tokens(hidden.cpu(), kinds, arguments))
+    return found
 
 
-class _Gram:
-    """Sums x x^T over the inputs of a Linear while it is entered as a context."""
+def _row(vlm: VLM, index: int, sample: Any) -> tuple[Image.Image, str, int, int]:
+    """The sample's image, its whole text, the number of tokens of the text and of the answer in it."""
+    try:
+        image, question, answer = sample
+    except (TypeError, ValueError):
+        raise ValueError(f"calibration sample {index} is not (image, question, answer)") from None
+    if not isinstance(image, Image.Image) or not isinstance(question, str) or not isinstance(answer, str):
+        raise ValueError(
+            f"calibration sample {index} must be an image, a question and an answer, "
+            f"not {', '.join(type(part).__name__ for part in sample)}"
+        )
+    prompt = vlm.entry.prompt.format(question=question)
+    text = f"{prompt} {answer}"
+    count = len(vlm.processor.tokenizer(text).input_ids)
+    return image, text, count, count - len(vlm.processor.tokenizer(prompt).input_ids)
 
-    def __init__(self, linear: nn.Linear) -> None:
-        self.linear, self.seen = linear, 0
-        self.sum = torch.zeros(linear.in_features, linear.in_features, device=linear.weight.device)
 
-    def _gather(self, module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-        x = args[0].flatten(0, -2).float()
-        self.sum.addmm_(x.T, x)
-        self.seen += len(x)
+@torch.no_grad()
+def texts(model: PreTrainedModel, ids: torch.Tensor, batch: int = BATCH) -> list[Tokens]:
+    """The same for plain text: ``ids`` (N, T) of a decoder without an image; every token is an answer token."""
+    if not len(ids):
+        raise ValueError("calibration needs at least one sequence")
+    found = []
+    for part in ids.split(batch):
+        hidden, arguments = _enter(model, {"input_ids": part.to(model.device)})
+        found.append(Tokens(hidden.cpu(), torch.full(part.shape, ANSWER), arguments))
+    return found
 
-    def __enter__(self) -> None:
-        self._handle = self.linear.register_forward_pre_hook(self._gather)
 
-    def __exit__(self, *_: object) -> None:
-        self._handle.remove()
+class Moments:
+    """Weighted running sums over tokens of a Linear's inputs x (n) and the outputs t (out) that are wanted of it.
 
-    def mean(self) -> torch.Tensor:
-        return self.sum / self.seen
+    ``gram`` (n, n) and ``cross`` (out, n) are the means of x x^T and t x^T, ``mean`` (n) and ``wanted`` (out)
+    those of x and t, ``power`` that of t^T t; all float32, read once everything is added.
+    """
+
+    def __init__(self, inputs: int, outputs: int, device: torch.device | str = "cpu") -> None:
+        self.gram = torch.zeros(inputs, inputs, device=device)
+        self.cross = torch.zeros(outputs, inputs, device=device)
+        self.mean, self.wanted = torch.zeros(inputs, device=device), torch.zeros(outputs, device=device)
+        self.power, self.total = 0.0, 0.0
+
+    @classmethod
+    def of(cls, x: torch.Tensor, target: torch.Tensor) -> Moments:
+        """Those of x (N, n) and target (N, out), every row counting alike."""
+        moments = cls(x.shape[1], target.shape[1], x.device)
+        moments.add(x, target, torch.ones(len(x), device=x.device))
+        return moments
+
+    def add(self, x: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> None:
+        """x (..., n), target (..., out), weight (...): tokens of weight 0 cost nothing. Keeps means up to date."""
+        chosen = weight.flatten() > 0
+        x, target = x.flatten(0, -2)[chosen].float(), target.flatten(0, -2)[chosen].float()
+        share = weight.flatten()[chosen].to(x.device)
+        self.total += float(share.sum())
+        if not len(x):
+            return
+        new = share / self.total
+        old = 1 - float(new.sum())
+        heavy = x * new[:, None]
+        self.gram.addmm_(heavy.T, x, beta=old)
+        self.cross.addmm_(target.T, heavy, beta=old)
+        self.mean.mul_(old).add_(heavy.sum(0))
+        self.wanted.mul_(old).add_(new @ target)
+        self.power = old * self.power + float(new @ target.square().sum(1))
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A Linear of every layer whose inputs are watched, and what is then done to the layer."""
+
+    reader: Callable[[anatomy.Layer], nn.Linear]
+    change: Callable[[anatomy.Layer, Moments], None]
 
 
 @torch.no_grad()
 def walk(
-    vlm: VLM,
-    calibration: list[Tokens],
-    reader: Callable[[anatomy.Layer], nn.Linear],
-    change: Callable[[anatomy.Layer, torch.Tensor], None],
+    model: PreTrainedModel,
+    calibration: Sequence[Tokens],
+    edits: Sequence[Edit],
+    weights: Weights | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> None:
-    """For each decoder layer in turn: gather the Gram matrix of ``reader``'s inputs, let ``change`` act on it.
+    """Change the decoder layer by layer; each edit sees what the already changed model gives it.
 
-    The next layer then sees what the changed layers give. ``change`` gets the layer and gram (n, n) float32,
-    the mean over all tokens of x x^T. Peak memory above the model: the hidden states of all sequences
-    (tokens x hidden), one Gram matrix (n x n x 4 bytes), and one sequence inside one layer.
+    The output wanted of an edited Linear is what brings the changed model's residual stream back to the dense
+    one's at that place, so that a layer makes up for what the layers before it lost. (Aiming a layer at the dense
+    model's activations on the compressed model's inputs is the asymmetric calibration of GPTAQ, arXiv 2504.02692.)
+
+    Edits come in the order in which their readers run. Peak memory on the model's device, above the weights: one
+    batch inside one layer, and ``moments_bytes`` for one reader. In RAM: the hidden states of all sequences once
+    for the changed model and once for each edit (tokens x hidden x bytes of the dtype).
     """
-    hidden = [t.hidden for t in calibration]
-    layers = anatomy.layers(vlm.model)
+    weights = weights or Weights()
+    layers, device = anatomy.layers(model), model.device
+    share = [weights.of(t.kinds) for t in calibration]
+    dense, ours = [t.hidden for t in calibration], [t.hidden for t in calibration]
     for index, layer in enumerate(layers):
-        gram = _Gram(reader(layer))
-        with gram:
-            for x, tokens in zip(hidden, calibration):
-                layer.block(x, **tokens.arguments)
-        change(layer, gram.mean())
-        hidden = [_first(layer.block(x, **t.arguments)) for x, t in zip(hidden, calibration)]
+        marks: list[list[torch.Tensor]] = []  # per batch: the dense stream after each edit's reader
+        for at, tokens in enumerate(calibration):
+            dense[at], seen = _dense(layer, dense[at].to(device), tokens.arguments, edits)
+            marks.append(seen)
+        for number, edit in enumerate(edits):
+            reader = edit.reader(layer)
+            moments = Moments(reader.in_features, reader.out_features, device)
+            for at, tokens in enumerate(calibration):
+                x, stream = _reach(layer, ours[at].to(device), tokens.arguments, edit, edits[:number])
+                moments.add(x, marks[at][number].to(device).float() - stream.float(), share[at].to(device))
+            edit.change(layer, moments)
+            del moments
+        for at, tokens in enumerate(calibration):
+            ours[at] = _first(layer.block(ours[at].to(device), **tokens.arguments)).cpu()
         if progress is not None:
             progress((index + 1) / len(layers))
+
+
+def moments_bytes(inputs: int, outputs: int) -> int:
+    """Bytes of one reader's ``Moments`` and of solving it: float32 sums, and in float64 four matrices (n, n) and
+    three (out, n)."""
+    return inputs * (4 * (inputs + outputs) + 8 * (4 * inputs + 3 * outputs))
+
+
+def _dense(
+    layer: anatomy.Layer, hidden: torch.Tensor, arguments: dict[str, Any], edits: Sequence[Edit]
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """The layer's output and the residual stream after each edit's reader, all in RAM."""
+    added: list[torch.Tensor] = []
+    with ExitStack() as hooks:
+        for edit in edits:
+            handle = edit.reader(layer).register_forward_hook(lambda module, args, output: added.append(output))
+            hooks.callback(handle.remove)
+        output = _first(layer.block(hidden, **arguments)).cpu()
+    if edits and edits[-1].reader(layer) is layer.down:  # the stream after the MLP is the layer's output
+        return output, [(hidden + a).cpu() for a in added[:-1]] + [output]
+    return output, [(hidden + a).cpu() for a in added]
+
+
+def _reach(
+    layer: anatomy.Layer, hidden: torch.Tensor, arguments: dict[str, Any], edit: Edit, before: Sequence[Edit]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The inputs of the edit's reader, and the residual stream that its output is added to."""
+    found: dict[str, torch.Tensor] = {}
+    reader = edit.reader(layer)
+
+    def stop(module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        found["x"] = args[0]
+        raise _Stop
+
+    with ExitStack() as hooks, suppress(_Stop):
+        hooks.callback(reader.register_forward_pre_hook(stop).remove)
+        if reader is layer.down:
+            keep = layer.output.register_forward_hook(lambda module, args, output: found.update(attention=output))
+            hooks.callback(keep.remove)
+        layer.block(hidden, **arguments)
+    return found["x"], hidden + found["attention"] if "attention" in found else hidden
 
 
 def _first(output: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoModelForImageTextToText, AutoProcessor, MistralConfig, PreTrainedModel
 
 from vlmcomp import __version__, zoo
 from vlmcomp.quantize import hush, repacked
@@ -40,7 +42,8 @@ def save(vlm: VLM, folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     half = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        vlm.model.save_pretrained(half)
+        with _stock_config(vlm.model):
+            vlm.model.save_pretrained(half)
         vlm.processor.save_pretrained(half)
         facts = {
             "recipe": str(vlm.recipe),
@@ -57,6 +60,27 @@ def save(vlm: VLM, folder: Path) -> None:
         half.rename(folder)
     finally:
         shutil.rmtree(half, ignore_errors=True)
+
+
+@contextmanager
+def _stock_config(model: PreTrainedModel) -> Iterator[None]:
+    """A text config that stock loaders accept, for the time of saving.
+
+    Llama's config refuses a number of heads that does not divide the hidden size, 24 of 32 for one. Mistral's is
+    the same block with a head width of its own, and takes the weights as they are.
+    """
+    text = model.config.get_text_config()
+    if text.model_type != "llama" or text.hidden_size % text.num_attention_heads == 0:
+        yield
+        return
+    if text.attention_bias or text.mlp_bias:
+        raise ValueError(f"no stock class holds a Llama decoder with biases and {text.num_attention_heads} heads")
+    shared = {k: v for k, v in text.to_dict().items() if k in MistralConfig().to_dict() and k != "model_type"}
+    model.config.text_config = MistralConfig(**shared | {"sliding_window": None})
+    try:
+        yield
+    finally:
+        model.config.text_config = text
 
 
 def load(folder: Path, device: str | None = None) -> VLM:

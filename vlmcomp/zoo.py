@@ -15,6 +15,7 @@ class Model:
     """One row: where the weights come from and how to talk to the model.
 
     ``prompt`` holds ``{question}``; ``mlp`` names the step that narrows its MLP: ``glu`` (gated) or ``ffn``.
+    ``calibration`` is how many samples it is pruned by: more keep more, and take longer.
     ``one_word`` is appended to a question of a benchmark that wants a single word or phrase.
     """
 
@@ -28,6 +29,7 @@ class Model:
     revision: str | None = None
     embedded: bool = False
     mlp: str = "glu"
+    calibration: int = 256
     stop: str = ""
 
     @property
@@ -52,6 +54,7 @@ MODELS = {
             one_word="Answer with one word.",
             licence="Apache-2.0",
             embedded=True,
+            calibration=1024,
         ),
         Model(
             name="llava-1.5-7b",

@@ -1,72 +1,96 @@
-"""Remove attention heads by whole KV groups, the same number from every decoder layer."""
+"""Attention heads: whole KV groups or, where these are too few, as many query heads from every group."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
+from torch import nn
+from transformers import PretrainedConfig, PreTrainedModel
 
 from vlmcomp import anatomy
-from vlmcomp.calibrate import Tokens, walk
-from vlmcomp.prune.importance import DEFAULT, SCORES, by_group
-from vlmcomp.prune.reconstruct import least_squares
-from vlmcomp.prune.surgery import kept_count, narrow
+from vlmcomp.anatomy import Layer
+from vlmcomp.prune.surgery import Plan, kept_count, narrow
 from vlmcomp.recipe import Step
-from vlmcomp.report import Pruned
-from vlmcomp.vlm import VLM
 
 
-def head_dim(vlm: VLM) -> int:
-    text = vlm.model.config.get_text_config()
+def head_dim(text: PretrainedConfig) -> int:
+    """Width of one head."""
     return getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
 
 
-def _rows(groups: torch.Tensor, size: int) -> torch.Tensor:
-    """Row indices of the given runs of ``size`` rows each."""
-    return (groups[:, None] * size + torch.arange(size, device=groups.device)).flatten()
+def kept_heads(heads: int, groups: int, percent: int) -> tuple[int, int]:
+    """How many KV groups stay, and how many query heads in each, when ``percent`` of the heads are to go.
 
-
-def prune_heads(
-    vlm: VLM,
-    step: Step,
-    calibration: list[Tokens],
-    *,
-    score: str = DEFAULT,
-    reconstruct: bool = True,
-    progress: Callable[[float], None] | None = None,
-) -> Pruned:
-    """Remove ``step.percent`` percent of the KV groups in place: a key-value head with its query heads.
-
-    The units are o_proj's input columns, scored like neurons and summed by group; o_proj is re-solved over the
-    kept heads. ``text_config`` gets the new counts and an explicit ``head_dim``.
+    Whole groups go, with their keys and values, unless taking the same number of query heads from every group
+    comes nearer to the percentage: a model with one or two groups could lose nothing or half otherwise.
 
     Raises:
-        ValueError: the percentage rounds to no group removed or none left; no weight has been touched then.
+        ValueError: neither way removes something and leaves something.
     """
-    text, dim = vlm.model.config.get_text_config(), head_dim(vlm)
-    groups = text.num_key_value_heads
-    queries = text.num_attention_heads // groups
-    kept = kept_count(groups, step.percent)
+    queries, ways = heads // groups, []
+    for total, whole in ((groups, True), (queries, False)):
+        try:
+            kept = kept_count(total, percent)
+        except ValueError:
+            continue
+        ways.append((abs(100 * (1 - kept / total) - percent), not whole, kept))
+    if not ways:
+        least = 100 / max(groups, queries)
+        raise ValueError(
+            f"{percent} % of {heads} heads in {groups} KV groups rounds to no removal or leaves nothing: "
+            f"the smallest step is {least:.3g} %"
+        )
+    _, within, kept = min(ways)
+    return (groups, kept) if within else (kept, queries)
 
-    def cut(layer: anatomy.Layer, gram: torch.Tensor) -> None:
-        names, output = layer.anatomy, layer.output
-        importance = by_group(SCORES[score](output.weight, gram), groups)
-        best = importance.topk(kept).indices.sort().values
-        query_rows, key_rows = _rows(best, queries * dim), _rows(best, dim)
-        matrix = least_squares(output.weight, gram, query_rows) if reconstruct else output.weight[:, query_rows]
-        for name, rows in ((names.query, query_rows), (names.key, key_rows), (names.value, key_rows)):
+
+def plan(model: PreTrainedModel, step: Step) -> Plan:
+    """Remove ``step.percent`` percent of the heads of every layer, as ``kept_heads`` says.
+
+    Raises:
+        ValueError: the percentage rounds to nothing removed or nothing left.
+    """
+    names, text = anatomy.of(model), model.config.get_text_config()
+    heads, dim = text.num_attention_heads, head_dim(text)
+    groups = getattr(text, "num_key_value_heads", None) or heads
+    groups_left, queries_left = kept_heads(heads, groups, step.percent)
+    whole = groups_left < groups
+    queries = heads // groups
+
+    def replace(layer: Layer, linear: nn.Linear) -> None:
+        setattr(layer.attention, names.output, linear)
+
+    def shrink(layer: Layer, units: torch.Tensor) -> None:
+        size = queries * dim if whole else dim
+        cuts = [(names.query, _rows(units, size))]
+        cuts += [(names.key, _rows(units, dim)), (names.value, _rows(units, dim))] if whole else []
+        for name, rows in cuts:
             setattr(layer.attention, name, narrow(getattr(layer.attention, name), outputs=rows))
-        setattr(layer.attention, names.output, narrow(output, weight=matrix))
+        for name, value in (("num_heads", groups_left * queries_left), ("num_key_value_groups", queries_left)):
+            if hasattr(layer.attention, name):
+                setattr(layer.attention, name, value)
 
-    walk(vlm, calibration, lambda layer: layer.output, cut, progress)
-    text.head_dim, text.num_attention_heads, text.num_key_value_heads = dim, kept * queries, kept
-    return Pruned(
-        step=str(step),
-        asked_percent=step.percent,
-        real_percent=round(100 * (1 - kept / groups), 2),
-        kept=kept * queries,
-        of=groups * queries,
+    def settle(text: PretrainedConfig) -> None:
+        text.num_attention_heads = groups_left * queries_left
+        if hasattr(text, "num_key_value_heads"):
+            text.num_key_value_heads = groups_left
+        text.head_dim = dim
+
+    return Plan(
+        step=step,
+        total=groups if whole else heads,
+        kept=groups_left if whole else groups * queries_left,
         unit="query heads a layer",
-        score=score + (" + least squares" if reconstruct else ""),
-        calibration=f"{len(calibration)} samples, {sum(t.count for t in calibration)} tokens",
+        each=queries if whole else 1,
+        size=queries * dim if whole else dim,
+        runs=1 if whole else groups,
+        reader=lambda layer: layer.output,
+        writers=lambda layer: (),
+        replace=replace,
+        shrink=shrink,
+        settle=settle,
     )
+
+
+def _rows(units: torch.Tensor, size: int) -> torch.Tensor:
+    """Row indices of the given runs of ``size`` rows each."""
+    return (units[:, None] * size + torch.arange(size, device=units.device)).flatten()

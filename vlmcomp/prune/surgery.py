@@ -2,8 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
 from torch import nn
+from transformers import PretrainedConfig
+
+from vlmcomp.anatomy import Layer
+from vlmcomp.recipe import Step
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a step does to every layer: ``kept`` of ``total`` units stay, the same number in each of ``runs`` runs.
+    A unit is ``each`` of what ``unit`` names: a KV group may hold several query heads.
+
+    ``reader`` reads the units, ``size`` columns each, and ``replace`` puts another in its place; the rows of
+    ``writers`` write them; ``shrink`` cuts the layer to the kept units, the reader excepted; ``settle`` tells the
+    text config. A plan without a step removes nothing.
+    """
+
+    step: Step | None
+    total: int
+    kept: int
+    unit: str
+    each: int
+    size: int
+    runs: int
+    reader: Callable[[Layer], nn.Linear]
+    writers: Callable[[Layer], tuple[torch.Tensor, ...]]
+    replace: Callable[[Layer, nn.Linear], None]
+    shrink: Callable[[Layer, torch.Tensor], None]
+    settle: Callable[[PretrainedConfig], None]
 
 
 def width_multiple(width: int) -> int:
@@ -28,14 +59,21 @@ def kept_count(total: int, percent: int, multiple: int = 1) -> int:
     return kept
 
 
-def narrow(linear: nn.Linear, *, outputs: torch.Tensor | None = None, weight: torch.Tensor | None = None) -> nn.Linear:
+def narrow(
+    linear: nn.Linear,
+    *,
+    outputs: torch.Tensor | None = None,
+    weight: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+) -> nn.Linear:
     """A smaller copy of ``linear`` on the same device in the same dtype.
 
     ``outputs`` (k,) keeps these rows (and their bias). ``weight`` (out, k) replaces the matrix where the inputs
-    were cut; the bias stays.
+    were cut; the bias stays unless ``bias`` (out,) is given.
     """
     matrix = linear.weight.detach() if weight is None else weight
-    bias = None if linear.bias is None else linear.bias.detach()
+    if bias is None and linear.bias is not None:
+        bias = linear.bias.detach()
     if outputs is not None:
         matrix = matrix[outputs]
         bias = None if bias is None else bias[outputs]
