@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -49,24 +49,31 @@ class Anatomy:
         return [p for prefixes in self.prefixes.values() for p in prefixes]
 
 
+_LLAVA = Anatomy(
+    layers="model.language_model.layers",
+    attention="self_attn",
+    query="q_proj",
+    key="k_proj",
+    value="v_proj",
+    output="o_proj",
+    mlp="mlp",
+    mlp_in=("gate_proj", "up_proj"),
+    mlp_out="down_proj",
+    mlp_width="intermediate_size",
+    prefixes={
+        "vision tower": ("model.vision_tower",),
+        "projector": ("model.multi_modal_projector",),
+        "embeddings": ("model.language_model.embed_tokens",),
+        "lm_head": ("lm_head",),
+    },
+)
 FAMILIES = {
-    "llava": Anatomy(
-        layers="model.language_model.layers",
-        attention="self_attn",
-        query="q_proj",
-        key="k_proj",
-        value="v_proj",
-        output="o_proj",
-        mlp="mlp",
-        mlp_in=("gate_proj", "up_proj"),
-        mlp_out="down_proj",
-        mlp_width="intermediate_size",
-        prefixes={
-            "vision tower": ("model.vision_tower",),
-            "projector": ("model.multi_modal_projector",),
-            "embeddings": ("model.language_model.embed_tokens",),
-            "lm_head": ("lm_head",),
-        },
+    "llava": _LLAVA,
+    # The decoder alone: what pruning does to a language model can be told apart from what it does to vision.
+    "llama": replace(
+        _LLAVA,
+        layers="model.layers",
+        prefixes={"embeddings": ("model.embed_tokens",), "lm_head": ("lm_head",)},
     ),
 }
 assert all(set(a.prefixes) <= set(PARTS) for a in FAMILIES.values())

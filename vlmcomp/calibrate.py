@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -198,7 +199,7 @@ def walk(
 
     Edits come in the order in which their readers run. Peak memory on the model's device, above the weights: one
     batch inside one layer, and ``moments_bytes`` for one reader. In RAM: the hidden states of all sequences once
-    for the changed model and once for each edit (tokens x hidden x bytes of the dtype).
+    for the dense and once for the changed model in their dtype, and once for each edit in float32.
     """
     weights = weights or Weights()
     layers, device = anatomy.layers(model), model.device
@@ -214,7 +215,7 @@ def walk(
             moments = Moments(reader.in_features, reader.out_features, device)
             for at, tokens in enumerate(calibration):
                 x, stream = _reach(layer, ours[at].to(device), tokens.arguments, edit, edits[:number])
-                moments.add(x, marks[at][number].to(device).float() - stream.float(), share[at].to(device))
+                moments.add(x, marks[at][number].to(device) - stream, share[at].to(device))
             edit.change(layer, moments)
             del moments
         for at, tokens in enumerate(calibration):
@@ -232,16 +233,15 @@ def moments_bytes(inputs: int, outputs: int) -> int:
 def _dense(
     layer: anatomy.Layer, hidden: torch.Tensor, arguments: dict[str, Any], edits: Sequence[Edit]
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """The layer's output and the residual stream after each edit's reader, all in RAM."""
+    """The layer's output, and the residual stream in float32 after each edit's reader; all in RAM."""
     added: list[torch.Tensor] = []
     with ExitStack() as hooks:
-        for edit in edits:
-            handle = edit.reader(layer).register_forward_hook(lambda module, args, output: added.append(output))
+        for reader in {edit.reader(layer): None for edit in edits} | {layer.output: None}:
+            handle = reader.register_forward_hook(lambda module, args, output: added.append(output))
             hooks.callback(handle.remove)
         output = _first(layer.block(hidden, **arguments)).cpu()
-    if edits and edits[-1].reader(layer) is layer.down:  # the stream after the MLP is the layer's output
-        return output, [(hidden + a).cpu() for a in added[:-1]] + [output]
-    return output, [(hidden + a).cpu() for a in added]
+    streams = list(accumulate([a.float() for a in added], initial=hidden.float()))[1:]
+    return output, [stream.cpu() for stream in streams[-len(edits) :]]
 
 
 def _reach(
@@ -261,7 +261,8 @@ def _reach(
             keep = layer.output.register_forward_hook(lambda module, args, output: found.update(attention=output))
             hooks.callback(keep.remove)
         layer.block(hidden, **arguments)
-    return found["x"], hidden + found["attention"] if "attention" in found else hidden
+    stream = hidden.float()  # a sum in the model's own half precision would drown what the target is made of
+    return found["x"], stream + found["attention"].float() if "attention" in found else stream
 
 
 def _first(output: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:

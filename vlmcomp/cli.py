@@ -104,6 +104,23 @@ def _bench(args: argparse.Namespace) -> int | None:
     return 1 if failed else 0
 
 
+def _study(args: argparse.Namespace) -> None:
+    from vlmcomp.study import cells, cost, run
+    from vlmcomp.study import tables as study_tables
+
+    if args.seeds < 1:
+        raise ValueError("--seeds must be at least 1")
+    ledger = cells.Ledger(Path(args.out) if args.out else run.home(), args.force)
+    parts, seeds = args.part or list(run.PARTS), range(args.seeds)
+
+    def say(text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    run.run(parts, ledger, samples=args.samples, seeds=seeds, say=say)
+    print(study_tables.shapes(ledger.rows("shapes")), study_tables.language(ledger.rows("language")), sep="\n\n")
+    print("\n" + study_tables.cost(ledger.rows("cost"), cost.projection()))
+
+
 def _report(args: argparse.Namespace) -> None:
     root = Path(args.root)
     reports = store.load_all(root)
@@ -182,6 +199,12 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--force", action="store_true", help="measure again what is there")
     sub.add_argument("--retime", action="store_true", help="only take the latency anew, all recipes in turns")
     place(sub)
+    sub = verb("study", _study, "compare the ways to prune, and what pruning costs", "", "--part shapes --samples 500")
+    sub.add_argument("--part", action="append", choices=["cost", "language", "shapes"], help="default: all")
+    sub.add_argument("--samples", type=int, metavar="N", help="questions of each task; calibration sequences of text")
+    sub.add_argument("--seeds", type=int, default=3, metavar="N", help="calibration sets (default 3)")
+    sub.add_argument("--force", action="store_true", help="measure anew what is already measured")
+    sub.add_argument("--out", metavar="FILE", help="default: this machine's file in precomputed/")
     sub = verb("report", _report, "print the results as tables", "", "--readme README.md")
     sub.add_argument("--root", default=str(store.PRECOMPUTED), help="folder of the reports")
     sub.add_argument("--readme", help="rewrite the results block of this file instead")

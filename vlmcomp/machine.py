@@ -71,10 +71,10 @@ def now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
-def versions() -> dict[str, str]:
-    """Python and the packages that results depend on, as far as they are installed."""
+def versions(*more: str) -> dict[str, str]:
+    """Python and the packages that results depend on (and ``more``), as far as they are installed."""
     found = {"python": platform.python_version()}
-    for package in _PACKAGES:
+    for package in (*_PACKAGES, *more):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

@@ -29,6 +29,18 @@ class Step:
         if not 1 <= self.percent <= 90:
             raise ValueError(f"{self.kind}{self.percent} is out of range: a step removes 1 to 90 percent")
 
+    @classmethod
+    def parse(cls, text: str) -> Step:
+        """Read one step, such as ``glu30``.
+
+        Raises:
+            ValueError: anything else.
+        """
+        if not _STEP.fullmatch(text):
+            raise ValueError(f"'{text}' is not a step: write for example glu30 or heads25")
+        kind = text.rstrip("0123456789")
+        return cls(kind, int(text.removeprefix(kind)))
+
     def __str__(self) -> str:
         return f"{self.kind}{self.percent}"
 

@@ -45,12 +45,18 @@ def save(report: Report, rows: dict[str, Rows] | None = None, root: Path = PRECO
     if rows is not None:
         text = json.dumps(rows, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
         _write(_rows_path(target), gzip.compress(text.encode(), mtime=0))
-    text = json.dumps(_rounded(report.to_dict()), indent=2, ensure_ascii=False, allow_nan=False)
-    text = _NUMBERS.sub(lambda m: "[" + " ".join(m[1].split()) + "]", text)  # a list of numbers on one line
-    _write(target, f"{text}\n".encode())
+    write_json(target, report.to_dict())
     if rows is None:
         _rows_path(target).unlink(missing_ok=True)
     return target
+
+
+def write_json(target: Path, data: dict[str, Any]) -> None:
+    """Write ``data`` for people and diffs: indented, floats to six digits, in one step."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(_rounded(data), indent=2, ensure_ascii=False, allow_nan=False)
+    text = _NUMBERS.sub(lambda m: "[" + " ".join(m[1].split()) + "]", text)  # a list of numbers on one line
+    _write(target, f"{text}\n".encode())
 
 
 def load(file: Path) -> Report:

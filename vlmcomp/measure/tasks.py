@@ -84,6 +84,12 @@ class Task:
         return list(chosen)
 
 
+def drawn(sample: Sample) -> Sample:
+    """``sample`` with its image drawn now and kept, for whoever asks it many times."""
+    image = sample.image
+    return replace(sample, draw=lambda: image)
+
+
 def commonest(samples: Iterable[Sample]) -> dict[str, float]:
     """Per type, the exact-match share of an answerer that always gives that type's commonest reference."""
     references: dict[str, Counter[str]] = defaultdict(Counter)

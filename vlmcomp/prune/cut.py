@@ -25,6 +25,7 @@ class Method:
     score: str = DEFAULT
     reconstruct: bool = True
     weights: Weights = field(default_factory=Weights)
+    seed: int = 0  # of a random order
 
     def __str__(self) -> str:
         return self.score + (" + least squares" if self.reconstruct else "")
@@ -73,7 +74,7 @@ def prune(
 def _cut(plan: Plan, method: Method, layer: anatomy.Layer, moments: Moments) -> None:
     reader = plan.reader(layer)
     biased = reader.bias is not None
-    units = Units(reader.weight, moments, plan.kept, plan.size, plan.runs, plan.writers(layer), biased)
+    units = Units(reader.weight, moments, plan.kept, plan.size, plan.runs, plan.writers(layer), biased, method.seed)
     kept = torch.arange(plan.total, device=reader.weight.device)
     if plan.kept < plan.total:
         kept = choose(method.score, units)

@@ -21,7 +21,7 @@ class Units:
 
     ``weight`` (out, n) reads the units, ``size`` columns each: 1 for a neuron, the heads' width for heads.
     ``writers`` are matrices (n, in) whose rows write them. ``kept`` units stay, the same number in each of
-    ``runs`` equal runs.
+    ``runs`` equal runs. ``seed`` is that of a random order.
     """
 
     weight: torch.Tensor
@@ -31,6 +31,7 @@ class Units:
     runs: int = 1
     writers: tuple[torch.Tensor, ...] = ()
     bias: bool = False
+    seed: int = 0
 
     @property
     def count(self) -> int:
@@ -80,8 +81,8 @@ def variance(units: Units) -> torch.Tensor:
 
 
 def random(units: Units) -> torch.Tensor:
-    """A fixed random order: the yardstick that any score has to beat."""
-    generator = torch.Generator().manual_seed(units.weight.shape[1])
+    """A random order, the same in every layer: the yardstick that any score has to beat."""
+    generator = torch.Generator().manual_seed(units.seed)
     return torch.rand(units.count, generator=generator).to(units.weight.device)
 
 

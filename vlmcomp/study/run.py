@@ -1,0 +1,54 @@
+"""Measure the cells of a study that are not measured yet, the cheapest parts first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from vlmcomp import machine, store
+from vlmcomp.prune.importance import SCORES
+from vlmcomp.study import cost, language, peer, shapes
+from vlmcomp.study.cells import Cell, Ledger, grid
+
+PARTS = {"cost": cost.Study, "language": language.Study, "shapes": shapes.Study}
+SEEDS = (0, 1, 2)
+Progress = Callable[[str], None]
+
+
+def home(root: Path = store.PRECOMPUTED) -> Path:
+    """Where this machine's study lies."""
+    return root / machine.hardware("cpu").slug / "pruning.json"
+
+
+def cells(part: str, seeds: Sequence[int] = SEEDS) -> list[Cell]:
+    """Everything that ``part`` measures; without the peer where it is not installed.
+
+    Raises:
+        ValueError: no such part.
+    """
+    peers = peer.PEERS if peer.available() else ()
+    if part == "shapes":
+        return list(grid(part, shapes.STEPS, SCORES, peers, seeds))
+    if part == "language":
+        return list(grid(part, language.STEPS, language.SCORES, peers, seeds[:1]))
+    if part == "cost":
+        return [Cell(part, name, "second order", True) for name in cost.SHAPES]
+    raise ValueError(f"there is no part '{part}' in the study: choose from {', '.join(PARTS)}")
+
+
+def run(
+    parts: Sequence[str], ledger: Ledger, *, samples: int | None = None, seeds: Sequence[int] = SEEDS, say: Progress
+) -> None:
+    """Measure what ``ledger`` lacks and keep each cell as soon as it is done.
+
+    Raises:
+        ValueError: an unknown part, or one whose model is not installed.
+    """
+    for part in parts:
+        todo = [cell for cell in cells(part, seeds) if cell.key not in ledger.done]
+        if not todo:
+            continue
+        study = PARTS[part](samples)
+        for index, cell in enumerate(todo):
+            say(f"[{index + 1}/{len(todo)}] {cell.key}")
+            ledger.add(cell, study.measure(cell))
