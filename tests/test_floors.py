@@ -35,6 +35,7 @@ FLOORS = {
     "machine": 4,
     "bench": 5,
     "manager": 5,
+    "study": 5,
     "cli": 6,
     "demo": 6,
     "__main__": 7,

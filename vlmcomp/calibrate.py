@@ -58,8 +58,8 @@ class _Stop(Exception):
     """Raised where what follows need not run."""
 
 
-def _enter(model: PreTrainedModel, inputs: dict[str, Any]) -> tuple[torch.Tensor, dict[str, Any]]:
-    """What the first decoder layer is called with."""
+def enter(model: PreTrainedModel, inputs: dict[str, Any]) -> tuple[torch.Tensor, dict[str, Any]]:
+    """The hidden states (B, T, hidden) that the first decoder layer is called with, and its other arguments."""
     caught: list[tuple[torch.Tensor, dict[str, Any]]] = []
 
     def catch(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -103,7 +103,7 @@ def sequences(vlm: VLM, samples: Iterable[tuple[Image.Image, str, str]], batch: 
             end = int(mask.sum())
             kind[end - answer_tokens : end] = ANSWER
             kind[end:] = PAD
-        hidden, arguments = _enter(vlm.model, inputs.to(vlm.device, vlm.model.dtype))
+        hidden, arguments = enter(vlm.model, inputs.to(vlm.device, vlm.model.dtype))
         found.append(Tokens(hidden.cpu(), kinds, arguments))
     return found
 
@@ -132,7 +132,7 @@ def texts(model: PreTrainedModel, ids: torch.Tensor, batch: int = BATCH) -> list
         raise ValueError("calibration needs at least one sequence")
     found = []
     for part in ids.split(batch):
-        hidden, arguments = _enter(model, {"input_ids": part.to(model.device)})
+        hidden, arguments = enter(model, {"input_ids": part.to(model.device)})
         found.append(Tokens(hidden.cpu(), torch.full(part.shape, ANSWER), arguments))
     return found
 

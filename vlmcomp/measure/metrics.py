@@ -47,19 +47,25 @@ def exact_match(answer: str, reference: str) -> bool:
 def text_scores(answers: Sequence[str], references: Sequence[str], encoder: str = "auto") -> TextScores:
     """Mean METEOR, ROUGE-1 F and BERTScore F1, and composite, the mean of the three.
 
-    Each distinct (answer, reference) pair is scored once. An empty answer scores 0.
+    Each distinct (answer, reference) pair is scored once in a process. An empty answer scores 0.
 
     Raises:
         ValueError: nothing to score, unequal lengths, an unknown encoder, or data that is nowhere to be found.
     """
     if not answers or len(answers) != len(references):
         raise ValueError(f"scores need as many answers as references, not {len(answers)} and {len(references)}")
-    pairs = list(zip(answers, references, strict=True))
-    unique = list(dict.fromkeys(pairs))
-    bert, encoder_name = bertscore(unique, encoder)
-    columns = [dict(zip(unique, scores, strict=True)) for scores in (meteor(unique), rouge1(unique), bert)]
-    means = [statistics.fmean(column[pair] for pair in pairs) for column in columns]
+    pairs, known = list(zip(answers, references, strict=True)), _scored(encoder)
+    new = [pair for pair in dict.fromkeys(pairs) if pair not in known]
+    bert, encoder_name = bertscore(new, encoder)
+    known.update(zip(new, zip(meteor(new), rouge1(new), bert, strict=True), strict=True))
+    means = [statistics.fmean(column) for column in zip(*(known[pair] for pair in pairs), strict=True)]
     return TextScores(statistics.fmean(means), *means, bertscore_encoder=encoder_name, meteor_data=wordnet_source())
+
+
+@cache
+def _scored(encoder: str) -> dict[tuple[str, str], tuple[float, float, float]]:
+    """METEOR, ROUGE-1 and BERTScore of the pairs that this process has scored."""
+    return {}
 
 
 def meteor(pairs: Sequence[tuple[str, str]]) -> list[float]:

@@ -11,7 +11,7 @@ from typing import Any
 from vlmcomp import machine
 from vlmcomp.store import write_json
 
-DATA_FREE = ("magnitude", "max-abs-weight")
+DATA_FREE = ("magnitude", "max-abs-weight", "random")
 DENSE = "dense"
 SCHEMA = 1
 
@@ -29,6 +29,10 @@ class Cell:
     score: str
     reconstruct: bool = False
     seed: int = 0
+
+    @property
+    def looks_at_data(self) -> bool:
+        return self.reconstruct or self.score not in DATA_FREE
 
     @property
     def key(self) -> str:
@@ -49,8 +53,9 @@ def grid(
         for step in steps:
             for score in scores:
                 for reconstruct in (True, False):
-                    if seed == seeds[0] or reconstruct or score not in DATA_FREE:
-                        yield Cell(part, step, score, reconstruct, seed)
+                    cell = Cell(part, step, score, reconstruct, seed)
+                    if seed == seeds[0] or cell.looks_at_data or score == "random":
+                        yield cell
             for peer in peers if not step.startswith("heads") else ():
                 if seed == seeds[0] or peer.endswith("hybrid"):
                     yield Cell(part, step, peer, False, seed)

@@ -94,15 +94,19 @@ def projection(
     """Seconds and bytes to prune ``percent`` of the neurons of ``shape`` on ``gpu``, by counting operations.
 
     Forward: the walk runs each layer three times over the tokens (dense; up to the reader; the pruned layer),
-    2 operations a weight. Statistics: x x^T and t x^T in float32. Solving, in float64: two inverses' worth
-    (2 n^3 each) for choosing and reconstructing and 2 n^2 for each neuron that goes.
+    2 operations a weight. Statistics: x x^T and t x^T in float32. In float64, with n neurons of which k stay:
+    choosing inverts the Gram matrix (n^3 by Cholesky), multiplies by it, and updates both for each neuron that
+    goes; reconstructing multiplies, factors (2/3 k^3 by LU) and solves.
     Memory: FP16 weights, one reader's moments and their solving, one batch inside a layer.
     """
     n, out = shape.width, shape.hidden
     gone = n * percent / 100
+    kept = n - gone
+    choosing = n**3 + 2 * out * n**2 + 2 * gone * n * (n + out)
+    reconstructing = 2 / 3 * kept**3 + 4 * out * kept**2
     forward = 3 * 2 * shape.parameters * tokens / gpu.half
     statistics = shape.layers * 2 * n * (n + out) * tokens / gpu.single
-    solving = shape.layers * (4 * n**3 + 2 * n**2 * (gone + out)) / gpu.double
+    solving = shape.layers * (choosing + reconstructing) / gpu.double
     return {
         "parameters": shape.parameters,
         "calibration_tokens": tokens,

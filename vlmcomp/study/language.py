@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import importlib.util
 import math
-import time
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from vlmcomp.calibrate import Tokens, texts
-from vlmcomp.prune.cut import Method, prune
-from vlmcomp.recipe import Step
-from vlmcomp.study import peer
-from vlmcomp.study.cells import DENSE, Cell
+from vlmcomp.study.cells import Cell
+from vlmcomp.study.methods import prune_as
 
 PART = "language"
 STEPS = ("glu20", "glu30")
@@ -79,15 +76,8 @@ class Study:
 
     def measure(self, cell: Cell) -> dict[str, Any]:
         """Prune as ``cell`` says and read the held-out text."""
-        model, start, real = copy.deepcopy(self.model), time.perf_counter(), 0.0
-        if cell.score in peer.PEERS:
-            method = cell.score.removeprefix(f"{peer.NAME} ")
-            calibration = self.calibration(cell.seed) if method.endswith("hybrid") else []
-            real = peer.prune(model, method, Step.parse(cell.step).percent, calibration)
-        elif cell.score != DENSE:
-            method = Method(cell.score, cell.reconstruct, seed=cell.seed)
-            real = prune(model, (Step.parse(cell.step),), self.calibration(cell.seed), method)[0].real_percent
-        seconds = time.perf_counter() - start
+        model = copy.deepcopy(self.model)
+        real, seconds = prune_as(cell, model, self.calibration)
         return {
             "real_percent": real,
             "prune_seconds": seconds,

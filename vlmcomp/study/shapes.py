@@ -3,26 +3,38 @@
 from __future__ import annotations
 
 import copy
-import time
+from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any
 
-from vlmcomp import zoo
+import torch
+from transformers import PreTrainedModel
+
+from vlmcomp.ask import prepare
 from vlmcomp.build import build, calibration_samples
-from vlmcomp.calibrate import Tokens, sequences
+from vlmcomp.calibrate import Tokens, enter, sequences
 from vlmcomp.measure import metrics, quality, tasks
-from vlmcomp.prune.cut import Method, prune
-from vlmcomp.recipe import Recipe, Step
+from vlmcomp.recipe import Recipe
 from vlmcomp.store import Rows
-from vlmcomp.study import peer
 from vlmcomp.study.cells import DENSE, Cell
+from vlmcomp.study.methods import prune_as
 from vlmcomp.vlm import VLM
 
 PART = "shapes"
 MODEL = "llava-shapes"
 STEPS = ("glu20", "glu30", "heads25", "glu10", "glu40", "glu50", "heads50")  # what is claimed comes first
-TASKS = ("shapes-vqa", "easy-vqa")
-NEW_TOKENS = 8  # no answer of these tasks has more
+NEW_TOKENS = 64  # the longest answers of shapes-vqa have 39
+SAMPLES = {"shapes-vqa": 2000, "easy-vqa": 300}
+BATCH = 256
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """A batch of prompts at the decoder's door: no pruning changes what comes before it."""
+
+    indices: list[int]
+    hidden: torch.Tensor
+    mask: torch.Tensor
 
 
 class Study:
@@ -32,31 +44,53 @@ class Study:
         self.samples = samples
         self.dense: VLM = build(Recipe(MODEL, (), "fp16"), device=device)
         self.answers: dict[str, Rows] = {}
+        self.prompts, self.calibration = cache(self._prompts), cache(self._calibration)
 
     @cached_property
     def questions(self) -> dict[str, list[tasks.Sample]]:
-        """The samples of every task, with their images drawn once."""
+        """The samples of every task."""
         found = {}
-        for name in TASKS:
+        for name, usual in SAMPLES.items():
             task = tasks.find(name)
-            drawn = task.samples(task.count(self.samples), 0, self.dense.entry.one_word)
-            found[name] = [tasks.drawn(sample) for sample in drawn]
+            found[name] = task.samples(task.count(self.samples or usual), 0, self.dense.entry.one_word)
         return found
 
-    @cache
-    def calibration(self, seed: int) -> list[Tokens]:
-        samples = calibration_samples(zoo.find(MODEL).calibration, seed)
-        return sequences(self.dense, samples, batch=32)
+    def _prompts(self, task: str) -> list[Prompts]:
+        """The task's prompts; answers of like length share a batch, which ends with its longest."""
+        samples, found = self.questions[task], []
+        order = sorted(range(len(samples)), key=lambda i: len(samples[i].reference))
+        for start in range(0, len(order), BATCH):
+            part = order[start : start + BATCH]
+            inputs = prepare(self.dense, [samples[i].image for i in part], [samples[i].question for i in part])
+            found.append(Prompts(part, enter(self.dense.model, dict(inputs))[0], inputs["attention_mask"]))
+        return found
+
+    @torch.no_grad()
+    def answer(self, model: PreTrainedModel, task: str) -> Rows:
+        """Greedy answers of ``model`` as rows in the order of the task's questions."""
+        texts: dict[int, str] = {}
+        for batch in self.prompts(task):
+            ids = model.generate(
+                inputs_embeds=batch.hidden, attention_mask=batch.mask, do_sample=False, max_new_tokens=NEW_TOKENS
+            )
+            decoded = self.dense.processor.tokenizer.batch_decode(ids, skip_special_tokens=True)
+            texts |= zip(batch.indices, map(str.strip, decoded), strict=True)
+        return [
+            {"id": s.id, "type": s.type, "question": s.question, "reference": s.reference, "answer": texts[i]}
+            for i, s in enumerate(self.questions[task])
+        ]
+
+    def _calibration(self, seed: int) -> list[Tokens]:
+        """The zoo's usual number of samples for the model."""
+        return sequences(self.dense, calibration_samples(self.dense.entry.calibration, seed), batch=32)
 
     def measure(self, cell: Cell) -> dict[str, Any]:
         """Prune as ``cell`` says, ask, score."""
-        vlm = copy.copy(self.dense)
-        vlm.model = copy.deepcopy(self.dense.model)
-        start = time.perf_counter()
-        real = self._prune(vlm, cell)
-        found: dict[str, Any] = {"real_percent": real, "prune_seconds": time.perf_counter() - start}
+        model = copy.deepcopy(self.dense.model)
+        real, seconds = prune_as(cell, model, self.calibration)
+        found: dict[str, Any] = {"real_percent": real, "prune_seconds": seconds}
         for name, samples in self.questions.items():
-            rows = quality.answer(vlm, samples, 64, NEW_TOKENS)
+            rows = self.answer(model, name)
             if cell.score == DENSE:
                 self.answers[name] = rows
             scores = quality.score(tasks.find(name), samples, rows, 0, "minilm")
@@ -68,21 +102,10 @@ class Study:
             }
         return found
 
-    def _prune(self, vlm: VLM, cell: Cell) -> float:
-        if cell.score == DENSE:
-            return 0.0
-        step = Step.parse(cell.step)
-        if cell.score in peer.PEERS:
-            method = cell.score.removeprefix(f"{peer.NAME} ")
-            calibration = self.calibration(cell.seed) if method.endswith("hybrid") else []
-            return peer.prune(vlm.model, method, step.percent, calibration)
-        method = Method(cell.score, cell.reconstruct, seed=cell.seed)
-        return prune(vlm.model, (step,), self.calibration(cell.seed), method)[0].real_percent
-
     def _agreement(self, task: str, rows: Rows) -> float:
         """Share of answers that are the dense model's, right or wrong."""
         if task not in self.answers:  # a resumed study measured the dense model earlier
-            self.answers[task] = quality.answer(self.dense, self.questions[task], 64, NEW_TOKENS)
+            self.answers[task] = self.answer(self.dense.model, task)
         pairs = zip(rows, self.answers[task], strict=True)
         same = [metrics.normalise(a["answer"]) == metrics.normalise(b["answer"]) for a, b in pairs]
         return sum(same) / len(same)

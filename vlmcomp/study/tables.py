@@ -59,12 +59,15 @@ def shapes(rows: Sequence[Row]) -> str:
         ("shapes-vqa", "agreement", "same answer as dense, %"),
         ("easy-vqa", "exact_match", "exact match, % of dense"),
     ):
-        whole = 1.0 if measure == "agreement" else dense[task][measure]
+
+        def percent(row: Row, task: str = task, measure: str = measure) -> float:
+            return 100 * row[task][measure] / (1.0 if measure == "agreement" else dense[task][measure])
+
         for kind in ("glu", "heads"):
             mine = [r for r in rows if r["step"].startswith(kind)]
             if mine:
                 title = f"**{kind}, {task}: {text}** ({dense[task]['samples']} questions)"
-                blocks.append(f"{title}\n\n{_grid(mine, lambda r: 100 * r[task][measure] / whole)}")
+                blocks.append(f"{title}\n\n{_grid(mine, percent)}")
     return "\n\n".join(blocks)
 
 

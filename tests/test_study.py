@@ -1,0 +1,90 @@
+"""The study of pruning: its grid, its ledger, its peer, and that it asks as everyone else asks."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from made_models import tiny_llava, token_ids
+
+from vlmcomp import anatomy
+from vlmcomp.calibrate import moments_bytes, texts
+from vlmcomp.cli import main
+from vlmcomp.measure import quality
+from vlmcomp.study import cost, peer, run, shapes, tables
+from vlmcomp.study.cells import Cell, Ledger, grid
+
+
+def test_grid_measures_what_looks_at_no_data_once() -> None:
+    cells = list(grid("shapes", ["glu20", "heads25"], ["activation", "magnitude"], ["optipfair MAW"], [0, 1]))
+    assert len(set(cells)) == len(cells)
+    assert {c.seed for c in cells if c.score == "magnitude" and not c.reconstruct} == {0}
+    assert {c.seed for c in cells if c.score == "magnitude" and c.reconstruct} == {0, 1}
+    assert [c.step for c in cells if c.score == "optipfair MAW"] == ["glu20"]  # the peer prunes no heads
+    assert cells[0].score == "dense"
+
+
+def test_ledger_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    file, cell = tmp_path / "pruning.json", Cell("cost", "2M", "second order", True)
+    Ledger(file).add(cell, {"prune_seconds": 1.0})
+    again = Ledger(file)
+    assert again.rows("cost")[0]["prune_seconds"] == 1.0 and cell.key in again.done
+    assert not Ledger(file, force=True).done
+    file.write_text('{"schema": 1, "cells": [{}]}')
+    with pytest.raises(ValueError, match="is not a study"):
+        Ledger(file)
+
+
+def test_answers_are_those_of_the_usual_way_of_asking() -> None:
+    study = shapes.Study(samples=24)
+    for name, samples in study.questions.items():
+        usual = quality.answer(study.dense, samples, 8, shapes.NEW_TOKENS)
+        assert study.answer(study.dense.model, name) == usual
+
+
+@pytest.mark.skipif(not peer.available(), reason="optipfair is a development dependency")
+@pytest.mark.parametrize("method", peer.METHODS)
+def test_peer_prunes_the_decoder_it_is_given(method: str) -> None:
+    model = tiny_llava(width=256)
+    small = copy.deepcopy(model)
+    calibration = texts(model, token_ids(4))
+    assert peer.prune(small, method, 50, calibration) == 50.0
+    assert {layer.down.in_features for layer in anatomy.layers(small)} == {128}
+    assert small.config.get_text_config().intermediate_size == 128
+    with torch.no_grad():
+        assert small(input_ids=token_ids(1)).logits.isfinite().all()
+    assert {layer.down.in_features for layer in anatomy.layers(model)} == {256}
+
+
+def test_projection_fits_a_24_gb_gpu_in_ten_minutes() -> None:
+    found = cost.projection()
+    assert found["peak_bytes"] < cost.RTX_3090.memory and found["prune_seconds"] < 600
+    assert found["moments_bytes"] == moments_bytes(11008, 4096)
+
+
+def test_a_small_study_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "pruning.json"
+    assert main(["study", "--part", "cost", "--out", str(out)]) == 0
+    shown = capsys.readouterr()
+    assert all(f"| {name} |" in shown.out for name in cost.SHAPES) and "7B" in shown.out
+    assert main(["study", "--part", "cost", "--out", str(out)]) == 0
+    assert "cost" not in capsys.readouterr().err  # nothing is measured twice
+
+
+def test_tables_hold_every_method() -> None:
+    def row(step: str, score: str, reconstruct: bool, seed: int, exact: float) -> dict:
+        scores = {"samples": 10, "exact_match": exact, "composite": exact, "agreement": exact}
+        cell = {"part": "shapes", "step": step, "score": score, "reconstruct": reconstruct, "seed": seed}
+        return cell | {"shapes-vqa": scores, "easy-vqa": scores}
+
+    text = tables.shapes(
+        [row("", "dense", False, 0, 0.8)] + [row("glu20", "second order", True, s, e) for s, e in ((0, 0.8), (1, 0.6))]
+    )
+    assert "| **second order + least squares** | 87.5 ±12.5 |" in text
+
+
+def test_an_unknown_part_is_refused() -> None:
+    with pytest.raises(ValueError, match="there is no part"):
+        run.cells("speed")
