@@ -70,6 +70,7 @@ class Ledger:
 
     def __init__(self, file: Path, force: bool = False) -> None:
         self.file, self.done = file, {}
+        self.commit = machine.commit(Path(__file__).resolve().parents[2])  # of the code as it was loaded
         if file.exists() and not force:
             try:
                 data = json.loads(file.read_text(encoding="utf-8"))
@@ -85,7 +86,7 @@ class Ledger:
 
     def add(self, cell: Cell, found: dict[str, Any]) -> None:
         """Keep a cell with the circumstances of its measurement."""
-        facts = {"commit": machine.commit(Path(__file__).resolve().parents[2]), "measured": machine.now()}
+        facts = {"commit": self.commit, "measured": machine.now()}
         self.done[cell.key] = asdict(cell) | found | facts
         write_json(
             self.file,
