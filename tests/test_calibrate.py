@@ -127,7 +127,7 @@ def _finite(moments: Moments) -> None:
 @pytest.mark.parametrize(
     "bad, said",
     [
-        ([], "at least one image"),
+        ([], "at least 2 samples"),
         ([("what?", "yes")], "is not .image, question, answer."),
         ([(None, "what?", "yes")], "not NoneType, str, str"),
         ([("cat.png", "what?", "yes")], "must be an image, a question and an answer, not str"),

@@ -85,6 +85,19 @@ def test_a_folder_in_use_is_refused_and_left_alone(built, tmp_path: Path) -> Non
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
 
 
+def test_an_interrupted_build_leaves_nothing(built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    vlm = built("llava-shapes/fp16")
+
+    def interrupted(folder: Path) -> None:
+        assert (folder / "model.safetensors").exists()  # the weights are written when the user loses patience
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(vlm.processor, "save_pretrained", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.save(vlm, tmp_path / "small")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_damaged_or_foreign_folder_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not a vlmcomp checkpoint"):
         checkpoint.load(tmp_path)

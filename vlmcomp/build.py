@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
 from transformers.utils import logging as transformers_logging
 
 from vlmcomp import anatomy, zoo
+from vlmcomp.ask import open_image
 from vlmcomp.calibrate import sequences
-from vlmcomp.prune.cut import Method, prune
+from vlmcomp.prune.cut import Method, plans, prune
 from vlmcomp.quantize import BACKENDS, quantize
 from vlmcomp.recipe import Recipe
 from vlmcomp.shapes.questions import sample_question
@@ -22,6 +25,8 @@ from vlmcomp.vlm import VLM, compute_dtype, default_device
 Progress = Callable[[str, float], None]  # what is being done, and the share done from 0 to 1
 
 CALIBRATION_SEED = 0
+COLUMNS = ("image", "question", "answer")  # of a calibration file
+INT4_BLOCK = 64  # bitsandbytes repacks 4-bit weights for a CPU in blocks of so many inputs
 
 
 def calibration_samples(count: int, seed: int = CALIBRATION_SEED) -> Iterator[tuple[Image.Image, str, str]]:
@@ -31,6 +36,46 @@ def calibration_samples(count: int, seed: int = CALIBRATION_SEED) -> Iterator[tu
         scene = sample_scene(rng)
         question = sample_question(rng, scene)
         yield render(scene), question.text, question.answer
+
+
+def read_samples(file: str | Path) -> list[tuple[Image.Image, str, str]]:
+    """The (image, question, answer) samples of a JSON Lines file; image paths are relative to it.
+
+    Raises:
+        ValueError: no such file, a line without the three columns, or an image that cannot be read.
+    """
+    file, samples = Path(file), []
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"the calibration file {file} cannot be read: {error}") from None
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            image, question, answer = (row[column] for column in COLUMNS)
+        except (ValueError, TypeError, KeyError):
+            raise ValueError(f"{file}, line {number}: it must be a JSON object with {', '.join(COLUMNS)}") from None
+        if not all(isinstance(part, str) and part.strip() for part in (image, question, answer)):
+            raise ValueError(f"{file}, line {number}: {', '.join(COLUMNS)} must be texts that are not empty")
+        samples.append((open_image(file.parent / image), question, answer))
+    return samples
+
+
+def refuse(model: PreTrainedModel, recipe: Recipe, device: str) -> None:
+    """Stop before any work on a recipe that the model's shape rules out.
+
+    Raises:
+        ValueError: a percentage that rounds to nothing removed or nothing left, or a width that INT4 cannot hold.
+    """
+    for plan in plans(model, recipe.steps):
+        columns = plan.kept * plan.size
+        if recipe.precision == "int4" and device == "cpu" and columns % INT4_BLOCK:
+            raise ValueError(
+                f"{plan.step} leaves {columns} inputs to the matrix that reads the {plan.step.kind}, and INT4 on a CPU "
+                f"takes multiples of {INT4_BLOCK}: use int8, a GPU or another percentage"
+            )
 
 
 def load(recipe: Recipe, device: str, source: str | None = None) -> tuple[PreTrainedModel, ProcessorMixin]:
@@ -90,6 +135,7 @@ def build(
     stored = "float16" if recipe.precision == "fp16" else f"{recipe.precision} decoder, rest float16"
     vlm = VLM(model, processor, recipe, entry, stored, dtype, BACKENDS[recipe.precision])
     if recipe.steps:
+        refuse(model, recipe, device)
         say("calibrating", 0.1)
         samples = calibration_samples(entry.calibration) if calibration is None else calibration
         removed = " and ".join(map(str, recipe.steps))

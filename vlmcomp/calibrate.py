@@ -17,6 +17,7 @@ from vlmcomp import anatomy
 from vlmcomp.vlm import VLM
 
 BATCH = 8  # sequences at a time
+FEWEST = 2  # one sample says nothing about what varies
 PAD, IMAGE, QUESTION, ANSWER = range(4)
 
 
@@ -81,11 +82,11 @@ def sequences(vlm: VLM, samples: Iterable[tuple[Image.Image, str, str]], batch: 
     """What the first decoder layer gets for each (image, question, answer): answers calibrate as well as prompts.
 
     Raises:
-        ValueError: no sample at all, or one that is not an image, a question and an answer.
+        ValueError: fewer than ``FEWEST`` samples, or one that is not an image, a question and an answer.
     """
     rows = [_row(vlm, index, sample) for index, sample in enumerate(samples)]
-    if not rows:
-        raise ValueError("calibration needs at least one image with a question and its answer")
+    if len(rows) < FEWEST:
+        raise ValueError(f"calibration needs at least {FEWEST} samples of image, question and answer, not {len(rows)}")
     rows.sort(key=lambda row: row[2])
     tokenizer, found = vlm.processor.tokenizer, []
     for start in range(0, len(rows), batch):

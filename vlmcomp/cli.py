@@ -45,14 +45,17 @@ def _on_stderr() -> Callable[[str, float], None]:
 def _build(args: argparse.Namespace) -> None:
     recipe, out = Recipe.parse(args.recipe), Path(args.out)
     zoo.check(recipe)
+    if args.calibration and not recipe.steps:
+        raise ValueError(f"{recipe} removes nothing: --calibration is for recipes that prune")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} is not an empty folder: give a new one")
     from vlmcomp import checkpoint, machine
-    from vlmcomp.build import build
+    from vlmcomp.build import build, read_samples
     from vlmcomp.measure.size import parameters, weight_bytes
 
     machine.hardware(args.device)  # refuses a GPU that is not there
-    vlm = build(recipe, device=args.device, source=args.source, progress=_on_stderr())
+    samples = read_samples(args.calibration) if args.calibration else None
+    vlm = build(recipe, device=args.device, source=args.source, calibration=samples, progress=_on_stderr())
     checkpoint.save(vlm, out)
     print(f"precision: {vlm.backend}, computed in {vlm.dtype_computed}")
     print(tables.account(recipe, vlm.pruned, weight_bytes(vlm.model), parameters(vlm.model)))
@@ -177,6 +180,8 @@ def _parser() -> argparse.ArgumentParser:
     sub = verb("build", _build, "build a recipe and write its checkpoint", "llava-shapes/glu30+int8 --out small")
     sub.add_argument("recipe", metavar="RECIPE", help=_RECIPE)
     sub.add_argument("--out", required=True, metavar="DIR", help="new folder; stock from_pretrained loads it")
+    text = "JSON Lines with image (a path), question and answer to prune by; default: drawn scenes"
+    sub.add_argument("--calibration", metavar="FILE", help=text)
     place(sub)
     asked = '--image scene.png --question "How many circles are there?"'
     sub = verb(
