@@ -10,9 +10,11 @@ from pathlib import Path
 import made_reports as made
 import pytest
 
-from vlmcomp import store, tables, zoo
+from vlmcomp import store, zoo
 from vlmcomp.cli import main
 from vlmcomp.shapes.scenes import render, sample_scene
+
+BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -133,7 +135,7 @@ def test_report_rewrites_the_readme_once(tmp_path: Path, capsys: pytest.CaptureF
     for recipe in ("llava-shapes/fp16", "llava-shapes/int8"):
         store.save(made.report(recipe), made.rows("red"), tmp_path / "results")
     readme = tmp_path / "README.md"
-    readme.write_text(f"# Hä\n\n{tables.BEGIN}\n{tables.END}\n\ntail\n", encoding="utf-8")
+    readme.write_text(f"# Hä\n\n{BEGIN}\n{END}\n\ntail\n", encoding="utf-8")
     command = ["report", "--root", "results", "--readme", "README.md"]
     assert main(command) == 0
     text = readme.read_text(encoding="utf-8")

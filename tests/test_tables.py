@@ -11,6 +11,8 @@ from vlmcomp import tables
 from vlmcomp.recipe import Recipe
 from vlmcomp.report import Report
 
+BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+
 ROWS = {"fp16": made.rows("red", "blue", "two", "yes"), "int8": made.rows("red", "blue", "two", "no")}
 
 
@@ -111,15 +113,15 @@ def test_agreement_is_over_shared_samples() -> None:
 
 
 def test_rewriting_touches_the_block_alone_and_is_stable() -> None:
-    text = f"# Title\n{tables.BEGIN}\nold\n{tables.END}\nend\n"
+    text = f"# Title\n{BEGIN}\nold\n{END}\nend\n"
     new = tables.rewrite(text, "new | block")
-    assert new == f"# Title\n{tables.BEGIN}\n\nnew | block\n\n{tables.END}\nend\n"
+    assert new == f"# Title\n{BEGIN}\n\nnew | block\n\n{END}\nend\n"
     assert tables.rewrite(new, "new | block") == new
 
 
 @pytest.mark.parametrize(
     "text",
-    ["", tables.BEGIN, tables.END + tables.BEGIN, tables.BEGIN * 2 + tables.END, tables.BEGIN + tables.END * 2],
+    ["", BEGIN, END + BEGIN, BEGIN * 2 + END, BEGIN + END * 2],
 )
 def test_markers_must_be_there_once(text: str) -> None:
     with pytest.raises(ValueError, match="results:begin"):

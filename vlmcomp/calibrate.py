@@ -191,6 +191,7 @@ def walk(
     edits: Sequence[Edit],
     weights: Weights | None = None,
     progress: Callable[[float], None] | None = None,
+    finish: Callable[[anatomy.Layer], None] | None = None,
 ) -> None:
     """Change the decoder layer by layer; each edit sees what the already changed model gives it.
 
@@ -219,6 +220,8 @@ def walk(
                 moments.add(x, marks[at][number].to(device) - stream, share[at].to(device))
             edit.change(layer, moments)
             del moments
+        if finish is not None:
+            finish(layer)
         for at, tokens in enumerate(calibration):
             ours[at] = _first(layer.block(ours[at].to(device), **tokens.arguments)).cpu()
         if progress is not None:

@@ -8,7 +8,6 @@ from vlmcomp.recipe import PRECISIONS, Recipe
 from vlmcomp.report import Pruned, Quality, Report
 from vlmcomp.store import Rows
 
-BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 MAIN_TASK, SIDE_TASK = "shapes-vqa", "easy-vqa"
 RowsOf = Callable[[Report], Mapping[str, Rows]]  # the per-sample rows of a report, by task
 _GROUPS = ("FP16 baseline", "quantized", "MLP pruned", "heads pruned", "combined")
@@ -132,17 +131,18 @@ def block(reports: Sequence[Report], rows: RowsOf) -> str:
     return "\n\n".join(parts) or "Nothing has been measured yet."
 
 
-def rewrite(text: str, block: str) -> str:
-    """``text`` with what stands between the two markers replaced by ``block``.
+def rewrite(text: str, block: str, name: str = "results") -> str:
+    """``text`` with what stands between the two markers of ``name`` replaced by ``block``.
 
     Raises:
         ValueError: the markers are not there once each, in order.
     """
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end or BEGIN in rest or END in after:
-        raise ValueError(f"the file needs the markers {BEGIN} and {END}, once each and in this order")
-    return f"{before}{BEGIN}\n\n{block}\n\n{END}{after}"
+    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    before, found, rest = text.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not found or not closed or begin in rest or end in after:
+        raise ValueError(f"the file needs the markers {begin} and {end}, once each and in this order")
+    return f"{before}{begin}\n\n{block}\n\n{end}{after}"
 
 
 def account(recipe: Recipe, pruned: Sequence[Pruned], held: Mapping[str, int], counted: Mapping[str, int]) -> str:

@@ -46,6 +46,7 @@ def prune(
     calibration: Sequence[Tokens],
     method: Method | None = None,
     progress: Callable[[float], None] | None = None,
+    finish: Callable[[anatomy.Layer], None] | None = None,
 ) -> list[Pruned]:
     """Narrow the decoder in place. All steps happen in one walk: a layer loses its heads, then its neurons.
 
@@ -65,7 +66,7 @@ def prune(
         Edit(plan.reader, lambda layer, moments, plan=plan: _cut(plan, method, layer, moments))
         for plan in (*todo, *mend)
     ]
-    walk(model, calibration, edits, method.weights, progress)
+    walk(model, calibration, edits, method.weights, progress, finish)
     for plan in todo:
         plan.settle(model.config.get_text_config())
     return [_fact(plan, method, calibration) for plan in todo]

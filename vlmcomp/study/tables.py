@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from vlmcomp.prune.importance import DEFAULT
+from vlmcomp.study.cells import DENSE
 
 Row = dict[str, Any]
+KINDS = {"glu": "GLU neurons", "heads": "Attention heads"}
+HEADLINE = (("shapes-vqa", "exact_match", "exact match, % of dense"),)
+MEASURES = (
+    *HEADLINE,
+    ("shapes-vqa", "composite", "composite, % of dense"),
+    ("shapes-vqa", "agreement", "same answer as dense, %"),
+    ("easy-vqa", "exact_match", "exact match, % of dense"),
+)
+EQUAL_BYTES = (("glu10", "heads25"), ("glu20", "heads50"))  # of llava-shapes
 
 
 def _lines(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -47,33 +57,50 @@ def _grid(rows: list[Row], value: Callable[[Row], float]) -> str:
     return _lines(["Method", *steps], map(line, methods))
 
 
-def shapes(rows: Sequence[Row]) -> str:
-    """Exact match, composite and agreement on shapes-vqa in percent of the dense model; easy-VQA's exact match."""
-    dense = next((r for r in rows if r["score"] == "dense"), None)
+def _percents(dense: Row, task: str, measure: str) -> Callable[[Row], float]:
+    """A measure in percent of the dense model's; agreement with it is a percentage already."""
+    whole = 1.0 if measure == "agreement" else dense[task][measure]
+    return lambda row: 100 * row[task][measure] / whole
+
+
+def _dense(rows: Sequence[Row]) -> Row | None:
+    return next((r for r in rows if r["score"] == DENSE), None)
+
+
+def shapes(rows: Sequence[Row], measures: Sequence[tuple[str, str, str]] = MEASURES) -> str:
+    """A table a measure, for MLPs and for heads: methods down, steps across, means over the calibration sets."""
+    dense = _dense(rows)
     if dense is None:
         return ""
-    rows, blocks = [r for r in rows if r is not dense], []
-    for task, measure, text in (
-        ("shapes-vqa", "exact_match", "exact match, % of dense"),
-        ("shapes-vqa", "composite", "composite, % of dense"),
-        ("shapes-vqa", "agreement", "same answer as dense, %"),
-        ("easy-vqa", "exact_match", "exact match, % of dense"),
-    ):
-
-        def percent(row: Row, task: str = task, measure: str = measure) -> float:
-            return 100 * row[task][measure] / (1.0 if measure == "agreement" else dense[task][measure])
-
-        for kind in ("glu", "heads"):
+    blocks = []
+    for task, measure, text in measures:
+        for kind, name in KINDS.items():
             mine = [r for r in rows if r["step"].startswith(kind)]
             if mine:
-                title = f"**{kind}, {task}: {text}** ({dense[task]['samples']} questions)"
-                blocks.append(f"{title}\n\n{_grid(mine, percent)}")
+                title = f"**{name}: {text}** ({task}, {dense[task]['samples']:,} questions)"
+                blocks.append(f"{title}\n\n{_grid(mine, _percents(dense, task, measure))}")
     return "\n\n".join(blocks)
+
+
+def equal_bytes(rows: Sequence[Row]) -> str:
+    """MLP neurons against heads where both remove the same number of weights, with our default on both sides."""
+    dense = _dense(rows)
+    if dense is None:
+        return ""
+    value, body = _percents(dense, "shapes-vqa", "exact_match"), []
+    for pair in EQUAL_BYTES:
+        for reconstruct in (True, False):
+            found = [
+                [value(r) for r in rows if _method(r) == (DEFAULT, reconstruct) and r["step"] == step] for step in pair
+            ]
+            body.append([_named((DEFAULT, reconstruct)), *(f"{s}: {_cell(v)}" for s, v in zip(pair, found))])
+    title = "**As many weights removed from the MLPs as from the attention: exact match, % of dense** (shapes-vqa)"
+    return f"{title}\n\n{_lines(['Method', 'MLP neurons', 'Heads'], body)}"
 
 
 def language(rows: Sequence[Row]) -> str:
     """Perplexity as a multiple of the dense model's."""
-    dense = next((r for r in rows if r["score"] == "dense"), None)
+    dense = _dense(rows)
     if dense is None:
         return ""
     steps = sorted({r["step"] for r in rows if r is not dense})
@@ -83,12 +110,17 @@ def language(rows: Sequence[Row]) -> str:
         [_named(m), *(f"{found[m, s]:.3f}" if (m, s) in found else "–" for s in steps)]
         for m in sorted(methods, key=lambda m: min(found.get((m, s), float("inf")) for s in steps))
     ]
-    title = f"**SmolLM2-135M: perplexity as a multiple of the dense model's {dense['perplexity']:.2f}**"
+    title = (
+        f"**SmolLM2-135M: perplexity as a multiple of the dense model's {dense['perplexity']:.2f}** "
+        f"({dense['held_out_tokens']:,} held-out tokens, {dense['calibration_tokens']:,} to calibrate)"
+    )
     return f"{title}\n\n{_lines(['Method', *steps], body)}"
 
 
 def cost(rows: Sequence[Row], projected: dict[str, float]) -> str:
     """Seconds and peak memory against size, and the 7B projection."""
+    if not rows:
+        return ""
     body = [
         [
             r["step"],
@@ -101,11 +133,37 @@ def cost(rows: Sequence[Row], projected: dict[str, float]) -> str:
     ]
     body.append(
         [
-            "7B, RTX 3090, by arithmetic",
+            "7B on an RTX 3090, by arithmetic",
             f"{projected['parameters'] / 1e6:.0f} M",
             f"{projected['prune_seconds']:.0f}",
-            f"{projected['peak_bytes'] / 1e6:.0f} with weights",
+            f"{projected['peak_bytes'] / 1e6:.0f} with the weights",
             f"{projected['moments_bytes'] / 1e6:.0f}",
         ]
     )
-    return _lines(["Decoder", "Layer parameters", "Seconds", "Peak MB", "of which statistics and solving MB"], body)
+    title = "**What removing 30 % of the GLU neurons costs**"
+    head = ["Decoder", "Layer parameters", "Seconds", "Peak MB above the weights", "of which statistics and solving MB"]
+    return f"{title}\n\n{_lines(head, body)}"
+
+
+def caption(study: Mapping[str, Any]) -> str:
+    """What a study's numbers were measured on and with."""
+    machine, versions, rows = study["hardware"], study["versions"], study["cells"]
+    place = f"{machine['name']} ({machine['device']}, {machine['cores']} cores)"
+    with_ = ", ".join(f"{name} {versions[name]}" for name in ("torch", "transformers", "optipfair") if name in versions)
+    seeds, dates = len({r["seed"] for r in rows}), sorted(r["measured"][:10] for r in rows)
+    sets = f"{seeds} calibration sets, mean ± half the range" if seeds > 1 else "one calibration set"
+    days = dates[0] + (f" to {dates[-1]}" if dates[-1] != dates[0] else "")
+    return f"{place}; {with_}; {sets}; measured {days}."
+
+
+def render(study: Mapping[str, Any], projected: dict[str, float], *, whole: bool) -> str:
+    """All of a study as Markdown; of the measures on shapes only the headline unless ``whole``."""
+    part = {name: [r for r in study["cells"] if r["part"] == name] for name in ("shapes", "language", "cost")}
+    blocks = [
+        caption(study),
+        shapes(part["shapes"], MEASURES if whole else HEADLINE),
+        equal_bytes(part["shapes"]),
+        language(part["language"]),
+        cost(part["cost"], projected),
+    ]
+    return "\n\n".join(filter(None, blocks))
