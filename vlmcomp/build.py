@@ -16,7 +16,7 @@ from vlmcomp import anatomy, zoo
 from vlmcomp.ask import open_image
 from vlmcomp.calibrate import sequences
 from vlmcomp.prune.cut import Method, plans, prune
-from vlmcomp.quantize import BACKENDS, quantize
+from vlmcomp.quantize import BACKENDS, quantize, round_to_int4
 from vlmcomp.recipe import Recipe
 from vlmcomp.shapes.questions import sample_question
 from vlmcomp.shapes.scenes import render, sample_scene
@@ -139,9 +139,9 @@ def build(
         say("calibrating", 0.1)
         samples = calibration_samples(entry.calibration) if calibration is None else calibration
         removed = " and ".join(map(str, recipe.steps))
-        vlm.pruned = prune(
-            model, recipe.steps, sequences(vlm, samples), method, _within(say, f"pruning {removed}", 0.2, 0.6)
-        )
+        told = _within(say, f"pruning {removed}", 0.2, 0.6)
+        finish = round_to_int4 if recipe.precision == "int4" else None  # INT8's rounding is too small to make up for
+        vlm.pruned = prune(model, recipe.steps, sequences(vlm, samples), method, told, finish)
     if recipe.precision != "fp16":
         quantize(vlm, _within(say, f"quantizing to {recipe.precision.upper()}", 0.8, 0.2))
     vlm.build_seconds = time.perf_counter() - start

@@ -95,6 +95,21 @@ def quantize(vlm: VLM, progress: Callable[[float], None] | None = None) -> None:
     _mark(vlm)
 
 
+@torch.no_grad()
+def round_to_int4(layer: anatomy.Layer) -> None:
+    """Round the Linears of a decoder layer in place to the NF4 values that ``quantize`` stores later.
+
+    For ``prune.cut.prune(finish=...)``: the layers after this one, solved on what it gives then, make up for its
+    rounding as well. The weights keep their dtype; packed ones could not be cut or saved any more.
+    """
+    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+
+    for part in (layer.attention, layer.mlp):
+        for linear in (module for module in part.modules() if isinstance(module, nn.Linear)):
+            packed, state = quantize_4bit(linear.weight.data.contiguous(), quant_type="nf4", compress_statistics=True)
+            linear.weight.data = dequantize_4bit(packed, state).to(linear.weight.dtype).view_as(linear.weight)
+
+
 def _mark(vlm: VLM) -> None:
     """Tell transformers that the model is quantized, so that ``save_pretrained`` writes a stock checkpoint."""
     model: Any = vlm.model

@@ -52,7 +52,8 @@ def prune(
 
     With reconstruction, what reads the units is re-solved so that the layer brings the residual stream back to
     the dense model's. Where only heads go, the MLP's reading matrix is re-solved all the same: it makes up for
-    much of what the heads took with them. The text config follows.
+    much of what the heads took with them. ``finish``, such as rounding its weights, is then done to the layer before
+    the next is looked at. The text config follows.
 
     Raises:
         ValueError: as ``plans``, or an empty calibration; no weight has been touched then.
