@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 from made_models import tiny_llava, token_ids
 from torch import nn
 
@@ -17,6 +18,7 @@ from vlmcomp.prune.cut import Method, prune
 from vlmcomp.prune.heads import kept_heads
 from vlmcomp.prune.importance import SCORES
 from vlmcomp.prune.surgery import kept_count, narrow, width_multiple
+from vlmcomp.quantize import round_to_int4
 from vlmcomp.recipe import Recipe, Step
 from vlmcomp.vlm import VLM
 
@@ -165,3 +167,37 @@ def test_the_same_recipe_builds_the_same_weights(built: Callable) -> None:
     for (name, a), b in zip(first.model.state_dict().items(), again.model.state_dict().values()):
         assert torch.equal(a, b), name
     assert [p.step for p in first.pruned] == ["heads25", "glu30"]
+
+
+def test_rounding_to_int4_is_what_quantization_then_stores(built: Callable) -> None:
+    vlm = copy.deepcopy(built("llava-shapes/fp16"))
+    rounded = copy.deepcopy(vlm.model)
+    for layer in anatomy.layers(rounded):
+        round_to_int4(layer)
+    for (name, dense), (_, near) in zip(anatomy.decoder_linears(vlm.model), anatomy.decoder_linears(rounded)):
+        packed, state = quantize_4bit(dense.weight.data, quant_type="nf4", compress_statistics=True)
+        assert torch.equal(near.weight, dequantize_4bit(packed, state)), name
+        packed, state = quantize_4bit(near.weight.data, quant_type="nf4", compress_statistics=True)
+        again = dequantize_4bit(packed, state)
+        first, second = (near.weight - dense.weight).norm(), (again - near.weight).norm()
+        assert second < 0.1 * first, f"{name}: rounding twice must cost little more than once"
+
+
+def test_a_finished_layer_is_what_the_next_one_sees() -> None:
+    """With the first layer's MLP silenced by ``finish``, the second's is solved to say what the first said too."""
+    dense, ids = tiny_llava(), token_ids(count=64)
+
+    def silence(layer: anatomy.Layer) -> None:
+        if layer.block is blocks[0]:
+            layer.down.weight.data.zero_()
+
+    errors = []
+    for inside in (True, False):
+        model = copy.deepcopy(dense)
+        blocks = [layer.block for layer in anatomy.layers(model)]
+        prune(model, [Step("glu", 25)], texts(model, ids), finish=silence if inside else None)
+        silence(anatomy.layers(model)[0])
+        with torch.no_grad():
+            wanted = dense.model.language_model(input_ids=ids).last_hidden_state
+            errors.append((model.model.language_model(input_ids=ids).last_hidden_state - wanted).norm().item())
+    assert errors[0] < errors[1]

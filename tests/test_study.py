@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 import torch
 from made_models import tiny_llava, token_ids
 
-from vlmcomp import anatomy
+from vlmcomp import anatomy, store
 from vlmcomp.calibrate import moments_bytes, texts
 from vlmcomp.cli import main
 from vlmcomp.measure import quality
+from vlmcomp.measure.size import parameters
+from vlmcomp.prune.cut import Method, prune
+from vlmcomp.prune.importance import DEFAULT
+from vlmcomp.recipe import Step
 from vlmcomp.study import cost, peer, run, shapes, tables
 from vlmcomp.study.cells import Cell, Ledger, grid
 
@@ -83,6 +89,46 @@ def test_tables_hold_every_method() -> None:
         [row("", "dense", False, 0, 0.8)] + [row("glu20", "second order", True, s, e) for s, e in ((0, 0.8), (1, 0.6))]
     )
     assert "| **second order + least squares** | 87.5 ±12.5 |" in text
+
+
+def test_the_studies_text_is_that_of_its_cells() -> None:
+    files = sorted(store.PRECOMPUTED.glob("*/pruning.json"))
+    assert files
+    for file in files:
+        text = tables.render(Ledger(file).content(), cost.projection(), whole=True)
+        assert file.with_suffix(".md").read_text() == text + "\n", "run: vlmcomp study"
+
+
+@pytest.mark.parametrize("pair", tables.EQUAL_BYTES)
+def test_what_is_called_equal_bytes_is(pair: tuple[str, str], built: Callable) -> None:
+    left = []
+    for step in pair:
+        vlm = copy.deepcopy(built("llava-shapes/fp16"))
+        prune(vlm.model, [Step.parse(step)], texts(vlm.model, token_ids(4)), Method("magnitude", reconstruct=False))
+        left.append(sum(parameters(vlm.model).values()))
+    assert left[0] == left[1] < sum(parameters(built("llava-shapes/fp16").model).values())
+
+
+def test_the_study_holds_what_is_claimed() -> None:
+    """The bars that were set before anything was measured, held by what is recorded."""
+    for file in store.PRECOMPUTED.glob("*/pruning.json"):
+        ledger = Ledger(file)
+        rows, words = ledger.rows("shapes"), ledger.rows("language")
+        dense = next(r for r in rows if r["score"] == "dense")["shapes-vqa"]["exact_match"]
+
+        def kept(step: str, score: str, reconstruct: bool, rows: list = rows, dense: float = dense) -> float:
+            wanted = (step, score, reconstruct)
+            mine = [r for r in rows if (r["step"], r["score"], r["reconstruct"]) == wanted]
+            return fmean(r["shapes-vqa"]["exact_match"] for r in mine) / dense
+
+        assert kept("glu20", DEFAULT, True) >= 0.98 and kept("glu30", DEFAULT, True) >= 0.95
+        assert kept("heads25", DEFAULT, True) > kept("heads25", DEFAULT, False) + 0.2
+        perplexity = {(r["step"], r["score"], r["reconstruct"]): r["perplexity"] for r in words}
+        base = perplexity["", "dense", False]
+        for step, bar in (("glu20", 1.08), ("glu30", 1.14)):
+            ours = perplexity.pop((step, DEFAULT, True))
+            assert ours / base <= bar
+            assert all(ours <= p for (s, *_), p in perplexity.items() if s == step)
 
 
 def test_an_unknown_part_is_refused() -> None:

@@ -199,9 +199,10 @@ def walk(
     one's at that place, so that a layer makes up for what the layers before it lost. (Aiming a layer at the dense
     model's activations on the compressed model's inputs is the asymmetric calibration of GPTAQ, arXiv 2504.02692.)
 
-    Edits come in the order in which their readers run, ``finish`` after the last of a layer. Peak memory on the model's device, above the weights: one
-    batch inside one layer, and ``moments_bytes`` for one reader. In RAM: the hidden states of all sequences once
-    for the dense and once for the changed model in their dtype, and once for each edit in float32.
+    Edits come in the order in which their readers run, ``finish`` after the last of a layer. Peak memory on the
+    model's device, above the weights: one batch inside one layer, and ``moments_bytes`` for one reader. In RAM: the
+    hidden states of all sequences once for the dense and once for the changed model in their dtype, and once for
+    each edit in float32.
     """
     weights = weights or Weights()
     layers, device = anatomy.layers(model), model.device
