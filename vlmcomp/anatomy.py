@@ -15,9 +15,12 @@ from vlmcomp.report import PARTS
 class Anatomy:
     """Module paths of one family in transformers 5.
 
-    ``mlp_in`` write the MLP's neurons (one Linear, or gate and up), ``mlp_out`` reads them. Attention names are
-    relative to ``attention``. ``prefixes`` map a part of ``report.PARTS`` to the module paths that belong to it
-    outside the decoder layers.
+    ``mlp_in`` write the MLP's neurons (one Linear, or gate and up), ``mlp_out`` reads them; both are relative to
+    ``mlp``, which is empty where they lie in the layer itself. Attention names are relative to ``attention``.
+    ``prefixes`` map a part of ``report.PARTS`` to the module paths that belong to it outside the decoder layers; the
+    first that fits counts. ``any_heads``: the family's text config can name a head width of its own, so that stock
+    classes hold any number of heads. ``post_norms``: attention and MLP are normalised once more before they join the
+    residual stream. ``deepstack``: the decoder adds image features after its first layers too.
     """
 
     layers: str
@@ -31,6 +34,14 @@ class Anatomy:
     mlp_out: str
     mlp_width: str  # attribute of text_config
     prefixes: dict[str, tuple[str, ...]]
+    any_heads: bool = True
+    post_norms: bool = False
+    deepstack: bool = False
+
+    @property
+    def decoder(self) -> str:
+        """Path of the module that holds the decoder layers."""
+        return self.layers.rpartition(".")[0]
 
     def part(self, name: str) -> str:
         """The part (of ``report.PARTS``) that the parameter or module path ``name`` belongs to."""
@@ -38,7 +49,8 @@ class Anatomy:
             inner = name[len(self.layers) + 1 :].partition(".")[2]
             if inner.startswith(f"{self.attention}."):
                 return "decoder attention"
-            return "decoder MLP" if inner.startswith(f"{self.mlp}.") else "other"
+            linears = (f"{self.mlp}.{n}".lstrip(".") for n in (*self.mlp_in, self.mlp_out))
+            return "decoder MLP" if any(f"{inner}.".startswith(f"{n}.") for n in linears) else "other"
         for part, prefixes in self.prefixes.items():
             if any(name == p or name.startswith(f"{p}.") for p in prefixes):
                 return part
@@ -67,6 +79,16 @@ _LLAVA = Anatomy(
         "lm_head": ("lm_head",),
     },
 )
+_QWEN = replace(
+    _LLAVA,
+    prefixes={
+        "projector": ("model.visual.merger", "model.visual.deepstack_merger_list"),
+        "vision tower": ("model.visual",),
+        "embeddings": ("model.language_model.embed_tokens",),
+        "lm_head": ("lm_head",),
+    },
+    any_heads=False,
+)
 FAMILIES = {
     "llava": _LLAVA,
     # The decoder alone: what pruning does to a language model can be told apart from what it does to vision.
@@ -74,6 +96,44 @@ FAMILIES = {
         _LLAVA,
         layers="model.layers",
         prefixes={"embeddings": ("model.embed_tokens",), "lm_head": ("lm_head",)},
+    ),
+    "blip-2": Anatomy(
+        layers="language_model.model.decoder.layers",
+        attention="self_attn",
+        query="q_proj",
+        key="k_proj",
+        value="v_proj",
+        output="out_proj",
+        mlp="",
+        mlp_in=("fc1",),
+        mlp_out="fc2",
+        mlp_width="ffn_dim",
+        prefixes={
+            "vision tower": ("vision_model",),
+            "Q-Former": ("qformer", "query_tokens"),
+            "projector": ("language_projection",),
+            "embeddings": (
+                "language_model.model.decoder.embed_tokens",
+                "language_model.model.decoder.embed_positions",
+            ),
+            "lm_head": ("language_model.lm_head",),
+        },
+        any_heads=False,
+    ),
+    "paligemma": _LLAVA,
+    "paligemma gemma2": replace(_LLAVA, post_norms=True),
+    "qwen2_vl": _QWEN,
+    "qwen2_5_vl": _QWEN,
+    "qwen3_vl": replace(_QWEN, any_heads=True, deepstack=True),
+    "smolvlm": replace(
+        _LLAVA,
+        layers="model.text_model.layers",
+        prefixes={
+            "vision tower": ("model.vision_model",),
+            "projector": ("model.connector",),
+            "embeddings": ("model.text_model.embed_tokens",),
+            "lm_head": ("lm_head",),
+        },
     ),
 }
 assert all(set(a.prefixes) <= set(PARTS) for a in FAMILIES.values())
@@ -106,9 +166,10 @@ def of(model: PreTrainedModel) -> Anatomy:
         ValueError: a family that is not in the table.
     """
     family = model.config.model_type
+    both = f"{family} {model.config.get_text_config().model_type}"  # PaliGemma comes with Gemma and with Gemma 2
     if family not in FAMILIES:
         raise ValueError(f"the model family '{family}' is not supported: it must be one of {', '.join(FAMILIES)}")
-    return FAMILIES[family]
+    return FAMILIES.get(both) or FAMILIES[family]
 
 
 def layers(model: PreTrainedModel) -> list[Layer]:

@@ -82,7 +82,7 @@ def clean_question(text: str | None) -> str:
     Raises:
         ValueError: it is empty, or longer than ``MAX_QUESTION`` characters.
     """
-    text = " ".join((text or "").replace("<image>", " ").split())
+    text = " ".join((text or "").split())
     text = "".join(c for c in text if c.isprintable())
     if not text:
         raise ValueError("there is no question: type one first")
@@ -108,13 +108,6 @@ class _Clock:
         pass
 
 
-def prepare(vlm: VLM, images: list[Image.Image], questions: list[str]) -> dict[str, torch.Tensor]:
-    """What the model is given for a batch of images and questions, padded on the left, on its device."""
-    prompts = [vlm.entry.prompt.format(question=q) for q in questions]
-    inputs = vlm.processor(images=images, text=prompts, return_tensors="pt", padding=len(prompts) > 1)
-    return inputs.to(vlm.device, vlm.model.dtype)
-
-
 def _generate(vlm: VLM, inputs: dict[str, torch.Tensor], **settings: Any) -> torch.Tensor:
     import torch
 
@@ -136,7 +129,7 @@ class _Run:
         self.vlm, self.tokens, self.times = vlm, [], []
         _synchronize(vlm)
         self.begin = time.perf_counter()
-        self.inputs = prepare(vlm, [image], [question])
+        self.inputs = vlm.encode([image], [question])
         _synchronize(vlm)
         self.start = time.perf_counter()
 
@@ -206,7 +199,7 @@ def stream(vlm: VLM, image: Image.Image, question: str, max_new_tokens: int = 64
 
 def answer_batch(vlm: VLM, images: list[Image.Image], questions: list[str], max_new_tokens: int = 64) -> list[str]:
     """Greedy answers to a batch, padded on the left; for measuring quality, not speed."""
-    inputs = prepare(vlm, images, questions)
+    inputs = vlm.encode(images, questions)
     ids = _generate(vlm, inputs, max_new_tokens=max_new_tokens)
     new = ids[:, inputs["input_ids"].shape[1] :]
     return [t.strip() for t in vlm.processor.tokenizer.batch_decode(new, skip_special_tokens=True)]

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from PIL import Image
-from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
+from transformers import AutoModelForImageTextToText, PreTrainedModel, ProcessorMixin
 from transformers.utils import logging as transformers_logging
 
-from vlmcomp import anatomy, zoo
+from vlmcomp import anatomy, processor, zoo
 from vlmcomp.ask import open_image
 from vlmcomp.calibrate import sequences
 from vlmcomp.prune.cut import Method, plans, prune
@@ -20,7 +20,7 @@ from vlmcomp.quantize import BACKENDS, quantize, round_to_int4
 from vlmcomp.recipe import Recipe
 from vlmcomp.shapes.questions import sample_question
 from vlmcomp.shapes.scenes import render, sample_scene
-from vlmcomp.vlm import VLM, compute_dtype, default_device
+from vlmcomp.vlm import VLM, compute_dtype, default_device, round_to_float16
 
 Progress = Callable[[str, float], None]  # what is being done, and the share done from 0 to 1
 
@@ -89,7 +89,7 @@ def load(recipe: Recipe, device: str, source: str | None = None) -> tuple[PreTra
         transformers_logging.disable_progress_bar()  # loads in no time
     place, revision = source or entry.location, None if source else entry.revision
     try:
-        processor = AutoProcessor.from_pretrained(place, revision=revision)
+        reader = processor.load(place, revision)
         model = AutoModelForImageTextToText.from_pretrained(
             place, revision=revision, dtype=compute_dtype(device), device_map={"": device}
         )
@@ -97,7 +97,17 @@ def load(recipe: Recipe, device: str, source: str | None = None) -> tuple[PreTra
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"the weights of {entry.name} cannot be loaded from {place}: {reason}") from error
     anatomy.of(model)
-    return model.eval(), processor
+    round_to_float16(model)
+    return model.eval(), reader
+
+
+def _finish(layer: anatomy.Layer) -> None:
+    round_to_float16(layer.block)
+
+
+def _finish_int4(layer: anatomy.Layer) -> None:
+    _finish(layer)
+    round_to_int4(layer)
 
 
 def _within(say: Progress, text: str, start: float, part: float) -> Callable[[float], None]:
@@ -130,17 +140,17 @@ def build(
     say = progress or (lambda text, share: None)
     entry, device, start = zoo.check(recipe), device or default_device(), time.perf_counter()
     say(f"loading {entry.title}", 0.0)
-    model, processor = load(recipe, device, source)
-    dtype = str(model.dtype).removeprefix("torch.")
+    model, reader = load(recipe, device, source)
+    dtype = str(compute_dtype(device)).removeprefix("torch.")
     stored = "float16" if recipe.precision == "fp16" else f"{recipe.precision} decoder, rest float16"
-    vlm = VLM(model, processor, recipe, entry, stored, dtype, BACKENDS[recipe.precision])
+    vlm = VLM(model, reader, recipe, entry, stored, dtype, BACKENDS[recipe.precision])
     if recipe.steps:
         refuse(model, recipe, device)
         say("calibrating", 0.1)
         samples = calibration_samples(entry.calibration) if calibration is None else calibration
         removed = " and ".join(map(str, recipe.steps))
         told = _within(say, f"pruning {removed}", 0.2, 0.6)
-        finish = round_to_int4 if recipe.precision == "int4" else None  # INT8's rounding is too small to make up for
+        finish = _finish_int4 if recipe.precision == "int4" else _finish  # INT8 rounds too little to make up for
         vlm.pruned = prune(model, recipe.steps, sequences(vlm, samples), method, told, finish)
     if recipe.precision != "fp16":
         quantize(vlm, _within(say, f"quantizing to {recipe.precision.upper()}", 0.8, 0.2))

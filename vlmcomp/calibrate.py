@@ -39,11 +39,19 @@ class Weights:
 
 @dataclass
 class Tokens:
-    """A batch of sequences at the decoder's door: hidden states (B, T, hidden) in RAM, kinds (B, T), arguments."""
+    """A batch of sequences at the decoder's door: hidden states (B, T, hidden) in RAM, kinds (B, T), arguments.
+
+    ``added``: what the decoder adds to the stream after each of its first layers (``Anatomy.deepstack``).
+    """
 
     hidden: torch.Tensor
     kinds: torch.Tensor
     arguments: dict[str, Any]
+    added: tuple[torch.Tensor, ...] = ()
+
+    def after(self, layer: int, stream: torch.Tensor) -> torch.Tensor:
+        """The stream that leaves ``layer`` for the next one."""
+        return stream + self.added[layer].to(stream.device) if layer < len(self.added) else stream
 
     @property
     def count(self) -> int:
@@ -59,22 +67,31 @@ class _Stop(Exception):
     """Raised where what follows need not run."""
 
 
-def enter(model: PreTrainedModel, inputs: dict[str, Any]) -> tuple[torch.Tensor, dict[str, Any]]:
-    """The hidden states (B, T, hidden) that the first decoder layer is called with, and its other arguments."""
-    caught: list[tuple[torch.Tensor, dict[str, Any]]] = []
+def enter(model: PreTrainedModel, inputs: dict[str, Any], kinds: torch.Tensor) -> Tokens:
+    """What the first decoder layer is called with for a batch whose tokens are of these ``kinds`` (B, T)."""
+    names, caught = anatomy.of(model), {}
+
+    def watch(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        caught["decoder"] = kwargs
 
     def catch(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        kwargs = {k: v for k, v in kwargs.items() if k not in ("past_key_values", "use_cache")}
-        caught.append((args[0] if args else kwargs.pop("hidden_states"), kwargs))
+        kwargs = {k: v for k, v in kwargs.items() if k not in ("past_key_values", "cache", "use_cache")}
+        caught["hidden"] = args[0] if args else kwargs.pop("hidden_states")
+        caught["arguments"] = kwargs
         raise _Stop
 
-    handle = anatomy.layers(model)[0].block.register_forward_pre_hook(catch, with_kwargs=True)
-    try:
-        with suppress(_Stop):
-            model(**inputs, use_cache=False)
-    finally:
-        handle.remove()
-    return caught[0]
+    first, decoder = anatomy.layers(model)[0].block, model.get_submodule(names.decoder)
+    with ExitStack() as hooks, suppress(_Stop):
+        hooks.callback(decoder.register_forward_pre_hook(watch, with_kwargs=True).remove)
+        hooks.callback(first.register_forward_pre_hook(catch, with_kwargs=True).remove)
+        model(**inputs, use_cache=False)
+    hidden, added = caught["hidden"], []
+    if names.deepstack:
+        for features in caught["decoder"].get("deepstack_visual_embeds") or ():
+            more = torch.zeros_like(hidden)
+            more[caught["decoder"]["visual_pos_masks"]] = features.to(hidden.dtype)
+            added.append(more.cpu())
+    return Tokens(hidden.cpu(), kinds, caught["arguments"], tuple(added))
 
 
 @torch.no_grad()
@@ -87,30 +104,33 @@ def sequences(vlm: VLM, samples: Iterable[tuple[Image.Image, str, str]], batch: 
     rows = [_row(vlm, index, sample) for index, sample in enumerate(samples)]
     if len(rows) < FEWEST:
         raise ValueError(f"calibration needs at least {FEWEST} samples of image, question and answer, not {len(rows)}")
-    rows.sort(key=lambda row: row[2])
-    tokenizer, found = vlm.processor.tokenizer, []
+    rows.sort(key=lambda row: row[3])
+    found = []
     for start in range(0, len(rows), batch):
-        chunk = rows[start : start + batch]
-        inputs = vlm.processor(
-            images=[image for image, *_ in chunk],
-            text=[text for _, text, *_ in chunk],
-            return_tensors="pt",
-            padding=True,
-            padding_side="right",
-        )
-        kinds = torch.full(inputs["input_ids"].shape, QUESTION)
-        kinds[inputs["input_ids"] == tokenizer.convert_tokens_to_ids(vlm.processor.image_token)] = IMAGE
-        for kind, mask, (*_, answer_tokens) in zip(kinds, inputs["attention_mask"], chunk):
-            end = int(mask.sum())
-            kind[end - answer_tokens : end] = ANSWER
-            kind[end:] = PAD
-        hidden, arguments = enter(vlm.model, inputs.to(vlm.device, vlm.model.dtype))
-        found.append(Tokens(hidden.cpu(), kinds, arguments))
+        images, questions, answers, _ = zip(*rows[start : start + batch])
+        inputs = vlm.encode(list(images), list(questions), list(answers))
+        found.append(enter(vlm.model, inputs, _kinds(vlm, inputs, answers)))
     return found
 
 
-def _row(vlm: VLM, index: int, sample: Any) -> tuple[Image.Image, str, int, int]:
-    """The sample's image, its whole text, the number of tokens of the text and of the answer in it."""
+def _kinds(vlm: VLM, inputs: dict[str, torch.Tensor], answers: Sequence[str]) -> torch.Tensor:
+    """(B, T) on the CPU: what every token of whole sequences is."""
+    ids, mask = inputs["input_ids"].cpu(), inputs["attention_mask"].cpu()
+    kinds = torch.full(ids.shape, QUESTION)
+    kinds[ids == vlm.model.config.image_token_id] = IMAGE
+    for kind, seen, answer in zip(kinds, mask, answers):
+        end, tokens = int(seen.sum()), _length(vlm, f"{vlm.entry.joint}{answer}") + vlm.entry.suffix
+        kind[end - tokens : end] = ANSWER
+        kind[end:] = PAD
+    return kinds
+
+
+def _length(vlm: VLM, text: str) -> int:
+    return len(vlm.processor.tokenizer(text, add_special_tokens=False).input_ids)
+
+
+def _row(vlm: VLM, index: int, sample: Any) -> tuple[Image.Image, str, str, int]:
+    """The sample and the number of tokens of its text."""
     try:
         image, question, answer = sample
     except (TypeError, ValueError):
@@ -120,10 +140,7 @@ def _row(vlm: VLM, index: int, sample: Any) -> tuple[Image.Image, str, int, int]
             f"calibration sample {index} must be an image, a question and an answer, "
             f"not {', '.join(type(part).__name__ for part in sample)}"
         )
-    prompt = vlm.entry.prompt.format(question=question)
-    text = f"{prompt} {answer}"
-    count = len(vlm.processor.tokenizer(text).input_ids)
-    return image, text, count, count - len(vlm.processor.tokenizer(prompt).input_ids)
+    return image, question, answer, _length(vlm, f"{question} {answer}")
 
 
 @torch.no_grad()
@@ -133,8 +150,7 @@ def texts(model: PreTrainedModel, ids: torch.Tensor, batch: int = BATCH) -> list
         raise ValueError("calibration needs at least one sequence")
     found = []
     for part in ids.split(batch):
-        hidden, arguments = enter(model, {"input_ids": part.to(model.device)})
-        found.append(Tokens(hidden.cpu(), torch.full(part.shape, ANSWER), arguments))
+        found.append(enter(model, {"input_ids": part.to(model.device)}, torch.full(part.shape, ANSWER)))
     return found
 
 
@@ -196,7 +212,8 @@ def walk(
     """Change the decoder layer by layer; each edit sees what the already changed model gives it.
 
     The output wanted of an edited Linear is what brings the changed model's residual stream back to the dense
-    one's at that place, so that a layer makes up for what the layers before it lost. (Aiming a layer at the dense
+    one's at that place, so that a layer makes up for what the layers before it lost; where a norm stands between the
+    Linear and the stream (``Anatomy.post_norms``) it is what the dense Linear gave. (Aiming a layer at the dense
     model's activations on the compressed model's inputs is the asymmetric calibration of GPTAQ, arXiv 2504.02692.)
 
     Edits come in the order in which their readers run, ``finish`` after the last of a layer. Peak memory on the
@@ -211,7 +228,8 @@ def walk(
     for index, layer in enumerate(layers):
         marks: list[list[torch.Tensor]] = []  # per batch: the dense stream after each edit's reader
         for at, tokens in enumerate(calibration):
-            dense[at], seen = _dense(layer, dense[at].to(device), tokens.arguments, edits)
+            output, seen = _dense(layer, dense[at].to(device), tokens.arguments, edits)
+            dense[at] = tokens.after(index, output)
             marks.append(seen)
         for number, edit in enumerate(edits):
             reader = edit.reader(layer)
@@ -224,7 +242,8 @@ def walk(
         if finish is not None:
             finish(layer)
         for at, tokens in enumerate(calibration):
-            ours[at] = _first(layer.block(ours[at].to(device), **tokens.arguments)).cpu()
+            output = _first(layer.block(ours[at].to(device), **tokens.arguments)).cpu()
+            ours[at] = tokens.after(index, output)
         if progress is not None:
             progress((index + 1) / len(layers))
 
@@ -238,21 +257,23 @@ def moments_bytes(inputs: int, outputs: int) -> int:
 def _dense(
     layer: anatomy.Layer, hidden: torch.Tensor, arguments: dict[str, Any], edits: Sequence[Edit]
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """The layer's output, and the residual stream in float32 after each edit's reader; all in RAM."""
+    """The layer's output, and in float32 the residual stream after each edit's reader (with ``post_norms`` the
+    reader's own output); all in RAM."""
     added: list[torch.Tensor] = []
     with ExitStack() as hooks:
         for reader in {edit.reader(layer): None for edit in edits} | {layer.output: None}:
             handle = reader.register_forward_hook(lambda module, args, output: added.append(output))
             hooks.callback(handle.remove)
         output = _first(layer.block(hidden, **arguments)).cpu()
-    streams = list(accumulate([a.float() for a in added], initial=hidden.float()))[1:]
+    parts = [a.float().view_as(hidden) for a in added]
+    streams = parts if layer.anatomy.post_norms else list(accumulate(parts, initial=hidden.float()))[1:]
     return output, [stream.cpu() for stream in streams[-len(edits) :]]
 
 
 def _reach(
     layer: anatomy.Layer, hidden: torch.Tensor, arguments: dict[str, Any], edit: Edit, before: Sequence[Edit]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The inputs of the edit's reader, and the residual stream that its output is added to."""
+    """The inputs of the edit's reader, and what its output is added to: the residual stream, or 0 before a norm."""
     found: dict[str, torch.Tensor] = {}
     reader = edit.reader(layer)
 
@@ -266,6 +287,8 @@ def _reach(
             keep = layer.output.register_forward_hook(lambda module, args, output: found.update(attention=output))
             hooks.callback(keep.remove)
         layer.block(hidden, **arguments)
+    if layer.anatomy.post_norms:
+        return found["x"], torch.zeros((), device=hidden.device)
     stream = hidden.float()  # a sum in the model's own half precision would drown what the target is made of
     return found["x"], stream + found["attention"].float() if "attention" in found else stream
 

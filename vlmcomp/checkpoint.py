@@ -9,14 +9,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from transformers import AutoModelForImageTextToText, AutoProcessor, MistralConfig, PreTrainedModel
+import torch
+from transformers import (
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    AutoConfig,
+    AutoModelForImageTextToText,
+    MistralConfig,
+    PreTrainedModel,
+)
 
-from vlmcomp import __version__, zoo
+from vlmcomp import __version__, processor, zoo
+from vlmcomp.prune import heads
 from vlmcomp.quantize import hush, repacked
 from vlmcomp.recipe import Recipe
 from vlmcomp.report import Pruned
-from vlmcomp.vlm import VLM, compute_dtype, default_device
+from vlmcomp.vlm import VLM, compute_dtype, compute_in, default_device
 
 _FILE = "recipe.json"
 
@@ -25,8 +34,14 @@ def is_checkpoint(folder: Path) -> bool:
     return (Path(folder) / _FILE).is_file()
 
 
+def stock(model: PreTrainedModel) -> bool:
+    """Whether stock ``from_pretrained`` takes what ``save`` writes; where heads are gone that the family's config
+    cannot tell of, ``load`` alone does."""
+    return not hasattr(model.config.get_text_config(), heads.KEPT)
+
+
 def save(vlm: VLM, folder: Path) -> None:
-    """Write ``vlm`` to a new folder that stock ``from_pretrained`` loads; all of it appears at once or not at all.
+    """Write ``vlm`` to a new folder in the stock layout; all of it appears at once or not at all.
 
     Raises:
         ValueError: the folder holds something already, or this INT4 model has already answered on a CPU.
@@ -42,8 +57,9 @@ def save(vlm: VLM, folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     half = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        with _stock_config(vlm.model):
+        with _stock_config(vlm.model), _sixteen_bits(vlm.model):
             vlm.model.save_pretrained(half)
+        _name_dtype(half / "config.json", "float16" if vlm.dtype == torch.float32 else vlm.dtype_computed)
         vlm.processor.save_pretrained(half)
         facts = {
             "recipe": str(vlm.recipe),
@@ -60,6 +76,28 @@ def save(vlm: VLM, folder: Path) -> None:
         half.rename(folder)
     finally:
         shutil.rmtree(half, ignore_errors=True)
+
+
+def _name_dtype(file: Path, dtype: str) -> None:
+    """Loaders take the dtype that the config names; transformers names that of the first weight, which some families
+    keep wider than the rest."""
+    config = json.loads(file.read_text())
+    config["dtype"] = dtype
+    file.write_text(json.dumps(config, indent=2) + "\n")
+
+
+@contextmanager
+def _sixteen_bits(model: PreTrainedModel) -> Iterator[None]:
+    """A model that computes in float32, stored in float16 for the time of saving; ``build`` rounded its weights."""
+    wide = [p for p in model.parameters() if p.dtype == torch.float32 and model.dtype == torch.float32]
+    kept = [p.data for p in wide]
+    try:
+        for p in wide:
+            p.data = p.data.half()
+        yield
+    finally:
+        for p, data in zip(wide, kept):
+            p.data = data
 
 
 @contextmanager
@@ -83,6 +121,20 @@ def _stock_config(model: PreTrainedModel) -> Iterator[None]:
         model.config.text_config = text
 
 
+def _class(folder: Path) -> Any:
+    """The class that loads the checkpoint in ``folder``: the stock one, or one whose attention is as narrow."""
+    config = AutoConfig.from_pretrained(folder)
+    if not hasattr(config.get_text_config(), heads.KEPT):
+        return AutoModelForImageTextToText
+    kind = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
+
+    def make(self: PreTrainedModel, config: Any, *args: Any, **kwargs: Any) -> None:
+        kind.__init__(self, config, *args, **kwargs)
+        heads.fit(self)
+
+    return type(kind.__name__, (kind,), {"__init__": make, "__module__": kind.__module__})
+
+
 def load(folder: Path, device: str | None = None) -> VLM:
     """Load what ``save`` wrote; its answers are those of the model that was saved.
 
@@ -97,19 +149,18 @@ def load(folder: Path, device: str | None = None) -> VLM:
         facts = json.loads((folder / _FILE).read_text())
         recipe = Recipe.parse(facts["recipe"])
         pruned = [Pruned(**p) for p in facts["pruned"]]
-        processor = AutoProcessor.from_pretrained(folder)
-        model = AutoModelForImageTextToText.from_pretrained(
-            folder, dtype=compute_dtype(device), device_map={"": device}
-        ).eval()
+        reader = processor.load(str(folder))
+        model = _class(folder).from_pretrained(folder, dtype=compute_dtype(device), device_map={"": device}).eval()
     except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"the checkpoint in {folder} is damaged: {str(error).splitlines()[0]}") from error
+    compute_in(model, compute_dtype(device))
     return VLM(
         model=model,
-        processor=processor,
+        processor=reader,
         recipe=recipe,
         entry=zoo.find(recipe.model),
         dtype_stored=facts["dtype_stored"],
-        dtype_computed=str(model.dtype).removeprefix("torch."),
+        dtype_computed=str(compute_dtype(device)).removeprefix("torch."),
         backend=facts["backend"],
         pruned=pruned,
         build_seconds=facts["build_seconds"],

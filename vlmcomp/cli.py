@@ -59,6 +59,8 @@ def _build(args: argparse.Namespace) -> None:
     checkpoint.save(vlm, out)
     print(f"precision: {vlm.backend}, computed in {vlm.dtype_computed}")
     print(tables.account(recipe, vlm.pruned, weight_bytes(vlm.model), parameters(vlm.model)))
+    if not checkpoint.stock(vlm.model):
+        print("\nstock classes of this family hold no such number of heads: load it with vlmcomp.checkpoint.load")
     print(f"\n{recipe} is in {out}")
 
 
@@ -153,11 +155,11 @@ def _headlines(study: Path) -> str:
 
 
 def _train(args: argparse.Namespace) -> None:
-    from vlmcomp.shapes.architectures import PLANS
+    from vlmcomp.shapes.blueprints import BLUEPRINTS
     from vlmcomp.shapes.train import train
 
-    if args.name not in PLANS:
-        raise ValueError(f"'{args.name}' cannot be trained here: choose one of {', '.join(PLANS)}")
+    if args.name not in BLUEPRINTS:
+        raise ValueError(f"'{args.name}' cannot be trained here: choose one of {', '.join(BLUEPRINTS)}")
     given = {"steps": args.steps, "tower_steps": args.tower_steps, "seed": args.seed}
     out = Path(args.out or f"runs/{args.name}/model")
     work = Path(args.work or f"runs/{args.name}")

@@ -43,6 +43,8 @@ def hardware(device: str | None = None) -> Hardware:
     import psutil
     import torch
 
+    from vlmcomp.vlm import native_bfloat16
+
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if (device or ("cuda" if torch.cuda.is_available() else "cpu")).startswith("cuda"):
         index = torch.device(device or "cuda").index or 0
@@ -51,7 +53,8 @@ def hardware(device: str | None = None) -> Hardware:
         gpu = torch.cuda.get_device_properties(index)
         return Hardware(f"cuda-{slug(gpu.name)}", "cuda", gpu.name, cores, gpu.total_memory)
     name = _cpu_name()
-    return Hardware(f"cpu-{slug(name)}-{cores}c", "cpu", name, cores, psutil.virtual_memory().total)
+    kind = "" if native_bfloat16() else "-fp32"  # the same name is sold with and without 16-bit arithmetic
+    return Hardware(f"cpu-{slug(name)}-{cores}c{kind}", "cpu", name, cores, psutil.virtual_memory().total)
 
 
 def slug(name: str) -> str:

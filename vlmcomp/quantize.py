@@ -74,7 +74,7 @@ def config(vlm: VLM) -> BitsAndBytesConfig:
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=vlm.model.dtype,
+        bnb_4bit_compute_dtype=vlm.dtype,
         llm_int8_skip_modules=skip,
     )
 
@@ -82,7 +82,7 @@ def config(vlm: VLM) -> BitsAndBytesConfig:
 def quantize(vlm: VLM, progress: Callable[[float], None] | None = None) -> None:
     """Replace every Linear of the decoder's attention and MLP by its quantized form; nothing else is touched."""
     hush()
-    make, device, dtype = _MAKERS[vlm.recipe.precision], vlm.device, vlm.model.dtype
+    make, device, dtype = _MAKERS[vlm.recipe.precision], vlm.device, vlm.dtype
     targets = list(anatomy.decoder_linears(vlm.model))
     for index, (name, linear) in enumerate(targets):
         small = make(linear, dtype)
@@ -104,10 +104,9 @@ def round_to_int4(layer: anatomy.Layer) -> None:
     """
     from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
-    for part in (layer.attention, layer.mlp):
-        for linear in (module for module in part.modules() if isinstance(module, nn.Linear)):
-            packed, state = quantize_4bit(linear.weight.data.contiguous(), quant_type="nf4", compress_statistics=True)
-            linear.weight.data = dequantize_4bit(packed, state).to(linear.weight.dtype).view_as(linear.weight)
+    for linear in (module for module in layer.block.modules() if isinstance(module, nn.Linear)):
+        packed, state = quantize_4bit(linear.weight.data.contiguous(), quant_type="nf4", compress_statistics=True)
+        linear.weight.data = dequantize_4bit(packed, state).to(linear.weight.dtype).view_as(linear.weight)
 
 
 def _mark(vlm: VLM) -> None:

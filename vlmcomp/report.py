@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 SCHEMA = 1
-PARTS = ("vision tower", "projector", "decoder attention", "decoder MLP", "embeddings", "lm_head", "other")
+PARTS = ("vision tower", "Q-Former", "projector", "decoder attention", "decoder MLP", "embeddings", "lm_head", "other")
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from vlmcomp.recipe import Recipe
 
@@ -14,9 +15,12 @@ ASSETS = Path(__file__).resolve().parent.parent / "assets"
 class Model:
     """One row: where the weights come from and how to talk to the model.
 
-    ``prompt`` holds ``{question}``; ``mlp`` names the step that narrows its MLP: ``glu`` (gated) or ``ffn``.
-    ``calibration`` is how many samples it is pruned by: more keep more, and take longer.
-    ``one_word`` is appended to a question of a benchmark that wants a single word or phrase.
+    ``prompt`` holds ``{question}``, and the answer follows it after ``joint``; with ``suffix`` the processor is told
+    which part is the answer (a prefix LM sees the prompt in both directions). ``mlp`` names the step that narrows its
+    MLP: ``glu`` (gated) or ``ffn``. ``calibration`` is how many samples it is pruned by: more keep more, and take
+    longer. ``one_word`` is appended to a question of a benchmark that wants a single word or phrase. ``gated``: its
+    licence must be accepted on the Hub first. ``pixels``: fewest and most pixels that an image is scaled to, where the
+    model takes images of any size.
     """
 
     name: str
@@ -30,7 +34,14 @@ class Model:
     embedded: bool = False
     mlp: str = "glu"
     calibration: int = 256
-    stop: str = ""
+    suffix: bool = False
+    gated: bool = False
+    pixels: tuple[int, int] | None = None
+
+    @property
+    def joint(self) -> str:
+        """What stands between prompt and answer."""
+        return "" if self.suffix or self.prompt[-1].isspace() else " "
 
     @property
     def location(self) -> str:
@@ -42,28 +53,86 @@ class Model:
         return "trained here" if self.embedded else "hub"
 
 
+_LLAVA = "USER: <image>\n{question} ASSISTANT:"
+_BLIP2 = "Question: {question} Answer:"
+_PALIGEMMA = "<image>answer en {question}"
+_IMAGE = "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>"
+_QWEN3 = _IMAGE + "{question}<|im_end|>\n<|im_start|>assistant\n"
+_QWEN2 = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n" + _QWEN3
+_SMOLVLM = "<|im_start|>User:<image>{question}<end_of_utterance>\nAssistant:"
+_PHRASE = "Answer the question using a single word or phrase."
+
+
+def _shapes(family: str, title: str, prompt: str, name: str, **more: Any) -> Model:
+    """A model that is trained here and ships in ``assets/``."""
+    settings = {"one_word": "Answer with one word.", "licence": "Apache-2.0", "embedded": True, "calibration": 1024}
+    return Model(name=name, title=title, family=family, source=f"models/{name}", prompt=prompt, **settings | more)
+
+
+def _qwen(name: str, title: str, source: str, prompt: str, licence: str = "Apache-2.0") -> Model:
+    side = 32 if name.startswith("qwen3") else 28  # pixels a side of an image token
+    family = name.split("-vl")[0].replace(".", "_") + "_vl"
+    pixels = (256 * side**2, 1280 * side**2)
+    return Model(name, title, family, f"Qwen/{source}", prompt, _PHRASE, licence, pixels=pixels)
+
+
 MODELS = {
     m.name: m
     for m in (
-        Model(
-            name="llava-shapes",
-            title="LLaVA-shapes 3.9M",
-            family="llava",
-            source="models/llava-shapes",
-            prompt="USER: <image>\n{question} ASSISTANT:",
-            one_word="Answer with one word.",
-            licence="Apache-2.0",
-            embedded=True,
-            calibration=1024,
-        ),
+        _shapes("llava", "LLaVA-shapes 3.9M", _LLAVA, "llava-shapes"),
         Model(
             name="llava-1.5-7b",
             title="LLaVA-1.5 7B",
             family="llava",
             source="llava-hf/llava-1.5-7b-hf",
-            prompt="USER: <image>\n{question} ASSISTANT:",
-            one_word="Answer the question using a single word or phrase.",
+            prompt=_LLAVA,
+            one_word=_PHRASE,
             licence="Llama 2 Community License",
+        ),
+        Model(
+            name="blip2-opt-2.7b",
+            title="BLIP-2 OPT 2.7B",
+            family="blip-2",
+            source="Salesforce/blip2-opt-2.7b",
+            prompt=_BLIP2,
+            one_word="",
+            licence="MIT",
+            mlp="ffn",
+        ),
+        *(
+            Model(
+                name=name,
+                title=title,
+                family="paligemma",
+                source=f"google/{source}",
+                prompt=_PALIGEMMA,
+                one_word="",
+                licence="Gemma Terms of Use",
+                suffix=True,
+                gated=True,
+            )
+            for name, title, source in (
+                ("paligemma-3b", "PaliGemma 3B mix 224", "paligemma-3b-mix-224"),
+                ("paligemma2-3b", "PaliGemma 2 3B mix 224", "paligemma2-3b-mix-224"),
+            )
+        ),
+        _qwen("qwen2-vl-2b", "Qwen2-VL 2B", "Qwen2-VL-2B-Instruct", _QWEN2),
+        _qwen("qwen2-vl-7b", "Qwen2-VL 7B", "Qwen2-VL-7B-Instruct", _QWEN2),
+        _qwen("qwen2.5-vl-3b", "Qwen2.5-VL 3B", "Qwen2.5-VL-3B-Instruct", _QWEN2, "Qwen Research License"),
+        _qwen("qwen2.5-vl-7b", "Qwen2.5-VL 7B", "Qwen2.5-VL-7B-Instruct", _QWEN2),
+        _qwen("qwen3-vl-2b", "Qwen3-VL 2B", "Qwen3-VL-2B-Instruct", _QWEN3),
+        _qwen("qwen3-vl-4b", "Qwen3-VL 4B", "Qwen3-VL-4B-Instruct", _QWEN3),
+        *(
+            Model(
+                name=f"smolvlm-{size.lower()}",
+                title=f"SmolVLM {size}",
+                family="smolvlm",
+                source=f"HuggingFaceTB/SmolVLM-{size}-Instruct",
+                prompt=_SMOLVLM,
+                one_word=_PHRASE,
+                licence="Apache-2.0",
+            )
+            for size in ("256M", "500M")
         ),
     )
 }

@@ -25,9 +25,13 @@ def _state_bytes(state: object | None) -> int:
     return own + _state_bytes(getattr(state, "state2", None))
 
 
-def _weights(model: nn.Module) -> Iterator[tuple[str, int, int]]:
-    """Name, bytes held and logical parameters of every weight; a tied weight counts once."""
+def _weights(model: PreTrainedModel) -> Iterator[tuple[str, int, int]]:
+    """Name, bytes and logical parameters of every weight; a tied weight counts once.
+
+    Where the CPU makes 16-bit weights compute in float32, they count the 16 bits in which they are stored.
+    """
     seen: set[int] = set()
+    widened = model.dtype == torch.float32
     for path, module in model.named_modules():
         for name, weight in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
             full = f"{path}.{name}" if path else name
@@ -35,16 +39,17 @@ def _weights(model: nn.Module) -> Iterator[tuple[str, int, int]]:
                 continue
             seen.add(id(weight))
             extra, logical = 0, weight.numel()
+            size = _tensor_bytes(weight) // (2 if widened and weight.dtype == torch.float32 else 1)
             if name == "weight" and hasattr(weight, "quant_state"):  # Params4bit: two weights a byte
                 extra, logical = _state_bytes(weight.quant_state), module.in_features * module.out_features
             elif name == "weight" and type(weight).__name__ == "Int8Params":
                 scale = weight.SCB if weight.SCB is not None else module.state.SCB
                 extra = _tensor_bytes(scale)
-            yield full, _tensor_bytes(weight) + extra, logical
+            yield full, size + extra, logical
 
 
 def weight_bytes(model: PreTrainedModel) -> dict[str, int]:
-    """Bytes of the weights as held, quantization state included, by part of ``report.PARTS``."""
+    """Bytes of the weights as stored, quantization state included, by part of ``report.PARTS``."""
     names, totals = anatomy.of(model), dict.fromkeys(PARTS, 0)
     for name, held, _ in _weights(model):
         totals[names.part(name)] += held

@@ -12,6 +12,9 @@ from vlmcomp.prune.surgery import Plan, kept_count, narrow
 from vlmcomp.recipe import Step
 
 
+KEPT = "vlmcomp_heads"  # in a text config whose class cannot name them: the query heads and KV groups that are left
+
+
 def head_dim(text: PretrainedConfig) -> int:
     """Width of one head."""
     return getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
@@ -65,11 +68,12 @@ def plan(model: PreTrainedModel, step: Step) -> Plan:
         cuts += [(names.key, _rows(units, dim)), (names.value, _rows(units, dim))] if whole else []
         for name, rows in cuts:
             setattr(layer.attention, name, narrow(getattr(layer.attention, name), outputs=rows))
-        for name, value in (("num_heads", groups_left * queries_left), ("num_key_value_groups", queries_left)):
-            if hasattr(layer.attention, name):
-                setattr(layer.attention, name, value)
+        _count(layer.attention, groups_left * queries_left, groups_left)
 
     def settle(text: PretrainedConfig) -> None:
+        if not names.any_heads:
+            setattr(text, KEPT, [groups_left * queries_left, groups_left])
+            return
         text.num_attention_heads = groups_left * queries_left
         if hasattr(text, "num_key_value_heads"):
             text.num_key_value_heads = groups_left
@@ -89,6 +93,27 @@ def plan(model: PreTrainedModel, step: Step) -> Plan:
         shrink=shrink,
         settle=settle,
     )
+
+
+def _count(attention: nn.Module, heads: int, groups: int) -> None:
+    counts = {"num_heads": heads, "num_key_value_heads": groups, "num_key_value_groups": heads // groups}
+    for name, value in counts.items():
+        if hasattr(attention, name):
+            setattr(attention, name, value)
+
+
+def fit(model: PreTrainedModel) -> None:
+    """Give a model without weights (on the meta device) the narrow attention that ``KEPT`` in its config tells of."""
+    names, text = anatomy.of(model), model.config.get_text_config()
+    (heads, groups), dim = getattr(text, KEPT), head_dim(text)
+    for layer in anatomy.layers(model):
+        widths = {names.query: heads * dim, names.key: groups * dim, names.value: groups * dim}
+        for name, linear in ((name, getattr(layer.attention, name)) for name in (*widths, names.output)):
+            inputs, outputs = linear.in_features, linear.out_features
+            shape = (heads * dim, outputs) if name == names.output else (inputs, widths[name])
+            bias, like = linear.bias is not None, linear.weight
+            setattr(layer.attention, name, nn.Linear(*shape, bias=bias, device=like.device, dtype=like.dtype))
+        _count(layer.attention, heads, groups)
 
 
 def _rows(units: torch.Tensor, size: int) -> torch.Tensor:

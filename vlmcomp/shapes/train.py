@@ -10,18 +10,28 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, ProcessorMixin
 
-from vlmcomp.shapes.architectures import ARCHITECTURES, PLANS, TrainPlan, train_tokenizer
-from vlmcomp.shapes.batches import _QUESTION_TYPES, Packed, TowerScenes, attention_mask, corpus
-from vlmcomp.shapes.scenes import COLOR_NAMES, KINDS
+from vlmcomp import anatomy
+from vlmcomp.shapes.batches import _QUESTION_TYPES, Opening, Packed, TowerScenes, attention_mask, corpus, to_pixels
+from vlmcomp.shapes.blueprint import Blueprint, TrainPlan, train_tokenizer
+from vlmcomp.shapes.blueprints import BLUEPRINTS
+from vlmcomp.shapes.muon import Muon
+from vlmcomp.shapes.scenes import CANVAS, COLOR_NAMES, KINDS
+from vlmcomp.vlm import native_bfloat16
 
 Batch = dict[str, torch.Tensor]
+
+
+def half_precision(device: str) -> bool:
+    return device == "cuda" or native_bfloat16()
 
 
 class PatchHead(nn.Module):
@@ -54,33 +64,64 @@ class PatchHead(nn.Module):
         return total, right[objects].float().mean().item()
 
 
-def patch_features(model: PreTrainedModel, pixel_values: torch.Tensor) -> torch.Tensor:
-    """(B, N, hidden) features that the projector reads, [CLS] left out."""
-    return model.model.vision_tower(pixel_values=pixel_values).last_hidden_state[:, 1:]
+def see(model: PreTrainedModel, pixels: Batch, patches: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The tower's features (B, patches, d), [CLS] left out, and the image tokens' embeddings (B, T, hidden).
+
+    A tower that cuts finer than ``patches`` and merges later has several of its own side by side in one row.
+    """
+    seen = model.get_image_features(**pixels, return_dict=True)
+    image = seen.pooler_output
+    image = image if isinstance(image, torch.Tensor) else torch.stack(list(image))
+    features = seen.last_hidden_state.reshape(len(image), -1, seen.last_hidden_state.shape[-1])
+    features = features[:, features.shape[1] % patches :]
+    return features.reshape(len(image), patches, -1), image
 
 
-def embed(model: PreTrainedModel, features: torch.Tensor, input_ids: torch.Tensor) -> torch.Tensor:
-    """(B, L, hidden) token embeddings with the projected patch features in the image tokens' places."""
+def embed(model: PreTrainedModel, image: torch.Tensor, input_ids: torch.Tensor) -> torch.Tensor:
+    """(B, L, hidden) token embeddings with those of the image in the image tokens' places, as often as they come."""
     embeds = model.get_input_embeddings()(input_ids)
-    image = model.model.multi_modal_projector(features).to(embeds.dtype)
-    spots = (input_ids == model.config.image_token_id)[..., None].expand_as(embeds)
-    return embeds.masked_scatter(spots, image)
+    spots = input_ids == model.config.image_token_id
+    order = (spots.cumsum(1) - 1) % image.shape[1]
+    placed = image.to(embeds.dtype).gather(1, order[..., None].expand(-1, -1, image.shape[2]))
+    return torch.where(spots[..., None], placed, embeds)
 
 
-def answer_loss(model: PreTrainedModel, features: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
+def decode(model: PreTrainedModel, image: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """(B, L, hidden) last hidden states over packed sequences."""
+    positions = batch["position_ids"].transpose(0, 1)  # (k, B, L)
+    return model.get_submodule(anatomy.of(model).decoder)(
+        inputs_embeds=embed(model, image, batch["input_ids"]),
+        attention_mask=attention_mask(batch["segment"], batch["prefix"]),
+        position_ids=positions if len(positions) > 1 else positions[0],
+        use_cache=False,
+    ).last_hidden_state
+
+
+def opening(model: PreTrainedModel, processor: ProcessorMixin, blueprint: Blueprint) -> Opening:
+    """The tokens that come before every question, as the model's own code places them."""
+    image = to_pixels(processor, [Image.new("RGB", (CANVAS, CANVAS))])
+    with torch.no_grad():
+        tokens = see(model, image, 1)[1].shape[1]
+    mark = model.config.image_token_id
+    ids = processor.tokenizer(blueprint.wording.opening, add_special_tokens=False).input_ids
+    ids = [t for i in ids for t in ([mark] * tokens if i == mark else [i])]
+    if hasattr(getattr(model, "model", None), "get_rope_index"):
+        given = torch.tensor([ids])
+        positions, _ = model.model.get_rope_index(given, (given == mark).int(), image["image_grid_thw"])
+        return Opening(ids, positions[:, 0].numpy(), int(positions.max()) + 1)
+    positions = np.arange(len(ids))[None] + blueprint.wording.first
+    return Opening(ids, positions, int(positions.max()) + 1)
+
+
+def answer_loss(model: PreTrainedModel, image: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
     """Weighted cross-entropy of the answer tokens, and exact match by question type.
 
     A question counts as matched when every answer token is the most likely one, which is what greedy
     decoding would have produced.
     """
-    hidden = model.model.language_model(
-        inputs_embeds=embed(model, features, batch["input_ids"]),
-        attention_mask=attention_mask(batch["segment"]),
-        position_ids=batch["position_ids"],
-        use_cache=False,
-    ).last_hidden_state
+    hidden = decode(model, image, batch)
     heard = batch["target"] != -100
-    logits = model.lm_head(hidden[heard]).float()
+    logits = model.get_output_embeddings()(hidden[heard]).float()
     target, weight = batch["target"][heard], batch["weight"][heard]
     loss = (F.cross_entropy(logits, target, reduction="none") * weight).sum() / weight.sum()
     with torch.no_grad():
@@ -99,17 +140,18 @@ def answer_loss(model: PreTrainedModel, features: torch.Tensor, batch: Batch) ->
 class Optimizers:
     """Muon for the hidden matrices, AdamW for the rest; one schedule: linear warm-up, then cosine to 2 %."""
 
-    def __init__(self, groups: Iterable[tuple[nn.Module, float]], steps: int) -> None:
+    def __init__(self, groups: Iterable[tuple[Iterable[tuple[str, nn.Parameter]], float]], steps: int) -> None:
         matrices, others = [], []
-        for module, lr in groups:
+        for named, lr in groups:
             hidden, rest = [], []
-            for name, p in module.named_parameters():
+            for name, p in named:
                 (hidden if p.ndim == 2 and "embed" not in name and "head" not in name else rest).append(p)
             matrices.append({"params": hidden, "lr": lr})
             others.append({"params": rest, "lr": lr})
         self.parts: list[torch.optim.Optimizer] = []
         if any(g["params"] for g in matrices):
-            self.parts.append(torch.optim.Muon(matrices, weight_decay=0.02, adjust_lr_fn="match_rms_adamw"))
+            dtype = torch.bfloat16 if half_precision(matrices[0]["params"][0].device.type) else torch.float32
+            self.parts.append(Muon(matrices, dtype=dtype))
         self.parts.append(torch.optim.AdamW(others, weight_decay=0.01, betas=(0.9, 0.98), fused=True))
         warm = min(100, max(1, steps // 10))
 
@@ -150,9 +192,17 @@ class Trainer:
         self.name, self.plan, self.work = name, plan, work
         self.compiled, self.save_every = compiled, save_every
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.model, self.processor = ARCHITECTURES[name](train_tokenizer(corpus(plan.seed)))
+        self.half = half_precision(self.device)
+        blueprint = BLUEPRINTS[name]
+        self.wording = blueprint.wording
+        self.model, self.processor = blueprint.make(train_tokenizer(blueprint, corpus(self.wording, plan.seed)))
+        self.opening = opening(self.model, self.processor, blueprint)
+        self.patches = (CANVAS // plan.patch) ** 2
+        with torch.no_grad():
+            blank = to_pixels(self.processor, [Image.new("RGB", (CANVAS, CANVAS))])
+            width = see(self.model, blank, self.patches)[0].shape[-1]
         self.model.to(self.device)
-        self.head = PatchHead(self.model.config.vision_config.hidden_size).to(self.device)
+        self.head = PatchHead(width).to(self.device)
         self.done = {"tower": 0, "answers": 0}
         self.seconds, self.history = 0.0, []
         work.mkdir(parents=True, exist_ok=True)
@@ -191,7 +241,7 @@ class Trainer:
         last = time.monotonic()
         for batch in bar:
             batch = {k: v.to(self.device) for k, v in batch.items()}
-            with torch.autocast(self.device, dtype=torch.bfloat16):
+            with torch.autocast(self.device, dtype=torch.bfloat16, enabled=self.half):
                 loss, seen = self._losses(stage, batch)
             optimizers.step(loss)
             self.done[stage] += 1
@@ -209,32 +259,31 @@ class Trainer:
 
     def _losses(self, stage: str, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
         scenes = len(batch["kind"])
-        features = patch_features(self.model, batch["pixel_values"])
+        pixels = {k: batch[k] for k in ("pixel_values", "image_grid_thw") if k in batch}
+        features, image = see(self.model, pixels, self.patches)
         patch_loss, named = self.head.loss(features[:scenes], batch)
         if stage == "tower":
             return patch_loss, {"loss": patch_loss.item(), "patches": named}
-        loss, match = answer_loss(self.model, features, batch)
+        loss, match = answer_loss(self.model, image, batch)
         total = loss + self.plan.patch_loss * patch_loss
         return total, {"loss": loss.item(), "patches": named, **match}
 
     def run(self) -> PreTrainedModel:
         """Train to the end of the plan, from the checkpoint if there is one; returns the trained model."""
         resumed = self._resume()
-        plan, body = self.plan, self.model.model
+        plan, names = self.plan, anatomy.of(self.model)
         self.model.train()
         if self.compiled:
-            body.vision_tower.compile(dynamic=False)
-            body.language_model.compile(dynamic=False)
-        tower = [(body.vision_tower, plan.tower_lr), (self.head, plan.tower_lr)]
-        self._stage("tower", TowerScenes(plan), Optimizers(tower, plan.tower_steps), resumed)
-        groups = [
-            (body.vision_tower, plan.lr * plan.tower_scale),
-            (self.head, plan.lr * plan.tower_scale),
-            (body.multi_modal_projector, plan.lr),
-            (body.language_model, plan.lr),
-            (self.model.lm_head, plan.lr),
-        ]
-        data = Packed(self.processor.tokenizer, plan, self.model.config.image_seq_length)
+            self.model.get_submodule(names.decoder).compile(dynamic=False)
+            for path in names.prefixes["vision tower"]:
+                self.model.get_submodule(path).compile(dynamic=False)
+        parts = [(names.part(n) == "vision tower", (n, p)) for n, p in self.model.named_parameters()]
+        tower, rest = [p for inside, p in parts if inside], [p for inside, p in parts if not inside]
+        head = [(f"head.{n}", p) for n, p in self.head.named_parameters()]
+        scenes = TowerScenes(self.processor, plan)
+        self._stage("tower", scenes, Optimizers([(tower + head, plan.tower_lr)], plan.tower_steps), resumed)
+        groups = [(tower + head, plan.lr * plan.tower_scale), (rest, plan.lr)]
+        data = Packed(self.processor, self.wording, plan, self.opening)
         self._stage("answers", data, Optimizers(groups, plan.steps), resumed)
         return self.model.eval()
 
@@ -247,7 +296,7 @@ def train(
     ``overrides`` replace fields of its ``TrainPlan``. An interrupted run goes on from ``work``. ``compiled``
     runs tower and decoder through torch.compile (a C++ compiler is needed): about 1.25 times the speed on a CPU.
     """
-    trainer = Trainer(name, replace(PLANS[name], **overrides), work, compiled, save_every)
+    trainer = Trainer(name, replace(BLUEPRINTS[name].plan, **overrides), work, compiled, save_every)
     model = trainer.run()
     model.to("cpu", torch.float16).save_pretrained(out)
     trainer.processor.save_pretrained(out)

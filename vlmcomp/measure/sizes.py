@@ -1,0 +1,75 @@
+"""Parameters and bytes of a real model's parts, from its published shapes: no weights are read or made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
+
+from vlmcomp import anatomy, zoo
+from vlmcomp.measure.size import parameters
+from vlmcomp.prune import neurons
+from vlmcomp.published import SHAPES
+from vlmcomp.recipe import Step
+from vlmcomp.report import PARTS
+
+COLUMNS = ("fp16", "int8", "int4", "mlp30+fp16", "mlp30+int8", "mlp30+int4")
+_NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)  # bytes a weight: the code, a byte a block of 64, 4 bytes a block of blocks
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """``parameters`` by part; ``weight_bytes`` by column of ``COLUMNS``, then by part; the real percent of mlp30."""
+
+    model: str
+    parameters: dict[str, int]
+    weight_bytes: dict[str, dict[str, float]]
+    removed_percent: float
+
+    def total(self, column: str) -> float:
+        return sum(self.weight_bytes[column].values())
+
+
+def skeleton(name: str) -> PreTrainedModel:
+    """The architecture of a real model on the meta device."""
+    entry = zoo.find(name)
+    with torch.device("meta"):
+        return AutoModelForImageTextToText.from_config(AutoConfig.for_model(entry.family, **SHAPES[name]))
+
+
+def sizes(name: str) -> Sizes:
+    """What ``name`` weighs in each precision, whole and with 30 % of its MLP neurons removed.
+
+    INT8 takes a byte a weight and 4 bytes a row, NF4 with double quantization ``_NF4`` bytes a weight; the rest of
+    the model, and biases, 2 bytes a parameter.
+    """
+    model = skeleton(name)
+    names, counts = anatomy.of(model), parameters(model)
+    plan = neurons.plan(model, Step(zoo.find(name).mlp, 30))
+    share, linears = plan.kept / plan.total, list(anatomy.decoder_linears(model))
+    held: dict[str, dict[str, float]] = {}
+    for column in COLUMNS:
+        *pruned, precision = column.split("+")
+        held[column] = {part: 2.0 * counts[part] for part in PARTS}
+        for path, linear in linears:
+            part, kept = names.part(path), 1.0
+            if pruned and part == "decoder MLP":
+                kept = share
+            reads = path.endswith(f".{names.mlp_out}")
+            held[column][part] += _bytes(linear, kept, precision, reads) - 2.0 * _count(linear)
+    return Sizes(name, counts, held, 100 * (1 - share))
+
+
+def _count(linear: nn.Linear) -> int:
+    return linear.weight.numel() + (linear.bias.numel() if linear.bias is not None else 0)
+
+
+def _bytes(linear: nn.Linear, kept: float, precision: str, reads: bool) -> float:
+    """Of a Linear whose weight keeps the share ``kept``; with its outputs rows and biases go as well."""
+    rows = linear.out_features * (1.0 if reads else kept)
+    weights = linear.weight.numel() * kept
+    each = {"fp16": 2.0, "int8": 1.0, "int4": _NF4}[precision]
+    scales = 4.0 * rows if precision == "int8" else 0.0
+    return each * weights + scales + (2.0 * rows if linear.bias is not None else 0.0)
