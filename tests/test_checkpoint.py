@@ -17,7 +17,7 @@ from vlmcomp.measure.size import parameters, weight_bytes
 from vlmcomp.prune.cut import prune
 from vlmcomp.quantize import quantize, repacked
 from vlmcomp.recipe import Recipe
-from vlmcomp.vlm import VLM
+from vlmcomp.vlm import VLM, compute_in, round_to_float16
 
 RECIPES = ["fp16", "int8", "int4", "glu30+fp16", "heads25+fp16", "heads25+int8", "heads50+glu30+int4"]
 
@@ -42,7 +42,8 @@ def test_saved_equals_loaded(name: str, samples: list, tmp_path: Path) -> None:
     assert torch.equal(_logits(loaded, samples), wanted)
     assert [ask(loaded, i, q, 12).text for i, q, _ in samples] == answers
 
-    stock = AutoModelForImageTextToText.from_pretrained(tmp_path / "out", dtype=vlm.model.dtype)
+    stock = AutoModelForImageTextToText.from_pretrained(tmp_path / "out", dtype=vlm.dtype)
+    compute_in(stock, vlm.dtype)
     loaded.model, loaded.processor = stock, AutoProcessor.from_pretrained(tmp_path / "out")
     assert torch.equal(_logits(loaded, samples), wanted)
 
@@ -53,9 +54,10 @@ def test_a_llama_decoder_with_six_of_eight_heads_loads_as_mistral(precision: str
     vlm, ids = build(Recipe.parse("llava-shapes/fp16"), device="cpu"), token_ids(4)
     vlm.model = tiny_llava(head_dim=32)
     for parameter in vlm.model.parameters():  # not the rotary buffers, which stock loaders keep in float32
-        parameter.data = parameter.data.bfloat16()
+        parameter.data = parameter.data.half().to(vlm.dtype)
     vlm.recipe = Recipe.parse(f"llava-shapes/heads25+glu50+{precision}")
     vlm.pruned = prune(vlm.model, vlm.recipe.steps, texts(vlm.model, ids))
+    round_to_float16(vlm.model)
     if precision != "fp16":
         quantize(vlm)
     checkpoint.save(vlm, tmp_path / "out")

@@ -1,4 +1,4 @@
-"""Every real family, from a checkpoint in the Hub's layout at tiny width: each technique builds, answers, saves, loads."""
+"""Every real family, from a checkpoint in the Hub's layout at tiny width: each technique from building to loading."""
 
 from __future__ import annotations
 
@@ -46,7 +46,9 @@ def dense(source: Callable, request: pytest.FixtureRequest) -> VLM:
 
 @pytest.mark.parametrize("shape", RECIPES)
 @pytest.mark.parametrize("name", NAMES)
-def test_what_is_built_is_what_is_loaded(name: str, shape: str, source: Callable, samples: list, tmp_path: Path) -> None:
+def test_what_is_built_is_what_is_loaded(
+    name: str, shape: str, source: Callable, samples: list, tmp_path: Path
+) -> None:
     recipe = Recipe.parse(f"{name}/{shape.format(mlp=zoo.find(name).mlp)}")
     vlm = build(recipe, device="cpu", source=str(source(name)), calibration=samples)
     checkpoint.save(vlm, tmp_path / "out")
@@ -83,15 +85,16 @@ def test_the_walk_runs_what_the_model_runs(dense: VLM, samples: list) -> None:
     inputs = dense.encode(*map(list, zip(*samples[:2])))
     whole: list[torch.Tensor] = []
     last = anatomy.layers(model)[-1].block
-    handle = last.register_forward_hook(lambda m, a, out: whole.append(out if isinstance(out, torch.Tensor) else out[0]))
+    handle = last.register_forward_hook(
+        lambda m, a, out: whole.append(out if isinstance(out, torch.Tensor) else out[0])
+    )
     with torch.no_grad():
         model(**inputs, use_cache=False)
         handle.remove()
         tokens = enter(model, inputs, torch.ones(inputs["input_ids"].shape, dtype=torch.long))
         stream = tokens.hidden
         for index, layer in enumerate(anatomy.layers(model)):
-            out = layer.block(stream, **tokens.arguments)
-            stream = tokens.after(index, out if isinstance(out, torch.Tensor) else out[0])
+            stream = tokens.after(index, _first(layer.block(stream, **tokens.arguments)))
     torch.testing.assert_close(stream, whole[0], rtol=1e-4, atol=1e-4)
 
     def check(layer: anatomy.Layer, moments: Moments) -> None:
@@ -113,6 +116,10 @@ def test_least_squares_brings_every_family_nearer_to_the_dense_model(dense: VLM,
         prune(twin.model, steps, calibration, Method(reconstruct=reconstruct))
         errors.append((_stream(twin, samples) - wanted).square().mean().item())
     assert errors[1] < errors[0]
+
+
+def _first(output: torch.Tensor | tuple) -> torch.Tensor:
+    return output if isinstance(output, torch.Tensor) else output[0]
 
 
 def _stream(vlm: VLM, samples: list) -> torch.Tensor:

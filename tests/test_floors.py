@@ -19,6 +19,8 @@ FLOORS = {
     "tables": 0,
     "shapes.scenes": 0,  # descriptions and pixels; no torch
     "shapes.questions": 0,
+    "published": 0,
+    "processor": 1,
     "anatomy": 1,
     "vlm": 1,
     "calibrate": 1,

@@ -25,9 +25,17 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _models(args: argparse.Namespace) -> None:
+    if args.sizes:
+        from vlmcomp.measure import sizes
+        from vlmcomp.published import SHAPES
+
+        print(tables.sizes([sizes.sizes(name) for name in SHAPES], sizes.COLUMNS))
+        return
+    rows = [("MODEL", "TITLE", "FAMILY", "STEP", "WEIGHTS", "LICENCE")]
     for m in zoo.MODELS.values():
-        place = "embedded" if m.embedded else m.source
-        print(f"{m.name:<14} {m.title:<18} family {m.family}, step {m.mlp}, {place}, {m.licence}")
+        place = "embedded" if m.embedded else m.source + (" (gated)" if m.gated else "")
+        rows.append((m.name, m.title, m.family, m.mlp, place, m.licence))
+    print(tables.aligned(rows))
 
 
 def _on_stderr() -> Callable[[str, float], None]:
@@ -186,7 +194,9 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--device", type=_device, help="cpu, cuda or cuda:N; default: a GPU if there is one")
         sub.add_argument("--source", help="folder or Hub id of the dense weights, instead of the model's own")
 
-    verb("models", _models, "list the models", "")
+    sub = verb("models", _models, "list the models", "", "--sizes")
+    text = "parameters and GB by part of every real model, from its published shapes; downloads nothing"
+    sub.add_argument("--sizes", action="store_true", help=text)
     sub = verb("build", _build, "build a recipe and write its checkpoint", "llava-shapes/glu30+int8 --out small")
     sub.add_argument("recipe", metavar="RECIPE", help=_RECIPE)
     sub.add_argument("--out", required=True, metavar="DIR", help="new folder; stock from_pretrained loads it")

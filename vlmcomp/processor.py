@@ -21,7 +21,9 @@ def image_only(kind: type[ProcessorMixin]) -> type[ProcessorMixin]:
     if _VIDEO not in kind.get_attributes():
         return kind
     parts = [name for name in kind.get_attributes() if name != _VIDEO]
-    return type(kind.__name__, (kind,), {"get_attributes": classmethod(lambda cls: parts), "__module__": kind.__module__})
+    return type(
+        kind.__name__, (kind,), {"get_attributes": classmethod(lambda cls: parts), "__module__": kind.__module__}
+    )
 
 
 def load(place: str, revision: str | None = None) -> ProcessorMixin:

@@ -80,6 +80,7 @@ MODELS = {
     m.name: m
     for m in (
         _shapes("llava", "LLaVA-shapes 3.9M", _LLAVA, "llava-shapes"),
+        _shapes("blip-2", "BLIP-2-shapes 4.5M", _BLIP2, "blip2-shapes", mlp="ffn"),
         Model(
             name="llava-1.5-7b",
             title="LLaVA-1.5 7B",

@@ -11,7 +11,6 @@ from vlmcomp.anatomy import Layer
 from vlmcomp.prune.surgery import Plan, kept_count, narrow
 from vlmcomp.recipe import Step
 
-
 KEPT = "vlmcomp_heads"  # in a text config whose class cannot name them: the query heads and KV groups that are left
 
 

@@ -15,6 +15,7 @@ from vlmcomp.calibrate import moments_bytes, texts
 from vlmcomp.prune.cut import prune
 from vlmcomp.recipe import Step
 from vlmcomp.study.cells import Cell
+from vlmcomp.vlm import compute_dtype
 
 PART = "cost"
 TOKENS, LENGTH = 8192, 128
@@ -73,7 +74,7 @@ def _measure(shape: Shape, percent: int) -> dict[str, Any]:
         num_hidden_layers=shape.layers,
         num_attention_heads=shape.hidden // 64,
     )
-    model = LlamaForCausalLM(config).to(torch.bfloat16).eval()
+    model = LlamaForCausalLM(config).to(compute_dtype("cpu")).eval()
     ids = torch.randint(0, 512, (TOKENS // LENGTH, LENGTH), generator=torch.Generator().manual_seed(0))
     prune_tokens = texts(model, ids[:8])  # libraries warm up outside the clock
     gauge, start = machine.Gauge("cpu"), time.perf_counter()

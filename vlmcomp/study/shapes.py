@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from vlmcomp.ask import prepare
 from vlmcomp.build import build, calibration_samples
 from vlmcomp.calibrate import Tokens, enter, sequences
 from vlmcomp.measure import metrics, quality, tasks
@@ -61,7 +60,7 @@ class Study:
         order = sorted(range(len(samples)), key=lambda i: len(samples[i].reference))
         for start in range(0, len(order), BATCH):
             part = order[start : start + BATCH]
-            inputs = prepare(self.dense, [samples[i].image for i in part], [samples[i].question for i in part])
+            inputs = self.dense.encode([samples[i].image for i in part], [samples[i].question for i in part])
             found.append(Prompts(part, enter(self.dense.model, dict(inputs))[0], inputs["attention_mask"]))
         return found
 
