@@ -94,7 +94,7 @@ def test_the_walk_runs_what_the_model_runs(dense: VLM, samples: list) -> None:
         tokens = enter(model, inputs, torch.ones(inputs["input_ids"].shape, dtype=torch.long))
         stream = tokens.hidden
         for index, layer in enumerate(anatomy.layers(model)):
-            stream = tokens.after(index, _first(layer.block(stream, **tokens.arguments)))
+            stream = tokens.after(index, _first(layer.block(stream, **tokens.arguments[index])))
     torch.testing.assert_close(stream, whole[0], rtol=1e-4, atol=1e-4)
 
     def check(layer: anatomy.Layer, moments: Moments) -> None:

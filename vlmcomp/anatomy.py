@@ -20,7 +20,7 @@ class Anatomy:
     ``prefixes`` map a part of ``report.PARTS`` to the module paths that belong to it outside the decoder layers; the
     first that fits counts. ``any_heads``: the family's text config can name a head width of its own, so that stock
     classes hold any number of heads. ``post_norms``: attention and MLP are normalised once more before they join the
-    residual stream. ``deepstack``: the decoder adds image features after its first layers too.
+    residual stream.
     """
 
     layers: str
@@ -36,7 +36,6 @@ class Anatomy:
     prefixes: dict[str, tuple[str, ...]]
     any_heads: bool = True
     post_norms: bool = False
-    deepstack: bool = False
 
     @property
     def decoder(self) -> str:
@@ -124,7 +123,7 @@ FAMILIES = {
     "paligemma gemma2": replace(_LLAVA, post_norms=True),
     "qwen2_vl": _QWEN,
     "qwen2_5_vl": _QWEN,
-    "qwen3_vl": replace(_QWEN, any_heads=True, deepstack=True),
+    "qwen3_vl": replace(_QWEN, any_heads=True),
     "smolvlm": replace(
         _LLAVA,
         layers="model.text_model.layers",

@@ -82,7 +82,7 @@ def clean_question(text: str | None) -> str:
     Raises:
         ValueError: it is empty, or longer than ``MAX_QUESTION`` characters.
     """
-    text = " ".join((text or "").split())
+    text = " ".join((text or "").replace("<image>", " ").split())
     text = "".join(c for c in text if c.isprintable())
     if not text:
         raise ValueError("there is no question: type one first")

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from huggingface_hub.errors import HFValidationError
 from PIL import Image
 from transformers import AutoModelForImageTextToText, PreTrainedModel, ProcessorMixin
 from transformers.utils import logging as transformers_logging
@@ -93,7 +94,7 @@ def load(recipe: Recipe, device: str, source: str | None = None) -> tuple[PreTra
         model = AutoModelForImageTextToText.from_pretrained(
             place, revision=revision, dtype=compute_dtype(device), device_map={"": device}
         )
-    except OSError as error:
+    except (OSError, HFValidationError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"the weights of {entry.name} cannot be loaded from {place}: {reason}") from error
     anatomy.of(model)

@@ -39,19 +39,19 @@ class Weights:
 
 @dataclass
 class Tokens:
-    """A batch of sequences at the decoder's door: hidden states (B, T, hidden) in RAM, kinds (B, T), arguments.
-
-    ``added``: what the decoder adds to the stream after each of its first layers (``Anatomy.deepstack``).
+    """A batch of sequences at the decoder's door: hidden states (B, T, hidden) in RAM, kinds (B, T), and of every
+    layer the other arguments and what the decoder adds to the stream after it (image features, in some families).
     """
 
     hidden: torch.Tensor
     kinds: torch.Tensor
-    arguments: dict[str, Any]
-    added: tuple[torch.Tensor, ...] = ()
+    arguments: tuple[dict[str, Any], ...]
+    added: tuple[torch.Tensor | None, ...] = ()
 
     def after(self, layer: int, stream: torch.Tensor) -> torch.Tensor:
         """The stream that leaves ``layer`` for the next one."""
-        return stream + self.added[layer].to(stream.device) if layer < len(self.added) else stream
+        more = self.added[layer] if layer < len(self.added) else None
+        return stream if more is None else stream + more.to(stream.device)
 
     @property
     def count(self) -> int:
@@ -68,30 +68,33 @@ class _Stop(Exception):
 
 
 def enter(model: PreTrainedModel, inputs: dict[str, Any], kinds: torch.Tensor) -> Tokens:
-    """What the first decoder layer is called with for a batch whose tokens are of these ``kinds`` (B, T)."""
-    names, caught = anatomy.of(model), {}
+    """What the decoder's layers are called with for a batch whose tokens are of these ``kinds`` (B, T).
 
-    def watch(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        caught["decoder"] = kwargs
+    Stand-ins that return zeros take the layers' places, so that nothing is computed but what lies between them.
+    """
+    blocks = [layer.block for layer in anatomy.layers(model)]
+    streams: list[torch.Tensor] = []
+    arguments: list[dict[str, Any]] = []
 
-    def catch(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def stand_in(*args: Any, **kwargs: Any) -> torch.Tensor:
         kwargs = {k: v for k, v in kwargs.items() if k not in ("past_key_values", "cache", "use_cache")}
-        caught["hidden"] = args[0] if args else kwargs.pop("hidden_states")
-        caught["arguments"] = kwargs
-        raise _Stop
+        streams.append(args[0] if args else kwargs.pop("hidden_states"))
+        arguments.append(kwargs)
+        if len(streams) == len(blocks):
+            raise _Stop
+        return torch.zeros_like(streams[0])
 
-    first, decoder = anatomy.layers(model)[0].block, model.get_submodule(names.decoder)
-    with ExitStack() as hooks, suppress(_Stop):
-        hooks.callback(decoder.register_forward_pre_hook(watch, with_kwargs=True).remove)
-        hooks.callback(first.register_forward_pre_hook(catch, with_kwargs=True).remove)
-        model(**inputs, use_cache=False)
-    hidden, added = caught["hidden"], []
-    if names.deepstack:
-        for features in caught["decoder"].get("deepstack_visual_embeds") or ():
-            more = torch.zeros_like(hidden)
-            more[caught["decoder"]["visual_pos_masks"]] = features.to(hidden.dtype)
-            added.append(more.cpu())
-    return Tokens(hidden.cpu(), kinds, caught["arguments"], tuple(added))
+    try:
+        for block in blocks:
+            block.forward = stand_in
+        with suppress(_Stop):
+            model(**inputs, use_cache=False)
+    finally:
+        for block in blocks:
+            del block.forward  # the class's own again
+    hidden, *between = (stream.cpu() for stream in streams)
+    added = tuple(more if more.any() else None for more in between)
+    return Tokens(hidden, kinds, tuple(arguments), added)
 
 
 @torch.no_grad()
@@ -228,21 +231,21 @@ def walk(
     for index, layer in enumerate(layers):
         marks: list[list[torch.Tensor]] = []  # per batch: the dense stream after each edit's reader
         for at, tokens in enumerate(calibration):
-            output, seen = _dense(layer, dense[at].to(device), tokens.arguments, edits)
+            output, seen = _dense(layer, dense[at].to(device), tokens.arguments[index], edits)
             dense[at] = tokens.after(index, output)
             marks.append(seen)
         for number, edit in enumerate(edits):
             reader = edit.reader(layer)
             moments = Moments(reader.in_features, reader.out_features, device)
             for at, tokens in enumerate(calibration):
-                x, stream = _reach(layer, ours[at].to(device), tokens.arguments, edit, edits[:number])
+                x, stream = _reach(layer, ours[at].to(device), tokens.arguments[index], edit, edits[:number])
                 moments.add(x, marks[at][number].to(device) - stream, share[at].to(device))
             edit.change(layer, moments)
             del moments
         if finish is not None:
             finish(layer)
         for at, tokens in enumerate(calibration):
-            output = _first(layer.block(ours[at].to(device), **tokens.arguments)).cpu()
+            output = _first(layer.block(ours[at].to(device), **tokens.arguments[index])).cpu()
             ours[at] = tokens.after(index, output)
         if progress is not None:
             progress((index + 1) / len(layers))

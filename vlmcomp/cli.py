@@ -29,7 +29,7 @@ def _models(args: argparse.Namespace) -> None:
         from vlmcomp.measure import sizes
         from vlmcomp.published import SHAPES
 
-        print(tables.sizes([sizes.sizes(name) for name in SHAPES], sizes.COLUMNS))
+        print(sizes.render([sizes.sizes(name) for name in SHAPES]))
         return
     rows = [("MODEL", "TITLE", "FAMILY", "STEP", "WEIGHTS", "LICENCE")]
     for m in zoo.MODELS.values():

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from vlmcomp.recipe import PRECISIONS, Recipe
 from vlmcomp.report import Pruned, Quality, Report
 from vlmcomp.store import Rows
-
-if TYPE_CHECKING:
-    from vlmcomp.measure.sizes import Sizes
 
 MAIN_TASK, SIDE_TASK = "shapes-vqa", "easy-vqa"
 RowsOf = Callable[[Report], Mapping[str, Rows]]  # the per-sample rows of a report, by task
@@ -172,21 +168,6 @@ def account(recipe: Recipe, pruned: Sequence[Pruned], held: Mapping[str, int], c
         rows.append((part, f"{held[part] / 1e6:,.3f}", f"{counted[part]:,}", ", ".join(done) or "left alone"))
     rows.append(("total", f"{sum(held.values()) / 1e6:,.3f}", f"{sum(counted.values()):,}", ""))
     return "\n".join([*lines, "", aligned(rows)])
-
-
-def sizes(models: Sequence[Sizes], columns: Sequence[str]) -> str:
-    """Each model's parameters and GB (10^9 bytes) by part, and the share of FP16 that a column saves, as plain text."""
-    blocks = []
-    for model in models:
-        rows = [("PART", "M PARAMETERS", *(f"GB {c}" for c in columns))]
-        for part in filter(model.parameters.get, model.parameters):
-            held = (f"{model.weight_bytes[c][part] / 1e9:.3f}" for c in columns)
-            rows.append((part, f"{model.parameters[part] / 1e6:,.1f}", *held))
-        totals = [model.total(c) for c in columns]
-        rows.append(("total", f"{sum(model.parameters.values()) / 1e6:,.1f}", *(f"{t / 1e9:.3f}" for t in totals)))
-        rows.append(("saved", "", *(f"{100 * (1 - t / totals[0]):.1f} %" for t in totals)))
-        blocks.append(f"{model.model}: mlp30 removes {model.removed_percent:.1f} % of the neurons\n{aligned(rows)}")
-    return "\n\n".join(blocks)
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:

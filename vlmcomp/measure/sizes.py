@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 
-from vlmcomp import anatomy, zoo
+from vlmcomp import anatomy, tables, zoo
 from vlmcomp.measure.size import parameters
 from vlmcomp.prune import neurons
 from vlmcomp.published import SHAPES
@@ -73,3 +74,20 @@ def _bytes(linear: nn.Linear, kept: float, precision: str, reads: bool) -> float
     each = {"fp16": 2.0, "int8": 1.0, "int4": _NF4}[precision]
     scales = 4.0 * rows if precision == "int8" else 0.0
     return each * weights + scales + (2.0 * rows if linear.bias is not None else 0.0)
+
+
+def render(models: Sequence[Sizes]) -> str:
+    """Each model's parameters and GB (10^9 bytes) by part, and the share of FP16 that each column saves, as plain text."""
+    blocks = []
+    for model in models:
+        rows = [("PART", "M PARAMETERS", *(f"GB {c}" for c in COLUMNS))]
+        for part in filter(model.parameters.get, model.parameters):
+            held = (f"{model.weight_bytes[c][part] / 1e9:.3f}" for c in COLUMNS)
+            rows.append((part, f"{model.parameters[part] / 1e6:,.1f}", *held))
+        totals = [model.total(c) for c in COLUMNS]
+        rows.append(("total", f"{sum(model.parameters.values()) / 1e6:,.1f}", *(f"{t / 1e9:.3f}" for t in totals)))
+        rows.append(("saved", "", *(f"{100 * (1 - t / totals[0]):.1f} %" for t in totals)))
+        blocks.append(
+            f"{model.model}: mlp30 removes {model.removed_percent:.1f} % of the neurons\n{tables.aligned(rows)}"
+        )
+    return "\n\n".join(blocks)

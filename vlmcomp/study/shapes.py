@@ -61,7 +61,13 @@ class Study:
         for start in range(0, len(order), BATCH):
             part = order[start : start + BATCH]
             inputs = self.dense.encode([samples[i].image for i in part], [samples[i].question for i in part])
-            found.append(Prompts(part, enter(self.dense.model, dict(inputs))[0], inputs["attention_mask"]))
+            found.append(
+                Prompts(
+                    part,
+                    enter(self.dense.model, dict(inputs), inputs["attention_mask"]).hidden,
+                    inputs["attention_mask"],
+                )
+            )
         return found
 
     @torch.no_grad()
