@@ -149,6 +149,11 @@ def _report(args: argparse.Namespace) -> None:
         new = tables.rewrite(file.read_text(encoding="utf-8"), block)
         if (studies := sorted(root.glob("*/pruning.json"))) and tables.marked(new, "study"):
             new = tables.rewrite(new, "\n\n".join(map(_headlines, studies)), "study")
+        if tables.marked(new, "sizes"):
+            from vlmcomp.measure import sizes
+            from vlmcomp.published import SHAPES
+
+            new = tables.rewrite(new, sizes.summary([sizes.sizes(name) for name in SHAPES]), "sizes")
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None
     store.write_text(file, new)

@@ -77,7 +77,7 @@ def _bytes(linear: nn.Linear, kept: float, precision: str, reads: bool) -> float
 
 
 def render(models: Sequence[Sizes]) -> str:
-    """Each model's parameters and GB (10^9 bytes) by part, and the share of FP16 that each column saves, as plain text."""
+    """Each model's parameters and GB (10^9 bytes) by part, and what each column saves of FP16, as plain text."""
     blocks = []
     for model in models:
         rows = [("PART", "M PARAMETERS", *(f"GB {c}" for c in COLUMNS))]
@@ -87,7 +87,18 @@ def render(models: Sequence[Sizes]) -> str:
         totals = [model.total(c) for c in COLUMNS]
         rows.append(("total", f"{sum(model.parameters.values()) / 1e6:,.1f}", *(f"{t / 1e9:.3f}" for t in totals)))
         rows.append(("saved", "", *(f"{100 * (1 - t / totals[0]):.1f} %" for t in totals)))
-        blocks.append(
-            f"{model.model}: mlp30 removes {model.removed_percent:.1f} % of the neurons\n{tables.aligned(rows)}"
-        )
+        head = f"{model.model}: mlp30 removes {model.removed_percent:.1f} % of the neurons"
+        blocks.append(f"{head}\n{tables.aligned(rows)}")
     return "\n\n".join(blocks)
+
+
+def summary(models: Sequence[Sizes]) -> str:
+    """A Markdown row a model: parameters in 10^9, GB (10^9 bytes) in FP16, and what each column saves of that."""
+    head = ("Model", "B parameters", "FP16 GB", *(f"{c} saves" for c in COLUMNS[1:]))
+    lines = [f"| {' | '.join(head)} |", f"| :-- |{' --: |' * (len(head) - 1)}"]
+    for model in models:
+        whole = model.total(COLUMNS[0])
+        saved = (f"{100 * (1 - model.total(c) / whole):.1f} %" for c in COLUMNS[1:])
+        count = f"{sum(model.parameters.values()) / 1e9:.3f}"
+        lines.append(f"| {' | '.join((model.model, count, f'{whole / 1e9:.2f}', *saved))} |")
+    return "\n".join(lines)
