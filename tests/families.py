@@ -4,7 +4,6 @@ processor files and, where the family has one, a chat template. The weights are 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +102,7 @@ def write(name: str, folder: Path) -> Path:
     """The checkpoint of the real model ``name`` at tiny width, in ``folder``."""
     blueprint, make = FAMILIES[name]
     torch.manual_seed(0)
-    model, processor = make(train_tokenizer(replace(blueprint, plan=blueprint.plan), TEXT))
+    model, processor = make(train_tokenizer(blueprint, TEXT))
     with torch.no_grad():
         for path, weight in model.named_parameters():  # random weights whose answers differ
             if weight.ndim == 2 and "layers" in path:

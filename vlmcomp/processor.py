@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from functools import cache
 
-from transformers import AutoConfig, AutoProcessor, ProcessorMixin
+from transformers import AutoProcessor, ProcessorMixin
 from transformers.models.auto.processing_auto import processor_class_from_name
-from transformers.processing_utils import ProcessorMixin as _Stock
 
 _VIDEO = "video_processor"
 
@@ -32,9 +31,8 @@ def load(place: str, revision: str | None = None) -> ProcessorMixin:
     Raises:
         OSError: there is none, or it cannot be had.
     """
-    facts, _ = _Stock.get_processor_dict(place, revision=revision)
+    facts, _ = ProcessorMixin.get_processor_dict(place, revision=revision)
     name = facts.get("processor_class")
     if name is None:
-        config = AutoConfig.from_pretrained(place, revision=revision)
-        return AutoProcessor.from_pretrained(place, revision=revision, config=config)
+        return AutoProcessor.from_pretrained(place, revision=revision)
     return image_only(processor_class_from_name(name)).from_pretrained(place, revision=revision)

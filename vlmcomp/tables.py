@@ -85,7 +85,7 @@ def results(reports: Sequence[Report], rows: RowsOf) -> str:
     """One group as a table, a row a recipe; changes are to the group's own FP16 baseline."""
     baseline = _baseline(reports)
     lines = [_results_row(report, baseline, rows) for report in order(reports)]
-    return _table(_HEAD, lines, _LEFT)
+    return table(_HEAD, lines, _LEFT)
 
 
 def by_type(reports: Sequence[Report], task: str = MAIN_TASK) -> str:
@@ -98,7 +98,7 @@ def by_type(reports: Sequence[Report], task: str = MAIN_TASK) -> str:
     head = ("Recipe", *(f"{kind} ({first.samples_by_type[kind]})" for kind in kinds))
     lines = [["always the commonest answer", *(_percent(first.commonest_answer_by_type.get(k)) for k in kinds)]]
     lines += [[f"`{r.recipe}`", *(_percent(q.exact_match_by_type.get(k)) for k in kinds)] for r, q in scored]
-    return _table(head, lines, 1)
+    return table(head, lines, 1)
 
 
 def caption(reports: Sequence[Report]) -> str:
@@ -221,6 +221,7 @@ def _percent(share: float | None) -> str:
     return _NONE if share is None else f"{100 * share:.1f}"
 
 
-def _table(head: Sequence[str], lines: Sequence[Sequence[str]], left: int) -> str:
+def table(head: Sequence[str], lines: Sequence[Sequence[str]], left: int) -> str:
+    """A Markdown table whose first ``left`` columns are aligned to the left, the others to the right."""
     rule = [":--" if i < left else "--:" for i in range(len(head))]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *lines))

@@ -95,10 +95,10 @@ def render(models: Sequence[Sizes]) -> str:
 def summary(models: Sequence[Sizes]) -> str:
     """A Markdown row a model: parameters in 10^9, GB (10^9 bytes) in FP16, and what each column saves of that."""
     head = ("Model", "B parameters", "FP16 GB", *(f"{c} saves" for c in COLUMNS[1:]))
-    lines = [f"| {' | '.join(head)} |", f"| :-- |{' --: |' * (len(head) - 1)}"]
+    lines = []
     for model in models:
         whole = model.total(COLUMNS[0])
         saved = (f"{100 * (1 - model.total(c) / whole):.1f} %" for c in COLUMNS[1:])
         count = f"{sum(model.parameters.values()) / 1e9:.3f}"
-        lines.append(f"| {' | '.join((model.model, count, f'{whole / 1e9:.2f}', *saved))} |")
-    return "\n".join(lines)
+        lines.append((model.model, count, f"{whole / 1e9:.2f}", *saved))
+    return tables.table(head, lines, 1)

@@ -16,7 +16,7 @@ from transformers import (
     ProcessorMixin,
 )
 
-from vlmcomp.shapes.blueprint import Blueprint, TrainPlan, Wording, greedy, token_ids
+from vlmcomp.shapes.blueprint import TOWER, Blueprint, TrainPlan, Wording, greedy, token_ids
 from vlmcomp.shapes.scenes import CANVAS
 
 _PLAN = TrainPlan(tower_steps=400, steps=900, easy_images=6, length=272)
@@ -25,11 +25,7 @@ _QUERIES = 32
 
 def _make(tokenizer: PreTrainedTokenizerFast) -> tuple[PreTrainedModel, ProcessorMixin]:
     vision = Blip2VisionConfig(
-        hidden_size=128,
-        intermediate_size=512,
-        num_hidden_layers=5,
-        num_attention_heads=4,
-        image_size=CANVAS,
+        **TOWER,
         patch_size=_PLAN.patch,
         initializer_range=0.02,
     )

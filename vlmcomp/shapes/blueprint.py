@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast, ProcessorMixin
 
+from vlmcomp.shapes.scenes import CANVAS
+
 
 @dataclass(frozen=True)
 class TrainPlan:
@@ -85,6 +87,16 @@ def train_tokenizer(blueprint: Blueprint, corpus: Iterable[str], vocab_size: int
         model_max_length=512,
         clean_up_tokenization_spaces=False,
     )
+
+
+# What the image towers of the embedded models have in common, by the names that most families' configs give it.
+TOWER = {
+    "hidden_size": 128,
+    "intermediate_size": 512,
+    "num_hidden_layers": 5,
+    "num_attention_heads": 4,
+    "image_size": CANVAS,
+}
 
 
 def token_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int | None]:

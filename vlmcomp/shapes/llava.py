@@ -14,7 +14,7 @@ from transformers import (
     ProcessorMixin,
 )
 
-from vlmcomp.shapes.blueprint import Blueprint, TrainPlan, Wording, greedy, token_ids
+from vlmcomp.shapes.blueprint import TOWER, Blueprint, TrainPlan, Wording, greedy, token_ids
 from vlmcomp.shapes.scenes import CANVAS
 
 _PLAN = TrainPlan()
@@ -22,11 +22,7 @@ _PLAN = TrainPlan()
 
 def _make(tokenizer: PreTrainedTokenizerFast) -> tuple[PreTrainedModel, ProcessorMixin]:
     vision = CLIPVisionConfig(
-        hidden_size=128,
-        intermediate_size=512,
-        num_hidden_layers=5,
-        num_attention_heads=4,
-        image_size=CANVAS,
+        **TOWER,
         patch_size=_PLAN.patch,
         projection_dim=128,
     )

@@ -15,7 +15,7 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-from vlmcomp.shapes.blueprint import Blueprint, TrainPlan, Wording, greedy, token_ids
+from vlmcomp.shapes.blueprint import TOWER, Blueprint, TrainPlan, Wording, greedy, token_ids
 from vlmcomp.shapes.scenes import CANVAS
 
 _PLAN = TrainPlan(patch=16, tower_steps=400, steps=800, easy_images=8)
@@ -28,11 +28,7 @@ def _make(tokenizer: PreTrainedTokenizerFast) -> tuple[PreTrainedModel, Processo
     image_processor.image_seq_length = (CANVAS // _PLAN.patch) ** 2
     processor = PaliGemmaProcessor(image_processor, tokenizer)  # adds its 1,152 location and segment tokens
     vision = SiglipVisionConfig(
-        hidden_size=128,
-        intermediate_size=512,
-        num_hidden_layers=5,
-        num_attention_heads=4,
-        image_size=CANVAS,
+        **TOWER,
         patch_size=_PLAN.patch,
         vision_use_head=False,
     )

@@ -25,13 +25,13 @@ from vlmcomp.shapes.blueprint import Blueprint, TrainPlan, train_tokenizer
 from vlmcomp.shapes.blueprints import BLUEPRINTS
 from vlmcomp.shapes.muon import Muon
 from vlmcomp.shapes.scenes import CANVAS, COLOR_NAMES, KINDS
-from vlmcomp.vlm import native_bfloat16
+from vlmcomp.vlm import compute_dtype
 
 Batch = dict[str, torch.Tensor]
 
 
 def half_precision(device: str) -> bool:
-    return device == "cuda" or native_bfloat16()
+    return compute_dtype(device) != torch.float32
 
 
 class PatchHead(nn.Module):
