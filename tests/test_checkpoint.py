@@ -9,13 +9,13 @@ import torch
 from made_models import tiny_llava, token_ids
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from vlmcomp import checkpoint
+from vlmcomp import anatomy, checkpoint
 from vlmcomp.ask import ask
 from vlmcomp.build import build
 from vlmcomp.calibrate import texts
 from vlmcomp.measure.size import parameters, weight_bytes
 from vlmcomp.prune.cut import prune
-from vlmcomp.quantize import quantize, repacked
+from vlmcomp.quantize import mark, quantize, repacked
 from vlmcomp.recipe import Recipe
 from vlmcomp.vlm import VLM, compute_in, round_to_float16
 
@@ -59,7 +59,9 @@ def test_a_llama_decoder_with_six_of_eight_heads_loads_as_mistral(precision: str
     vlm.pruned = prune(vlm.model, vlm.recipe.steps, texts(vlm.model, ids))
     round_to_float16(vlm.model)
     if precision != "fp16":
-        quantize(vlm)
+        for layer in anatomy.layers(vlm.model):
+            quantize(layer, precision, vlm.dtype)
+        mark(vlm.model, precision, vlm.dtype)
     checkpoint.save(vlm, tmp_path / "out")
     assert vlm.model.config.text_config.model_type == "llama"
     with torch.no_grad():

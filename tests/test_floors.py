@@ -20,6 +20,7 @@ FLOORS = {
     "shapes.scenes": 0,  # descriptions and pixels; no torch
     "shapes.questions": 0,
     "published": 0,
+    "hub": 0,
     "processor": 1,
     "anatomy": 1,
     "vlm": 1,
@@ -29,6 +30,7 @@ FLOORS = {
     "prune.surgery": 1,
     "prune": 2,
     "quantize": 2,
+    "load": 2,
     "build": 3,
     "checkpoint": 3,
     "ask": 3,

@@ -13,7 +13,7 @@ from torch import nn
 
 from vlmcomp import anatomy
 from vlmcomp.build import build, calibration_samples
-from vlmcomp.calibrate import sequences, texts
+from vlmcomp.calibrate import Care, sequences, texts
 from vlmcomp.prune.cut import Method, prune
 from vlmcomp.prune.heads import kept_heads
 from vlmcomp.prune.importance import SCORES
@@ -195,7 +195,7 @@ def test_a_finished_layer_is_what_the_next_one_sees() -> None:
     for inside in (True, False):
         model = copy.deepcopy(dense)
         blocks = [layer.block for layer in anatomy.layers(model)]
-        prune(model, [Step("glu", 25)], texts(model, ids), finish=silence if inside else None)
+        prune(model, [Step("glu", 25)], texts(model, ids), care=Care(finish=silence) if inside else None)
         silence(anatomy.layers(model)[0])
         with torch.no_grad():
             wanted = dense.model.language_model(input_ids=ids).last_hidden_state

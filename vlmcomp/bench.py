@@ -118,7 +118,7 @@ def measure(recipe: Recipe, plan: Plan, progress: Progress = lambda text, share:
             progress=progress,
         )
     facts = _circumstances(recipe, plan)
-    facts["revision"] = facts["revision"] or getattr(vlm.model.config, "_commit_hash", None)
+    facts["revision"] = facts["revision"] or vlm.revision
     report = Report(
         **facts,
         dtype_stored=vlm.dtype_stored,

@@ -8,20 +8,19 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from huggingface_hub.errors import HFValidationError
 from PIL import Image
-from transformers import AutoModelForImageTextToText, PreTrainedModel, ProcessorMixin
-from transformers.utils import logging as transformers_logging
+from transformers import PreTrainedModel
 
-from vlmcomp import anatomy, processor, zoo
+from vlmcomp import anatomy, zoo
 from vlmcomp.ask import open_image
-from vlmcomp.calibrate import sequences
+from vlmcomp.calibrate import Care, sequences
+from vlmcomp.load import Arrival, load
 from vlmcomp.prune.cut import Method, plans, prune
-from vlmcomp.quantize import BACKENDS, quantize, round_to_int4
+from vlmcomp.quantize import BACKENDS, mark, quantize, round_to_int4
 from vlmcomp.recipe import Recipe
 from vlmcomp.shapes.questions import sample_question
 from vlmcomp.shapes.scenes import render, sample_scene
-from vlmcomp.vlm import VLM, compute_dtype, default_device, round_to_float16
+from vlmcomp.vlm import VLM, default_device, round_to_float16
 
 Progress = Callable[[str, float], None]  # what is being done, and the share done from 0 to 1
 
@@ -79,36 +78,22 @@ def refuse(model: PreTrainedModel, recipe: Recipe, device: str) -> None:
             )
 
 
-def load(recipe: Recipe, device: str, source: str | None = None) -> tuple[PreTrainedModel, ProcessorMixin]:
-    """The dense model of ``recipe`` and its processor, from ``source`` (folder or Hub id) or the zoo's own place.
+def _care(arrival: Arrival, precision: str) -> Care:
+    """A layer arrives dense, is rounded to what will be stored, and is packed once nothing asks it any more.
 
-    Raises:
-        ValueError: the weights cannot be had, or belong to a family that is not supported.
+    Least squares makes up for rounding to INT4 in the layers after it; INT8 rounds too little for that.
     """
-    entry = zoo.find(recipe.model)
-    if entry.embedded:
-        transformers_logging.disable_progress_bar()  # loads in no time
-    place, revision = source or entry.location, None if source else entry.revision
-    try:
-        reader = processor.load(place, revision)
-        model = AutoModelForImageTextToText.from_pretrained(
-            place, revision=revision, dtype=compute_dtype(device), device_map={"": device}
-        )
-    except (OSError, HFValidationError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"the weights of {entry.name} cannot be loaded from {place}: {reason}") from error
-    anatomy.of(model)
-    round_to_float16(model)
-    return model.eval(), reader
 
+    def finish(layer: anatomy.Layer) -> None:
+        round_to_float16(layer.block)
+        if precision == "int4":
+            round_to_int4(layer)
 
-def _finish(layer: anatomy.Layer) -> None:
-    round_to_float16(layer.block)
+    def leave(layer: anatomy.Layer) -> None:
+        if precision != "fp16":
+            quantize(layer, precision, arrival.dtype)
 
-
-def _finish_int4(layer: anatomy.Layer) -> None:
-    _finish(layer)
-    round_to_int4(layer)
+    return Care(arrival.layer, finish, leave)
 
 
 def _within(say: Progress, text: str, start: float, part: float) -> Callable[[float], None]:
@@ -125,7 +110,8 @@ def build(
     method: Method | None = None,
     progress: Progress | None = None,
 ) -> VLM:
-    """Make ``recipe`` in memory: load, prune in the order written, quantize.
+    """Make ``recipe`` in memory: load, prune in the order written, quantize; layer by layer, so that no more than one
+    dense layer is on the device beside the result.
 
     Args:
         device: "cuda", "cpu", ...; a GPU if there is one.
@@ -140,21 +126,28 @@ def build(
     """
     say = progress or (lambda text, share: None)
     entry, device, start = zoo.check(recipe), device or default_device(), time.perf_counter()
-    say(f"loading {entry.title}", 0.0)
-    model, reader = load(recipe, device, source)
-    dtype = str(compute_dtype(device)).removeprefix("torch.")
-    stored = "float16" if recipe.precision == "fp16" else f"{recipe.precision} decoder, rest float16"
-    vlm = VLM(model, reader, recipe, entry, stored, dtype, BACKENDS[recipe.precision])
+    dense = load(entry, source, say)
+    model, precision = dense.model, recipe.precision
+    refuse(model, recipe, device)
+    arrival = Arrival(model, device)
+    arrival.rest()
+    dtype = str(arrival.dtype).removeprefix("torch.")
+    stored = "float16" if precision == "fp16" else f"{precision} decoder, rest float16"
+    vlm = VLM(model, dense.processor, recipe, entry, stored, dtype, BACKENDS[precision], revision=dense.revision)
+    care = _care(arrival, precision)
+    work = [f"pruning {step}" for step in recipe.steps] + [f"quantizing to {precision.upper()}"] * (precision != "fp16")
+    told = _within(say, " and ".join(work) or "reading the weights", 0.1, 0.9)
     if recipe.steps:
-        refuse(model, recipe, device)
         say("calibrating", 0.1)
         samples = calibration_samples(entry.calibration) if calibration is None else calibration
-        removed = " and ".join(map(str, recipe.steps))
-        told = _within(say, f"pruning {removed}", 0.2, 0.6)
-        finish = _finish_int4 if recipe.precision == "int4" else _finish  # INT8 rounds too little to make up for
-        vlm.pruned = prune(model, recipe.steps, sequences(vlm, samples), method, told, finish)
-    if recipe.precision != "fp16":
-        quantize(vlm, _within(say, f"quantizing to {recipe.precision.upper()}", 0.8, 0.2))
+        vlm.pruned = prune(model, recipe.steps, sequences(vlm, samples), method, told, care)
+    else:
+        for index, layer in enumerate(layers := anatomy.layers(model)):
+            care.arrive(layer)
+            care.leave(layer)
+            told((index + 1) / len(layers))
+    if precision != "fp16":
+        mark(model, precision, arrival.dtype)
     vlm.build_seconds = time.perf_counter() - start
     say("ready", 1.0)
     return vlm

@@ -73,16 +73,21 @@ def enter(model: PreTrainedModel, inputs: dict[str, Any], kinds: torch.Tensor) -
     Stand-ins that return zeros take the layers' places, so that nothing is computed but what lies between them.
     """
     blocks = [layer.block for layer in anatomy.layers(model)]
-    streams: list[torch.Tensor] = []
+    hidden: list[torch.Tensor] = []
+    added: list[torch.Tensor | None] = []
     arguments: list[dict[str, Any]] = []
 
     def stand_in(*args: Any, **kwargs: Any) -> torch.Tensor:
         kwargs = {k: v for k, v in kwargs.items() if k not in ("past_key_values", "cache", "use_cache")}
-        streams.append(args[0] if args else kwargs.pop("hidden_states"))
+        stream = args[0] if args else kwargs.pop("hidden_states")
+        if hidden:
+            added.append(stream.cpu() if stream.any() else None)
+        else:
+            hidden.append(stream.cpu())
         arguments.append(kwargs)
-        if len(streams) == len(blocks):
+        if len(arguments) == len(blocks):
             raise _Stop
-        return torch.zeros_like(streams[0])
+        return torch.zeros_like(stream)
 
     try:
         for block in blocks:
@@ -92,9 +97,7 @@ def enter(model: PreTrainedModel, inputs: dict[str, Any], kinds: torch.Tensor) -
     finally:
         for block in blocks:
             del block.forward  # the class's own again
-    hidden, *between = (stream.cpu() for stream in streams)
-    added = tuple(more if more.any() else None for more in between)
-    return Tokens(hidden, kinds, tuple(arguments), added)
+    return Tokens(hidden[0], kinds, tuple(arguments), tuple(added))
 
 
 @torch.no_grad()
@@ -195,6 +198,20 @@ class Moments:
         self.power = old * self.power + float(new @ target.square().sum(1))
 
 
+def _nothing(layer: anatomy.Layer) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Care:
+    """What is done to every layer beside its edits: ``arrive`` before it first runs (bring its weights to the device),
+    ``finish`` after its last edit (round them), ``leave`` after it has run for the last time (pack them)."""
+
+    arrive: Callable[[anatomy.Layer], None] = _nothing
+    finish: Callable[[anatomy.Layer], None] = _nothing
+    leave: Callable[[anatomy.Layer], None] = _nothing
+
+
 @dataclass(frozen=True)
 class Edit:
     """A Linear of every layer whose inputs are watched, and what is then done to the layer."""
@@ -210,7 +227,7 @@ def walk(
     edits: Sequence[Edit],
     weights: Weights | None = None,
     progress: Callable[[float], None] | None = None,
-    finish: Callable[[anatomy.Layer], None] | None = None,
+    care: Care | None = None,
 ) -> None:
     """Change the decoder layer by layer; each edit sees what the already changed model gives it.
 
@@ -219,16 +236,17 @@ def walk(
     Linear and the stream (``Anatomy.post_norms``) it is what the dense Linear gave. (Aiming a layer at the dense
     model's activations on the compressed model's inputs is the asymmetric calibration of GPTAQ, arXiv 2504.02692.)
 
-    Edits come in the order in which their readers run, ``finish`` after the last of a layer. Peak memory on the
-    model's device, above the weights: one batch inside one layer, and ``moments_bytes`` for one reader. In RAM: the
-    hidden states of all sequences once for the dense and once for the changed model in their dtype, and once for
-    each edit in float32.
+    Edits come in the order in which their readers run. Peak memory on the layers' device, above the weights that are
+    there: one batch inside one layer, and ``moments_bytes`` for one reader. In RAM: the hidden states of all sequences
+    once for the dense and once for the changed model in their dtype, and once for each edit in float32.
     """
-    weights = weights or Weights()
-    layers, device = anatomy.layers(model), model.device
+    weights, care = weights or Weights(), care or Care()
+    layers = anatomy.layers(model)
     share = [weights.of(t.kinds) for t in calibration]
     dense, ours = [t.hidden for t in calibration], [t.hidden for t in calibration]
     for index, layer in enumerate(layers):
+        care.arrive(layer)
+        device = layer.output.weight.device
         marks: list[list[torch.Tensor]] = []  # per batch: the dense stream after each edit's reader
         for at, tokens in enumerate(calibration):
             output, seen = _dense(layer, dense[at].to(device), tokens.arguments[index], edits)
@@ -242,11 +260,11 @@ def walk(
                 moments.add(x, marks[at][number].to(device) - stream, share[at].to(device))
             edit.change(layer, moments)
             del moments
-        if finish is not None:
-            finish(layer)
+        care.finish(layer)
         for at, tokens in enumerate(calibration):
             output = _first(layer.block(ours[at].to(device), **tokens.arguments[index])).cpu()
             ours[at] = tokens.after(index, output)
+        care.leave(layer)
         if progress is not None:
             progress((index + 1) / len(layers))
 

@@ -149,7 +149,7 @@ def load(folder: Path, device: str | None = None) -> VLM:
         facts = json.loads((folder / _FILE).read_text())
         recipe = Recipe.parse(facts["recipe"])
         pruned = [Pruned(**p) for p in facts["pruned"]]
-        reader = processor.load(str(folder))
+        reader = processor.load(folder)
         model = _class(folder).from_pretrained(folder, dtype=compute_dtype(device), device_map={"": device}).eval()
     except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"the checkpoint in {folder} is damaged: {str(error).splitlines()[0]}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 
 from transformers import AutoProcessor, ProcessorMixin
 from transformers.models.auto.processing_auto import processor_class_from_name
@@ -25,14 +26,16 @@ def image_only(kind: type[ProcessorMixin]) -> type[ProcessorMixin]:
     )
 
 
-def load(place: str, revision: str | None = None) -> ProcessorMixin:
-    """The processor that belongs to the checkpoint at ``place`` (folder or Hub id).
+def load(folder: Path, pixels: tuple[int, int] | None = None) -> ProcessorMixin:
+    """The processor of the checkpoint in ``folder``; ``pixels``: fewest and most that an image is scaled to.
 
     Raises:
-        OSError: there is none, or it cannot be had.
+        OSError: there is none, or it is damaged.
     """
-    facts, _ = ProcessorMixin.get_processor_dict(place, revision=revision)
+    facts, _ = ProcessorMixin.get_processor_dict(folder)
     name = facts.get("processor_class")
-    if name is None:
-        return AutoProcessor.from_pretrained(place, revision=revision)
-    return image_only(processor_class_from_name(name)).from_pretrained(place, revision=revision)
+    kind = AutoProcessor if name is None else image_only(processor_class_from_name(name))
+    reader = kind.from_pretrained(folder)
+    if pixels is not None:
+        reader.image_processor.size = {"shortest_edge": pixels[0], "longest_edge": pixels[1]}
+    return reader

@@ -9,11 +9,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import BitsAndBytesConfig
+from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.quantizers import AutoHfQuantizer
 
 from vlmcomp import anatomy
-from vlmcomp.vlm import VLM
 
 INT8_THRESHOLD = 6.0  # LLM.int8()'s outlier threshold (Dettmers et al., arXiv 2208.07339)
 BACKENDS = {
@@ -65,41 +64,37 @@ def _int4(linear: nn.Linear, dtype: torch.dtype) -> nn.Linear:
 _MAKERS: dict[str, Callable[[nn.Linear, torch.dtype], nn.Linear]] = {"int8": _int8, "int4": _int4}
 
 
-def config(vlm: VLM) -> BitsAndBytesConfig:
+def config(model: PreTrainedModel, precision: str, dtype: torch.dtype) -> BitsAndBytesConfig:
     """The stock configuration that loads what ``quantize`` makes: the decoder's Linears and nothing else."""
-    skip = anatomy.of(vlm.model).untouched()  # full paths: a bare "vision_tower" would skip nothing
-    if vlm.recipe.precision == "int8":
+    skip = anatomy.of(model).untouched()  # full paths: a bare "vision_tower" would skip nothing
+    if precision == "int8":
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=INT8_THRESHOLD, llm_int8_skip_modules=skip)
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=vlm.dtype,
+        bnb_4bit_compute_dtype=dtype,
         llm_int8_skip_modules=skip,
     )
 
 
-def quantize(vlm: VLM, progress: Callable[[float], None] | None = None) -> None:
-    """Replace every Linear of the decoder's attention and MLP by its quantized form; nothing else is touched."""
+def quantize(layer: anatomy.Layer, precision: str, dtype: torch.dtype) -> None:
+    """Replace every Linear of a decoder layer by its quantized form, which computes in ``dtype``."""
     hush()
-    make, device, dtype = _MAKERS[vlm.recipe.precision], vlm.device, vlm.dtype
-    targets = list(anatomy.decoder_linears(vlm.model))
-    for index, (name, linear) in enumerate(targets):
-        small = make(linear, dtype)
+    for name, linear in [(n, m) for n, m in layer.block.named_modules() if isinstance(m, nn.Linear)]:
+        device, small = linear.weight.device, _MAKERS[precision](linear, dtype)
         if linear.bias is not None:
             small.bias = nn.Parameter(linear.bias.detach(), requires_grad=False)
+        linear.weight = None  # the new one alone holds it, and lets it go once it is packed
         small.to(device)  # bitsandbytes quantizes when the weight arrives on its device
-        vlm.model.set_submodule(name, small.eval())
-        if progress is not None:
-            progress((index + 1) / len(targets))
-    _mark(vlm)
+        layer.block.set_submodule(name, small.eval())
 
 
 @torch.no_grad()
 def round_to_int4(layer: anatomy.Layer) -> None:
     """Round the Linears of a decoder layer in place to the NF4 values that ``quantize`` stores later.
 
-    For ``prune.cut.prune(finish=...)``: the layers after this one, solved on what it gives then, make up for its
+    For ``calibrate.Care.finish``: the layers after this one, solved on what it gives then, make up for its
     rounding as well. The weights keep their dtype; packed ones could not be cut or saved any more.
     """
     from bitsandbytes.functional import dequantize_4bit, quantize_4bit
@@ -109,16 +104,16 @@ def round_to_int4(layer: anatomy.Layer) -> None:
         linear.weight.data = dequantize_4bit(packed, state).to(linear.weight.dtype).view_as(linear.weight)
 
 
-def _mark(vlm: VLM) -> None:
+def mark(model: PreTrainedModel, precision: str, dtype: torch.dtype) -> None:
     """Tell transformers that the model is quantized, so that ``save_pretrained`` writes a stock checkpoint."""
-    model: Any = vlm.model
-    settings = config(vlm)
-    model.config.quantization_config = settings
-    model.hf_quantizer = AutoHfQuantizer.from_config(settings, pre_quantized=True)
-    model.is_quantized = True
-    model.quantization_method = settings.quant_method
-    model.is_loaded_in_8bit = vlm.recipe.precision == "int8"
-    model.is_loaded_in_4bit = vlm.recipe.precision == "int4"
+    told: Any = model
+    settings = config(model, precision, dtype)
+    told.config.quantization_config = settings
+    told.hf_quantizer = AutoHfQuantizer.from_config(settings, pre_quantized=True)
+    told.is_quantized = True
+    told.quantization_method = settings.quant_method
+    told.is_loaded_in_8bit = precision == "int8"
+    told.is_loaded_in_4bit = precision == "int4"
 
 
 def repacked(model: nn.Module) -> bool:

@@ -27,6 +27,7 @@ class VLM:
     backend: str
     pruned: list[Pruned] = field(default_factory=list)
     build_seconds: float = 0.0
+    revision: str | None = None  # of the dense weights on the Hub
 
     @property
     def device(self) -> torch.device:

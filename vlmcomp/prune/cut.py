@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from vlmcomp import anatomy
-from vlmcomp.calibrate import Edit, Moments, Tokens, Weights, size, walk
+from vlmcomp.calibrate import Care, Edit, Moments, Tokens, Weights, size, walk
 from vlmcomp.prune import heads, neurons
 from vlmcomp.prune.importance import DEFAULT, Units, choose
 from vlmcomp.prune.reconstruct import least_squares
@@ -46,14 +46,13 @@ def prune(
     calibration: Sequence[Tokens],
     method: Method | None = None,
     progress: Callable[[float], None] | None = None,
-    finish: Callable[[anatomy.Layer], None] | None = None,
+    care: Care | None = None,
 ) -> list[Pruned]:
     """Narrow the decoder in place. All steps happen in one walk: a layer loses its heads, then its neurons.
 
     With reconstruction, what reads the units is re-solved so that the layer brings the residual stream back to
     the dense model's. Where only heads go, the MLP's reading matrix is re-solved all the same: it makes up for
-    much of what the heads took with them. ``finish``, such as rounding its weights, is then done to the layer before
-    the next is looked at. The text config follows.
+    much of what the heads took with them. The text config follows.
 
     Raises:
         ValueError: as ``plans``, or an empty calibration; no weight has been touched then.
@@ -67,7 +66,7 @@ def prune(
         Edit(plan.reader, lambda layer, moments, plan=plan: _cut(plan, method, layer, moments))
         for plan in (*todo, *mend)
     ]
-    walk(model, calibration, edits, method.weights, progress, finish)
+    walk(model, calibration, edits, method.weights, progress, care)
     for plan in todo:
         plan.settle(model.config.get_text_config())
     return [_fact(plan, method, calibration) for plan in todo]

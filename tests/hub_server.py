@@ -1,0 +1,111 @@
+"""A Hub of one model on this machine: enough of its HTTP interface to look a model up and to download it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@dataclass
+class Hub:
+    """``gated``: only requests with a token get files. ``breaks``: how many downloads of weights are cut off halfway;
+    those of files whose names begin with ``broken`` always are. ``sent`` counts the bytes of files sent, ``asked``
+    names the files."""
+
+    repo: str
+    folder: Path
+    gated: bool = False
+    breaks: int = 0
+    broken: str = ""
+    url: str = ""
+    sent: int = 0
+    asked: list[str] = field(default_factory=list)
+
+    def files(self) -> list[Path]:
+        return sorted(file for file in self.folder.iterdir() if file.is_file())
+
+
+def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+        def _answer(self, body: bytes, status: int = 200, **headers: str) -> None:
+            self.send_response(status)
+            for name, value in ({"Content_Length": str(len(body)), "X_Repo_Commit": COMMIT} | headers).items():
+                self.send_header(name.replace("_", "-"), value)
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(body)
+
+        def _refuse(self, status: int, code: str) -> None:
+            self._answer(b"{}", status, X_Error_Code=code, X_Error_Message=code)
+
+        def do_GET(self) -> None:
+            path = self.path.partition("?")[0]
+            if not path.startswith((f"/api/models/{hub.repo}/", f"/{hub.repo}/")):
+                return self._refuse(404, "RepoNotFound")
+            if path.startswith("/api/"):
+                return self._facts(*path.removeprefix(f"/api/models/{hub.repo}/").split("/"))
+            name = path.rpartition("/")[2]
+            if hub.gated and not self.headers.get("Authorization"):
+                return self._refuse(401, "GatedRepo")
+            return self._file(hub.folder / name)
+
+        do_HEAD = do_GET
+
+        def _facts(self, what: str, revision: str) -> None:
+            if revision not in ("main", COMMIT):
+                return self._refuse(404, "RevisionNotFound")
+            if what == "revision":
+                siblings = [{"rfilename": f.name} for f in hub.files()]
+                return self._answer(json.dumps({"id": hub.repo, "sha": COMMIT, "siblings": siblings}).encode())
+            rows = [{"type": "file", "path": f.name, "size": f.stat().st_size, "oid": _oid(f)} for f in hub.files()]
+            return self._answer(json.dumps(rows).encode())
+
+        def _file(self, file: Path) -> None:
+            data, start = file.read_bytes(), 0
+            headers = {"ETag": f'"{_oid(file)}"', "Accept_Ranges": "bytes"}
+            if (span := self.headers.get("Range")) and self.command == "GET":
+                start = int(span.removeprefix("bytes=").partition("-")[0])
+                headers["Content_Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
+            body = data[start:]
+            headers["Content_Length"] = str(len(body))
+            if self.command == "GET":
+                always = bool(hub.broken) and file.name.startswith(hub.broken)
+                if always or (hub.breaks and file.suffix == ".safetensors"):
+                    hub.breaks -= not always
+                    body, self.close_connection = body[: len(body) // 2], True
+                hub.asked.append(file.name)
+                hub.sent += len(body)
+            self._answer(body, 206 if "Content_Range" in headers else 200, **headers)
+
+    return Handler
+
+
+def _oid(file: Path) -> str:
+    return hashlib.sha1(file.read_bytes()).hexdigest()
+
+
+@contextmanager
+def serve(repo: str, folder: Path) -> Iterator[Hub]:
+    """A running Hub that holds ``folder`` as the model ``repo``."""
+    hub = Hub(repo, folder)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(hub))
+    hub.url = f"http://127.0.0.1:{server.server_address[1]}"
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield hub
+    finally:
+        server.shutdown()
+        server.server_close()

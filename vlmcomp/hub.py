@@ -1,0 +1,139 @@
+"""Where dense weights come from: a folder as it is, or a download from the Hub that is checked before it starts."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from huggingface_hub import constants, hf_hub_download, snapshot_download
+from huggingface_hub.errors import (
+    DryRunError,
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils import tqdm
+
+from vlmcomp.zoo import MODELS, Model
+
+_WANTED = {"allow_patterns": ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"], "ignore_patterns": ["*/*"]}
+Progress = Callable[[str, float], None]  # what is being done, and the share done from 0 to 1
+
+
+def fetch(model: Model, source: str | None, say: Progress) -> tuple[Path, str | None]:
+    """The folder with the dense weights of ``model``, from ``source`` (folder or Hub id) or the zoo's own place.
+
+    From the Hub only what is needed comes, after family and disk space are checked; a connection that breaks is taken
+    up again where it stopped, and a run that was stopped keeps the files that came whole. Without a network, weights
+    that were downloaded before are used.
+
+    Returns:
+        The folder, and for the Hub the commit.
+
+    Raises:
+        ValueError: one sentence on why the weights cannot be had.
+    """
+    place = source or model.location
+    if Path(place).is_dir():
+        _check_family(Path(place) / "config.json", model, place)
+        return Path(place), None
+    if source is not None and (place.count("/") != 1 or place[0] in "./~"):
+        raise ValueError(f"the weights of {model.name} cannot be loaded from {place}: there is no such folder")
+    revision = None if source else model.revision
+    try:
+        return _download(model, place, revision, say)
+    except (OSError, EntryNotFoundError, HFValidationError, HTTPError) as error:
+        _explain(error, model, place, revision)
+
+
+def _download(model: Model, place: str, revision: str | None, say: Progress) -> tuple[Path, str]:
+    say(f"looking up {place}", 0.0)
+    try:
+        files: Any = snapshot_download(place, revision=revision, dry_run=True, **_WANTED)
+    except DryRunError as error:  # no network: what an earlier download left will do if it is whole
+        if isinstance(error.__cause__, RepositoryNotFoundError):  # GatedRepoError is one
+            raise error.__cause__ from None
+        folder = Path(snapshot_download(place, revision=revision, local_files_only=True, **_WANTED))
+        _check_family(folder / "config.json", model, place)
+        return folder, folder.name
+    names = {file.filename for file in files}
+    if "config.json" not in names or not any(name.endswith(".safetensors") for name in names):
+        raise ValueError(f"{place} has no config.json with safetensors weights: it is not a model that can be loaded")
+    commit = files[0].commit_hash
+    _check_family(Path(hf_hub_download(place, "config.json", revision=commit)), model, place)
+    missing = sum(file.file_size for file in files if file.will_download)
+    _check_disk(place, missing)
+    bar = _bar(place, missing, say)
+    return Path(snapshot_download(place, revision=commit, tqdm_class=bar, **_WANTED)), commit
+
+
+def _check_family(config: Path, model: Model, place: str) -> None:
+    try:
+        family = json.loads(config.read_text(encoding="utf-8"))["model_type"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ValueError(f"{place} holds no config.json that names a model: it is not a folder of weights") from None
+    if family == model.family:
+        return
+    others = [m.name for m in MODELS.values() if m.family == family and not m.embedded]
+    hint = f"choose {' or '.join(others)}" if others else f"it must be of the family '{model.family}'"
+    raise ValueError(f"{place} holds a model of the family '{family}', which is not {model.name}'s: {hint}")
+
+
+def _check_disk(place: str, missing: int) -> None:
+    cache = Path(constants.HF_HUB_CACHE)
+    disk = next(folder for folder in (cache, *cache.parents) if folder.exists())
+    free = shutil.disk_usage(disk).free
+    if missing > free:
+        raise ValueError(
+            f"{place} needs {_amount(missing)} more on the disk of {cache}, which has {_amount(free)} free: "
+            "make room, or let HF_HOME name a folder on a larger disk"
+        )
+
+
+def _amount(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
+
+
+def _bar(place: str, total: int, say: Progress) -> type[tqdm]:
+    """A progress bar that tells ``say``; the Hub's client makes several and keeps one for the bytes on the disk."""
+
+    class Bar(tqdm):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            self._counts = kwargs.pop("name", None) == "huggingface_hub.snapshot_download"
+            super().__init__(*args, **kwargs | {"disable": True})
+            self._seen = 0.0
+
+        def update(self, n: float | None = 1) -> None:
+            if self._counts and total:
+                self._seen += n or 0
+                say(f"downloading {place}, {_amount(total)}", min(1.0, self._seen / total))
+
+    return Bar
+
+
+def _explain(error: Exception, model: Model, place: str, revision: str | None) -> NoReturn:
+    """Raises ``error`` again as a ValueError of one sentence."""
+    page = f"https://huggingface.co/{place}"
+    if isinstance(error, GatedRepoError) or (isinstance(error, RepositoryNotFoundError) and model.gated):
+        text = f"{place} is gated: accept its licence at {page}, then log in with 'hf auth login' or set HF_TOKEN"
+    elif isinstance(error, RepositoryNotFoundError):
+        text = f"the Hub has no model {place} for you: look at {page}, or log in with 'hf auth login' if it is private"
+    elif isinstance(error, RevisionNotFoundError):
+        text = f"the Hub no longer has the revision {revision} of {place}: look at {page}/commits"
+    elif isinstance(error, HFValidationError):
+        text = f"the weights of {model.name} cannot be loaded from {place}: it is neither a folder nor a Hub id"
+    elif isinstance(error, LocalEntryNotFoundError):
+        text = f"the Hub cannot be reached, and {place} was not downloaded whole before: try again with a network"
+    elif isinstance(error, HfHubHTTPError) or not getattr(error, "strerror", None):
+        text = f"the download of {place} broke off: run it again, the files that came whole are kept"
+    else:
+        text = f"{place} cannot be written to {constants.HF_HUB_CACHE}: {error.strerror}"
+    raise ValueError(text) from error

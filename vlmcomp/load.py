@@ -1,0 +1,92 @@
+"""The dense model, mapped from its files and brought to the device part by part, so that it is never there whole."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import AutoModelForImageTextToText, PreTrainedModel, ProcessorMixin
+from transformers.utils import logging as transformers_logging
+
+from vlmcomp import anatomy, hub, processor
+from vlmcomp.vlm import compute_dtype
+from vlmcomp.zoo import Model
+
+
+@dataclass(frozen=True)
+class Dense:
+    """A model whose weights still lie in their files, in the dtype they were saved in; ``revision`` on the Hub."""
+
+    model: PreTrainedModel
+    processor: ProcessorMixin
+    revision: str | None
+
+
+def load(entry: Model, source: str | None, say: hub.Progress) -> Dense:
+    """Map the dense weights of ``entry`` from ``source`` (folder or Hub id) or the zoo's own place.
+
+    Raises:
+        ValueError: they cannot be had, are damaged, or belong to another family.
+    """
+    folder, revision = hub.fetch(entry, source, say)
+    say(f"loading {entry.title}", 0.0)
+    if entry.embedded:
+        transformers_logging.disable_progress_bar()  # loads in no time
+    place = source or entry.location
+    try:
+        reader = processor.load(folder, entry.pixels)
+        model, found = AutoModelForImageTextToText.from_pretrained(folder, dtype="auto", output_loading_info=True)
+    except Exception as error:  # each kind of damage raises another one
+        raise ValueError(f"the weights of {entry.name} in {place} cannot be read: {_first_line(error)}") from error
+    if absent := sorted(found["missing_keys"]):
+        raise ValueError(f"the weights of {entry.name} in {place} are not whole: {absent[0]} is missing")
+    anatomy.of(model)
+    return Dense(model.eval(), reader, revision)
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+class Arrival:
+    """Brings parts of a mapped model to ``device``, in what is computed in there.
+
+    Weights are rounded to values that float16 holds: what is computed in 32 bits is stored in 16. Buffers keep their
+    dtype, and so do the parts that a family's class keeps in float32 when the rest is in 16 bits.
+    """
+
+    def __init__(self, model: PreTrainedModel, device: str) -> None:
+        self.model, self.device, self.dtype = model, torch.device(device), compute_dtype(device)
+        kept = set(model._keep_in_fp32_modules_strict or ()) if self.dtype != torch.float32 else set()
+        if self.dtype == torch.float16:
+            kept |= set(model._keep_in_fp32_modules or ())
+        wide = (p for n, p in model.named_parameters() if any(f".{k}." in f".{n}." for k in kept))
+        self._wide, self._here = {id(p) for p in wide}, set()
+
+    @torch.no_grad()
+    def rest(self) -> None:
+        """Everything outside the decoder's layers."""
+        inside = f"{anatomy.of(self.model).layers}."
+        for name, module in self.model.named_modules():
+            if not name.startswith(inside):
+                self._bring(module)
+
+    @torch.no_grad()
+    def layer(self, layer: anatomy.Layer) -> None:
+        for module in layer.block.modules():
+            self._bring(module)
+
+    def _bring(self, module: nn.Module) -> None:
+        for parameter in module.parameters(recurse=False):
+            if id(parameter) not in self._here:  # tied weights come once
+                self._here.add(id(parameter))
+                dtype = torch.float32 if id(parameter) in self._wide else self.dtype
+                there = parameter.data.to(self.device)
+                parameter.data = there.half().to(dtype, copy=there.data_ptr() == parameter.data_ptr())
+        for name, buffer in module.named_buffers(recurse=False):
+            if (
+                exact := getattr(module, f"scalar_{name}", None)
+            ) is not None:  # a constant, rounded to the files' dtype
+                buffer = torch.tensor(exact, dtype=self.dtype)
+            setattr(module, name, buffer.to(self.device))
