@@ -179,15 +179,6 @@ def test_a_bad_plan_is_refused_before_anything_runs(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("model", zoo.MODELS)
-def test_the_standard_sweep_fits_its_model(model: str) -> None:
-    recipes = bench.every_recipe(model)
-    assert recipes[0] == Recipe(model) and len(set(recipes)) == len(recipes) == 14
-    for recipe in recipes:
-        zoo.check(recipe)
-        assert Recipe.parse(str(recipe)) == recipe
-
-
 @pytest.mark.parametrize(
     ("name", "slug"),
     [

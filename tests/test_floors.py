@@ -21,6 +21,8 @@ FLOORS = {
     "shapes.questions": 0,
     "published": 0,
     "hub": 0,
+    "matrix": 0,
+    "claims": 0,
     "processor": 1,
     "anatomy": 1,
     "vlm": 1,
@@ -39,10 +41,11 @@ FLOORS = {
     "machine": 4,
     "bench": 5,
     "manager": 5,
+    "readme": 6,
     "study": 5,
-    "cli": 6,
+    "cli": 7,
     "demo": 6,
-    "__main__": 7,
+    "__main__": 8,
 }
 LEVEL_FLOORS = (0, 1, 3)  # where modules may also import their neighbours
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vlmcomp import bench, store, zoo
+from vlmcomp import bench, matrix, store, zoo
 from vlmcomp.cli import main
 from vlmcomp.demo.charts import View, customdata, frontier, scatter, select
 from vlmcomp.frontier import pareto
@@ -38,9 +38,9 @@ def test_a_damaged_report_costs_only_itself(tmp_path: Path) -> None:
         Report.from_dict({**REPORTS[0].to_dict(), "schema": 99})
 
 
-def test_the_standard_sweep_is_recorded_without_a_failure() -> None:
+def test_every_cell_is_recorded_without_a_failure() -> None:
     found = {r.recipe: r for r in REPORTS}
-    for recipe in bench.every_recipe(zoo.DEFAULT):
+    for recipe in (recipe for model in matrix.embedded() for recipe in matrix.recipes(model)):
         report = found[str(recipe)]
         assert report.error is None and report.commit and report.versions["torch"]
         assert report.quality["shapes-vqa"].samples == 2000
@@ -55,7 +55,13 @@ def test_recorded_scores_are_those_of_the_recorded_rows() -> None:
             assert report.quality[name].samples == len(rows)
 
 
-def test_the_embedded_model_reaches_its_bar() -> None:
+@pytest.mark.parametrize("model", matrix.embedded())
+def test_every_embedded_model_answers_what_nobody_here_asked(model: str) -> None:
+    dense = [r for r in REPORTS if r.recipe == f"{model}/fp16"]
+    assert dense and all(r.quality["easy-vqa"].exact_match >= 0.98 for r in dense)
+
+
+def test_the_default_model_reaches_its_bar() -> None:
     dense = next(r for r in REPORTS if r.recipe == "llava-shapes/fp16")
     assert dense.quality["easy-vqa"].exact_match >= 0.99
     assert dense.quality["shapes-vqa"].exact_match >= 0.85

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
+from vlmcomp import anatomy
 from vlmcomp.cli import main
-from vlmcomp.measure.sizes import COLUMNS, sizes
+from vlmcomp.measure.size import weight_bytes
+from vlmcomp.measure.sizes import COLUMNS, linear_bytes, sizes
 from vlmcomp.published import SHAPES
 
 # Millions of parameters as published.
@@ -35,6 +39,26 @@ def test_totals_are_the_published_ones_and_columns_shrink(name: str) -> None:
         for part in ("vision tower", "Q-Former", "projector", "embeddings", "lm_head"):
             assert found.weight_bytes[column][part] == 2 * found.parameters[part], "left alone"
     assert found.removed_percent == pytest.approx(30, abs=1.5)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_every_small_variant_builds_on_a_gpu_of_24_gb(name: str) -> None:
+    found = sizes(name)
+    for column in COLUMNS:
+        assert found.building(column) > found.total(column)
+        if "int" in column:
+            assert found.building(column) < 24e9, f"{column} of {name}"
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+@pytest.mark.parametrize("model", ["llava-shapes", "blip2-shapes"])
+def test_the_arithmetic_is_what_a_built_model_holds(model: str, precision: str, built: Callable) -> None:
+    vlm = built(f"{model}/{precision}")
+    dense = dict(anatomy.decoder_linears(built(f"{model}/fp16").model))
+    held = weight_bytes(vlm.model)
+    tables = 1100 if precision == "int4" else 0  # of codes, in a matrix of any size: nothing to a real model
+    counted = sum(linear_bytes(linear, 1.0, precision, False) + tables for linear in dense.values())
+    assert held["decoder attention"] + held["decoder MLP"] == pytest.approx(counted, rel=0.01)
 
 
 def test_the_table_holds_every_model(capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,7 +22,7 @@ from typing import Any
 
 from vlmcomp import machine, store, zoo
 from vlmcomp.measure import latency, metrics, tasks
-from vlmcomp.recipe import Recipe, Step
+from vlmcomp.recipe import Recipe
 from vlmcomp.report import Memory, Report
 
 _REPO = Path(__file__).resolve().parent.parent
@@ -54,28 +54,6 @@ class Plan:
             raise ValueError(f"a benchmark needs a task: choose from {', '.join(tasks.TASKS)}")
         if self.encoder not in metrics.ENCODERS:
             raise ValueError(f"unknown BERTScore encoder '{self.encoder}': choose from {', '.join(metrics.ENCODERS)}")
-
-
-def every_recipe(model: str) -> list[Recipe]:
-    """The standard sweep of a model: each precision, pruned MLPs and heads, and their combinations.
-
-    Raises:
-        ValueError: no such model.
-    """
-    mlp = zoo.find(model).mlp
-
-    def recipe(precision: str, heads: int = 0, neurons: int = 0) -> Recipe:
-        steps = tuple(Step(kind, percent) for kind, percent in (("heads", heads), (mlp, neurons)) if percent)
-        return Recipe(model, steps, precision)
-
-    return [
-        *(recipe(p) for p in ("fp16", "int8", "int4")),
-        *(recipe("fp16", neurons=n) for n in (10, 20, 30, 40, 50)),
-        *(recipe("fp16", heads=n) for n in (25, 50)),
-        *(recipe(p, neurons=30) for p in ("int8", "int4")),
-        recipe("int8", heads=25),
-        recipe("int4", heads=25, neurons=30),
-    ]
 
 
 def measure(recipe: Recipe, plan: Plan, progress: Progress = lambda text, share: None) -> tuple[Report, dict[str, Any]]:

@@ -270,9 +270,9 @@ def walk(
 
 
 def moments_bytes(inputs: int, outputs: int) -> int:
-    """Bytes of one reader's ``Moments`` and of solving it: float32 sums, and in float64 four matrices (n, n) and
+    """Bytes of one reader's ``Moments`` and of solving it: float32 sums, and in float64 three matrices (n, n) and
     three (out, n)."""
-    return inputs * (4 * (inputs + outputs) + 8 * (4 * inputs + 3 * outputs))
+    return inputs * (4 * (inputs + outputs) + 8 * (3 * inputs + 3 * outputs))
 
 
 def _dense(

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from vlmcomp import store, tables, zoo
+from vlmcomp import matrix, store, tables, zoo
 from vlmcomp.recipe import Recipe
 
 _RECIPE = "MODEL/STEPS+PRECISION, for example llava-shapes/heads25+glu30+int4"
@@ -104,16 +104,23 @@ def _bench(args: argparse.Namespace) -> int | None:
         raise ValueError("name the recipes to measure, or give --all")
     from vlmcomp import bench
 
-    recipes = recipes or bench.every_recipe(args.model)
+    models = [args.model] if args.model else matrix.embedded()
+    recipes = recipes or [recipe for model in models for recipe in matrix.recipes(model)]
     settings = {"samples": args.samples, "device": args.device, "source": args.source, "encoder": args.encoder}
     plan = bench.Plan(**settings, **({"tasks": tuple(args.task)} if args.task else {}))
     if args.retime:
-        for report in bench.retime(recipes, plan, root=Path(args.out)):
-            print(bench.summary(report))
+        for group in [[r for r in recipes if r.model == model] for model in dict.fromkeys(r.model for r in recipes)]:
+            for report in bench.retime(group, plan, root=Path(args.out)):
+                print(bench.summary(report))
         return 0
     reports = bench.run(recipes, plan, root=Path(args.out), force=args.force)
     failed = [r.recipe for r in reports if r.error is not None]
-    print(f"{len(reports) - len(failed)} measured, {len(failed)} failed" + (f": {', '.join(failed)}" if failed else ""))
+    if args.all:
+        rows, count = matrix.status(models, reports)
+        print(f"{tables.aligned(rows)}\n{count}")
+    else:
+        told = f"{len(reports) - len(failed)} measured, {len(failed)} failed"
+        print(told + (f": {', '.join(failed)}" if failed else ""))
     return 1 if failed else 0
 
 
@@ -140,31 +147,18 @@ def _report(args: argparse.Namespace) -> None:
     reports = store.load_all(root)
     if not reports:  # an empty block must not wipe the README's
         raise ValueError(f"there are no reports in {root}: run 'vlmcomp bench' first")
-    block = tables.block(reports, lambda report: store.load_rows(report, root))
     if args.readme is None:
-        print(block)
+        print(tables.block(reports, lambda report: store.load_rows(report, root)))
         return
+    from vlmcomp import readme
+
     file = Path(args.readme)
     try:
-        new = tables.rewrite(file.read_text(encoding="utf-8"), block)
-        if (studies := sorted(root.glob("*/pruning.json"))) and tables.marked(new, "study"):
-            new = tables.rewrite(new, "\n\n".join(map(_headlines, studies)), "study")
-        if tables.marked(new, "sizes"):
-            from vlmcomp.measure import sizes
-            from vlmcomp.published import SHAPES
-
-            new = tables.rewrite(new, sizes.summary([sizes.sizes(name) for name in SHAPES]), "sizes")
+        new = readme.fill(file.read_text(encoding="utf-8"), reports, root)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None
     store.write_text(file, new)
     print(f"{file} holds the results of {root}")
-
-
-def _headlines(study: Path) -> str:
-    from vlmcomp.study import cells, cost
-    from vlmcomp.study import tables as study_tables
-
-    return study_tables.render(cells.Ledger(study).content(), cost.projection(), whole=False)
 
 
 def _train(args: argparse.Namespace) -> None:
@@ -220,8 +214,8 @@ def _parser() -> argparse.ArgumentParser:
     measured = ("--all", "llava-shapes/fp16 llava-shapes/int8 --task shapes-vqa --samples 200")
     sub = verb("bench", _bench, "measure recipes: size, memory, latency, quality", *measured)
     sub.add_argument("recipes", nargs="*", metavar="RECIPE", help=_RECIPE)
-    sub.add_argument("--all", action="store_true", help="every standard recipe of --model")
-    sub.add_argument("--model", default=zoo.DEFAULT)
+    sub.add_argument("--all", action="store_true", help="every standard cell of --model")
+    sub.add_argument("--model", help="for --all; default: all embedded models")
     sub.add_argument("--task", action="append", help="shapes-vqa or easy-vqa; may be repeated; default: both")
     sub.add_argument("--samples", type=int, help="questions a task")
     sub.add_argument("--encoder", default="auto", help="BERTScore encoder: auto, minilm or roberta-large")
@@ -237,7 +231,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", metavar="FILE", help="default: this machine's file in precomputed/")
     sub = verb("report", _report, "print the results as tables", "", "--readme README.md")
     sub.add_argument("--root", default=str(store.PRECOMPUTED), help="folder of the reports")
-    sub.add_argument("--readme", help="rewrite the results block of this file instead")
+    sub.add_argument("--readme", help="rewrite the generated blocks of this file instead")
     sub = verb("train", _train, "train an embedded model", "llava-shapes --out trial --steps 200")
     sub.add_argument("name")
     sub.add_argument("--out", help="folder of the trained model")

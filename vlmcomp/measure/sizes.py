@@ -10,6 +10,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 
 from vlmcomp import anatomy, tables, zoo
+from vlmcomp.calibrate import BATCH, moments_bytes
 from vlmcomp.measure.size import parameters
 from vlmcomp.prune import neurons
 from vlmcomp.published import SHAPES
@@ -22,15 +23,33 @@ _NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)  # bytes a weight: the code, a byte a block
 
 @dataclass(frozen=True)
 class Sizes:
-    """``parameters`` by part; ``weight_bytes`` by column of ``COLUMNS``, then by part; the real percent of mlp30."""
+    """``parameters`` by part; ``weight_bytes`` by column of ``COLUMNS``, then by part; the real percent of mlp30.
+
+    ``layers`` of the decoder are ``width`` MLP neurons and ``hidden`` wide.
+    """
 
     model: str
     parameters: dict[str, int]
     weight_bytes: dict[str, dict[str, float]]
     removed_percent: float
+    layers: int
+    hidden: int
+    width: int
 
     def total(self, column: str) -> float:
         return sum(self.weight_bytes[column].values())
+
+    def building(self, column: str) -> float:
+        """Bytes on the device at the peak of building: at the last layer, when all the others are packed.
+
+        The result and one layer in 16 bits; when pruning, also the sums of the widest reader and solving them, and
+        the activations of one batch in the layer, of 1,024 tokens a sequence.
+        """
+        layer = sum(2.0 * self.parameters[part] for part in ("decoder attention", "decoder MLP")) / self.layers
+        if "mlp" not in column:
+            return self.total(column) + layer
+        activations = BATCH * 1024 * 2.0 * (2 * self.width + 4 * self.hidden)
+        return self.total(column) + layer + moments_bytes(self.width, self.hidden) + activations
 
 
 def skeleton(name: str) -> PreTrainedModel:
@@ -59,15 +78,17 @@ def sizes(name: str) -> Sizes:
             if pruned and part == "decoder MLP":
                 kept = share
             reads = path.endswith(f".{names.mlp_out}")
-            held[column][part] += _bytes(linear, kept, precision, reads) - 2.0 * _count(linear)
-    return Sizes(name, counts, held, 100 * (1 - share))
+            held[column][part] += linear_bytes(linear, kept, precision, reads) - 2.0 * _count(linear)
+    text = model.config.get_text_config()
+    layers = len(anatomy.layers(model))
+    return Sizes(name, counts, held, 100 * (1 - share), layers, text.hidden_size, plan.total)
 
 
 def _count(linear: nn.Linear) -> int:
     return linear.weight.numel() + (linear.bias.numel() if linear.bias is not None else 0)
 
 
-def _bytes(linear: nn.Linear, kept: float, precision: str, reads: bool) -> float:
+def linear_bytes(linear: nn.Linear, kept: float, precision: str, reads: bool) -> float:
     """Of a Linear whose weight keeps the share ``kept``; with its outputs rows and biases go as well."""
     rows = linear.out_features * (1.0 if reads else kept)
     weights = linear.weight.numel() * kept
@@ -87,18 +108,28 @@ def render(models: Sequence[Sizes]) -> str:
         totals = [model.total(c) for c in COLUMNS]
         rows.append(("total", f"{sum(model.parameters.values()) / 1e6:,.1f}", *(f"{t / 1e9:.3f}" for t in totals)))
         rows.append(("saved", "", *(f"{100 * (1 - t / totals[0]):.1f} %" for t in totals)))
+        rows.append(("peak of building", "", *(f"{model.building(c) / 1e9:.3f}" for c in COLUMNS)))
         head = f"{model.model}: mlp30 removes {model.removed_percent:.1f} % of the neurons"
         blocks.append(f"{head}\n{tables.aligned(rows)}")
     return "\n\n".join(blocks)
 
 
 def summary(models: Sequence[Sizes]) -> str:
-    """A Markdown row a model: parameters in 10^9, GB (10^9 bytes) in FP16, and what each column saves of that."""
-    head = ("Model", "B parameters", "FP16 GB", *(f"{c} saves" for c in COLUMNS[1:]))
+    """A Markdown row a model: parameters in 10^9, GB (10^9 bytes) in FP16, what each column saves of that, and the
+    GB on the device at the peak of building."""
+    built = ("int4", "mlp30+int4")
+    head = (
+        "Model",
+        "B parameters",
+        "FP16 GB",
+        *(f"{c} saves" for c in COLUMNS[1:]),
+        *(f"{c} builds in GB" for c in built),
+    )
     lines = []
     for model in models:
         whole = model.total(COLUMNS[0])
         saved = (f"{100 * (1 - model.total(c) / whole):.1f} %" for c in COLUMNS[1:])
         count = f"{sum(model.parameters.values()) / 1e9:.3f}"
-        lines.append((model.model, count, f"{whole / 1e9:.2f}", *saved))
+        peaks = (f"{model.building(c) / 1e9:.1f}" for c in built)
+        lines.append((model.model, count, f"{whole / 1e9:.2f}", *saved, *peaks))
     return tables.table(head, lines, 1)

@@ -124,12 +124,14 @@ def _subsets(units: Units) -> Iterator[tuple[int, ...]]:
 def _greedy(units: Units) -> torch.Tensor:
     weight, gram, cross = quadratic(units.weight, units.moments, units.bias)
     damping = RIDGE * gram.diagonal().mean().clamp_min(torch.finfo(torch.float32).tiny)
-    inverse = _inverse(gram + damping * torch.eye(len(gram), dtype=gram.dtype, device=gram.device))
+    gram.diagonal().add_(damping)
+    inverse = _inverse(gram)
     best = (cross + damping * weight) @ inverse
+    del gram, cross, weight  # of a wide layer these are gigabytes
     run = units.count // units.runs
     budget = torch.full((units.runs,), run - units.kept // units.runs)
     step = max(1, int(budget.sum()) // 32) if units.size == 1 and units.runs == 1 else 1
-    removed_in = torch.full((units.count,), math.inf, device=weight.device)
+    removed_in = torch.full((units.count,), math.inf, device=best.device)
     for turn in range(units.count):
         if not budget.sum():
             break

@@ -14,8 +14,8 @@ def quadratic(weight: torch.Tensor, moments: Moments, bias: bool) -> tuple[torch
     gram, cross = moments.gram.double(), moments.cross.double()
     if bias:
         mean = moments.mean.double()
-        gram = gram - torch.outer(mean, mean)
-        cross = cross - torch.outer(moments.wanted.double(), mean)
+        gram.addr_(mean, mean, alpha=-1)
+        cross.addr_(moments.wanted.double(), mean, alpha=-1)
     return weight.double(), gram, cross
 
 
@@ -40,9 +40,11 @@ def least_squares(
     """
     full, gram, cross = quadratic(weight, moments, bias)
     old, kept = full[:, keep], gram[keep][:, keep]
+    del gram  # of a wide layer this is gigabytes
+    wanted = (cross[:, keep] - old @ kept).T
     scale = kept.diagonal().mean().clamp_min(torch.finfo(torch.float32).tiny)
-    damped = kept + ridge * scale * torch.eye(len(keep), dtype=kept.dtype, device=kept.device)
-    solved = old + torch.linalg.solve(damped, (cross[:, keep] - old @ kept).T).T
+    kept.diagonal().add_(ridge * scale)
+    solved = old + torch.linalg.solve(kept, wanted).T
     if not bias:
         return solved.to(weight.dtype), None
     shift = moments.wanted.double() - solved @ moments.mean.double()[keep]

@@ -1,0 +1,107 @@
+"""The matrix of cells and the study's claims: every cell has a fate, and every number is a ratio of two reports."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from made_reports import failed, quality, report
+
+from vlmcomp import claims, matrix, store, zoo
+from vlmcomp.cli import main
+from vlmcomp.recipe import PRECISIONS, Recipe, Step
+from vlmcomp.report import Report, Size
+
+LLAVA, BLIP2 = "llava-shapes", "blip2-shapes"
+
+
+def _report(recipe: str, megabytes: int = 100, ms: float = 4.0, exact: float = 0.8) -> Report:
+    size = Size({"decoder MLP": megabytes * 10**6}, {"decoder MLP": 1}, 1)
+    scores = {"shapes-vqa": quality(exact=exact, composite=exact / 2), "easy-vqa": quality("easy-vqa", 1.0)}
+    return report(recipe, ms=ms, size=size, quality=scores)
+
+
+@pytest.mark.parametrize("model", zoo.MODELS)
+def test_every_technique_meets_every_precision_or_is_refused_with_its_alternative(model: str) -> None:
+    cells, mlp = matrix.cells(model), zoo.find(model).mlp
+    recipes = matrix.recipes(model)
+    steps = {(), (Step(mlp, 20),), (Step(mlp, 30),), (Step("heads", 25),), (Step("heads", 25), Step(mlp, 30))}
+    assert {(r.steps, r.precision) for r in recipes} == {(s, p) for s in steps for p in PRECISIONS}
+    assert len(recipes) == 15 and len({c.recipe for c in cells}) == len(cells) == 24
+    for cell in cells:
+        wrong = [s for s in cell.recipe.steps if s.kind not in ("heads", mlp)]
+        assert bool(cell.refused) == bool(wrong)
+        if cell.refused:
+            assert cell.refused.endswith(f"use {mlp}{wrong[0].percent}")
+
+
+def test_every_cell_has_one_fate() -> None:
+    reports = [_report(f"{LLAVA}/fp16"), failed(f"{LLAVA}/int8", "no memory"), _report(f"{BLIP2}/ffn20+int4")]
+    (head, *rows), count = matrix.status([LLAVA, BLIP2], reports)
+    assert head == ("Cell", LLAVA, BLIP2) and len(rows) == 24
+    assert count == "2 measured, 18 refused, 1 failed, 27 not measured"
+    fates = {row[0]: row[1:] for row in rows}
+    assert fates["fp16"] == ("measured", "not measured") and fates["int8"] == ("failed: no memory", "not measured")
+    assert fates["ffn20+int4"] == ("refused: use glu20", "measured")
+    assert fates["heads25+glu30+int8"][1] == "refused: use heads25+ffn30"
+
+
+def test_a_cell_shows_quality_bytes_and_speed_against_its_own_fp16() -> None:
+    reports = [
+        _report(f"{LLAVA}/fp16"),
+        _report(f"{LLAVA}/int4", 40, 5.0, 0.6),
+        _report(f"{BLIP2}/fp16", 200, 1.0, 0.5),
+        _report(f"{BLIP2}/int4", 150, 0.5, 0.5),
+    ]
+    text = matrix.render([LLAVA, BLIP2], reports)
+    assert "| `int4` | 75.0 · 40 % · 0.80x | 100.0 · 75 % · 2.00x |" in text
+    assert "| `glu30+fp16` | not measured | refused: use `ffn30` |" in text
+
+
+def test_a_claim_is_told_beside_each_family_and_gaps_stay_gaps() -> None:
+    glu, heads = f"{LLAVA}/glu30+fp16", f"{LLAVA}/heads25+fp16"
+    reports = [
+        _report(f"{LLAVA}/fp16"),
+        _report(f"{LLAVA}/int4", 50, 2.0, 0.4),
+        _report(glu, 80, 3.0, 0.72),
+        _report(heads, 90, 4.0, 0.64),
+        _report(f"{LLAVA}/heads25+glu30+int4", 45, 1.5, 0.288),
+        _report(f"{BLIP2}/fp16"),
+    ]
+    lines = claims.render([LLAVA, BLIP2], reports).splitlines()
+    cells = {line.split(" | ")[0].strip("| "): line.strip("| ").split(" | ")[1:] for line in lines}
+    assert cells["INT4 size"] == ["-74 %", "-50.0 %", "–"]
+    assert cells["30 % of the MLP's neurons removed: ms/token"] == ["-47 %", "-25.0 %", "–"]
+    assert cells["30 % of the MLP's neurons removed: quality"][1] == "90.0 % kept, composite 90.0 % kept"
+    assert "`glu30` -20.0 %: 90.0 % kept, `heads25` -10.0 %: 80.0 % kept" in cells["MLP neurons against heads"]
+    stacked = [cells[k][1] for k in cells if k.startswith("Stacking")]
+    assert stacked == ["0.450 / 0.360 = 1.25", "0.375 / 0.375 = 1.00", "0.360 / 0.360 = 1.00"]
+
+
+def test_reports_of_other_hardware_do_not_mix() -> None:
+    """Of two machines the one that holds more models is shown; a row never joins the two."""
+    other = {"hardware": report().hardware.__class__("gpu-x", "cuda", "X", 4, 1)}
+    mine = [_report(f"{LLAVA}/fp16", 100), _report(f"{BLIP2}/fp16")]
+    away = [report(f"{LLAVA}/fp16", **other), report(f"{LLAVA}/int8", **other)]
+    assert matrix.of_model(LLAVA, mine + away) == mine[:1]
+    assert "| `int8` | not measured | not measured |" in matrix.render([LLAVA, BLIP2], mine + away)
+
+
+def test_bench_all_ends_with_the_fate_of_every_cell(tmp_path: Path, capsys, monkeypatch) -> None:
+    """With everything kept from before, ``bench --all`` measures nothing and tells all; the records are real ones."""
+    from vlmcomp import bench
+
+    asked: list[Recipe] = []
+
+    def run(recipes: list[Recipe], plan: bench.Plan, **kwargs: object) -> list[Report]:
+        asked.extend(recipes)
+        return [r for r in store.load_all() if Recipe.parse(r.recipe) in recipes]
+
+    monkeypatch.setattr(bench, "run", run)
+    assert main(["bench", "--all", "--out", str(tmp_path)]) == 0
+    assert asked == [r for m in matrix.embedded() for r in matrix.recipes(m)]
+    said = capsys.readouterr().out
+    models = len(matrix.embedded())
+    assert re.search(rf"^{15 * models} measured, {9 * models} refused, 0 failed$", said, re.MULTILINE)
+    assert "Cell" in said and "refused: use ffn30" in said

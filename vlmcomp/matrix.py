@@ -1,0 +1,123 @@
+"""The standard cells of a family: every technique its anatomy allows, each combined with every precision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from vlmcomp import zoo
+from vlmcomp.recipe import PRECISIONS, Recipe, Step
+from vlmcomp.report import Report
+from vlmcomp.tables import MAIN_TASK, groups, table
+
+_MLP = ("glu", "ffn")
+_STEPS: tuple[tuple[Step, ...], ...] = (
+    (),
+    *((Step(kind, percent),) for percent in (20, 30) for kind in _MLP),
+    (Step("heads", 25),),
+    *((Step("heads", 25), Step(kind, 30)) for kind in _MLP),
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A recipe, or why the model's anatomy rules it out."""
+
+    recipe: Recipe
+    refused: str | None = None
+
+
+def cells(model: str) -> list[Cell]:
+    """All of ``model``'s cells, those that its anatomy rules out included.
+
+    Raises:
+        ValueError: no such model.
+    """
+    zoo.find(model)
+    found = []
+    for steps in _STEPS:
+        for precision in PRECISIONS:
+            recipe = Recipe(model, steps, precision)
+            try:
+                zoo.check(recipe)
+                found.append(Cell(recipe))
+            except ValueError as reason:
+                found.append(Cell(recipe, str(reason)))
+    return found
+
+
+def recipes(model: str) -> list[Recipe]:
+    """The cells of ``model`` that can be built."""
+    return [cell.recipe for cell in cells(model) if cell.refused is None]
+
+
+def embedded() -> list[str]:
+    return [m.name for m in zoo.MODELS.values() if m.embedded]
+
+
+def status(models: Sequence[str], reports: Sequence[Report]) -> tuple[list[tuple[str, ...]], str]:
+    """What became of every cell: a row a cell and a column a model, and a line that counts them."""
+    by_recipe = {report.recipe: report for report in reports}
+    counts = dict.fromkeys(("measured", "refused", "failed", "not measured"), 0)
+
+    def word(cell: Cell) -> str:
+        report = by_recipe.get(str(cell.recipe))
+        if cell.refused is not None:
+            what, detail = "refused", f": use {_instead(cell.recipe)}"
+        elif report is None:
+            what, detail = "not measured", ""
+        else:
+            what, detail = ("measured", "") if report.error is None else ("failed", f": {report.error}")
+        counts[what] += 1
+        return what + detail
+
+    rows = _grid(models, word)
+    return rows, ", ".join(f"{count} {what}" for what, count in counts.items() if count or what == "failed")
+
+
+def render(models: Sequence[str], reports: Sequence[Report]) -> str:
+    """The measured cells as a Markdown table: quality kept, weights and decode speed, each against the model's FP16."""
+    shown = {m: {r.recipe: r for r in group} for m in models if (group := of_model(m, reports))}
+
+    def word(cell: Cell) -> str:
+        if cell.refused is not None:
+            return f"refused: use `{_instead(cell.recipe)}`"
+        mine = shown[cell.recipe.model]
+        report, dense = mine.get(str(cell.recipe)), mine.get(str(cell.recipe.baseline))
+        if report is None or dense is None or dense.size is None or dense.latency is None:
+            return "not measured"
+        if report.size is None or report.latency is None:
+            return "failed"
+        kept = report.quality[MAIN_TASK].exact_match / dense.quality[MAIN_TASK].exact_match
+        share = report.size.total_bytes / dense.size.total_bytes
+        speed = dense.latency.decode_ms_per_token_median / report.latency.decode_ms_per_token_median
+        return f"{100 * kept:.1f} · {100 * share:.0f} % · {speed:.2f}x"
+
+    head, *lines = _grid(list(shown), word)
+    return table(head, [(f"`{line[0]}`", *line[1:]) for line in lines], 1)
+
+
+def of_model(model: str, reports: Sequence[Report]) -> list[Report]:
+    """The comparable reports of ``model`` that fill most of its cells, on the hardware that holds most models."""
+    mine = [g for g in groups(reports) if Recipe.parse(g[0].recipe).model == model]
+    models: dict[str, set[str]] = {}
+    for report in reports:
+        models.setdefault(report.hardware.slug, set()).add(Recipe.parse(report.recipe).model)
+    standard = {str(recipe) for recipe in recipes(model)}
+
+    def rank(group: list[Report]) -> tuple[int, int, str]:
+        slug = group[0].hardware.slug
+        return len(models[slug]), len(standard & {r.recipe for r in group}), slug
+
+    return max(mine, key=rank, default=[])
+
+
+def _instead(recipe: Recipe) -> str:
+    right = zoo.find(recipe.model).mlp
+    return "+".join(f"{s.kind if s.kind == 'heads' else right}{s.percent}" for s in recipe.steps)
+
+
+def _grid(models: Sequence[str], word: Callable[[Cell], str]) -> list[tuple[str, ...]]:
+    columns = [cells(model) for model in models]
+    names = [cell.recipe.name for cell in columns[0]] if columns else []
+    return [("Cell", *models), *((name, *map(word, row)) for name, *row in zip(names, *columns))]

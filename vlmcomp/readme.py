@@ -1,0 +1,49 @@
+"""The generated blocks of the README: nothing in them is written by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from vlmcomp import claims, matrix, store, tables, zoo
+from vlmcomp.report import Report
+
+
+def fill(text: str, reports: Sequence[Report], root: Path) -> str:
+    """``text`` with every block that it has markers for written anew from ``reports`` and the studies in ``root``.
+
+    Raises:
+        ValueError: a block is opened and not closed, or there is none at all.
+    """
+    blocks: dict[str, Callable[[], str]] = {
+        "matrix": lambda: matrix.render(matrix.embedded(), reports),
+        "claims": lambda: claims.render(matrix.embedded(), reports),
+        "results": lambda: tables.block(_shown(reports), lambda report: store.load_rows(report, root)),
+        "study": lambda: _studies(root),
+        "sizes": _sizes,
+    }
+    wanted = [name for name in blocks if tables.marked(text, name)] or ["results"]
+    for name in wanted:
+        if content := blocks[name]():
+            text = tables.rewrite(text, content, name)
+    return text
+
+
+def _shown(reports: Sequence[Report]) -> list[Report]:
+    """The README shows one model's results in full; ``vlmcomp report`` prints all."""
+    return matrix.of_model(zoo.DEFAULT, reports) or list(reports)
+
+
+def _studies(root: Path) -> str:
+    from vlmcomp.study import cells, cost
+    from vlmcomp.study import tables as study_tables
+
+    files = sorted(root.glob("*/pruning.json"))
+    return "\n\n".join(study_tables.render(cells.Ledger(f).content(), cost.projection(), whole=False) for f in files)
+
+
+def _sizes() -> str:
+    from vlmcomp.measure import sizes
+    from vlmcomp.published import SHAPES
+
+    return sizes.summary([sizes.sizes(name) for name in SHAPES])
