@@ -4,6 +4,7 @@ processor files and, where the family has one, a chat template. The weights are 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
     Gemma2Config,
+    Idefics3Config,
+    Idefics3ImageProcessorPil,
+    Idefics3Processor,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     ProcessorMixin,
@@ -87,6 +91,33 @@ _VISION3 = {
     "num_position_embeddings": 144,
     "deepstack_visual_indexes": [0, 1],
 }
+
+
+def _smolvlm(tokenizer: PreTrainedTokenizerFast) -> Made:
+    vision = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = {"hidden_size": 256, "intermediate_size": 640, "num_hidden_layers": 4, "num_attention_heads": 8}
+    text |= {"num_key_value_heads": 4, "vocab_size": len(tokenizer), **token_ids(tokenizer)}
+    config = Idefics3Config(
+        vision_config={**vision, "image_size": 32, "patch_size": 8},
+        text_config={"model_type": "llama", **text},
+        scale_factor=2,
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    images = Idefics3ImageProcessorPil(size={"longest_edge": 64}, max_image_size={"longest_edge": 32})
+    return AutoModelForImageTextToText.from_config(config), Idefics3Processor(images, tokenizer, image_seq_len=4)
+
+
+SMOLVLM = replace(
+    LLAVA,
+    specials=(
+        *("<pad>", "<|im_start|>", "<end_of_utterance>", "<image>", "<fake_token_around_image>", "<global-img>"),
+        *(f"<row_{i}_col_{j}>" for i in range(1, 7) for j in range(1, 7)),
+    ),
+    pad="<pad>",
+    start=None,
+    end="<end_of_utterance>",
+)
 FAMILIES: dict[str, tuple[Blueprint, Callable[[PreTrainedTokenizerFast], Made]]] = {
     "llava-1.5-7b": (LLAVA, LLAVA.make),
     "blip2-opt-2.7b": (BLIP2, BLIP2.make),
@@ -94,6 +125,7 @@ FAMILIES: dict[str, tuple[Blueprint, Callable[[PreTrainedTokenizerFast], Made]]]
     "paligemma2-3b": (PALIGEMMA, _paligemma2),
     "qwen2-vl-2b": (QWEN2_VL, QWEN2_VL.make),
     "qwen2.5-vl-3b": (QWEN2_VL, _qwen("qwen2_5_vl", Qwen2_5_VLProcessor, _VISION25, {})),
+    "smolvlm-256m": (SMOLVLM, _smolvlm),
     "qwen3-vl-2b": (QWEN2_VL, _qwen("qwen3_vl", Qwen3VLProcessor, _VISION3, {"head_dim": 32})),
 }
 

@@ -22,7 +22,13 @@ from vlmcomp.recipe import Recipe, Step
 from vlmcomp.vlm import VLM, compute_in
 
 NAMES = list(FAMILIES)
-ANY_HEADS = {"llava-1.5-7b", "paligemma-3b", "paligemma2-3b", "qwen3-vl-2b"}  # stock configs name a head width
+ANY_HEADS = {
+    "llava-1.5-7b",
+    "paligemma-3b",
+    "paligemma2-3b",
+    "qwen3-vl-2b",
+    "smolvlm-256m",
+}  # stock configs name a head width
 RECIPES = ("fp16", "int8", "int4", "{mlp}30+fp16", "heads25+fp16", "{mlp}20+int8", "heads25+{mlp}30+int4")
 
 

@@ -124,7 +124,7 @@ FAMILIES = {
     "qwen2_vl": _QWEN,
     "qwen2_5_vl": _QWEN,
     "qwen3_vl": replace(_QWEN, any_heads=True),
-    "smolvlm": replace(
+    "idefics3": replace(
         _LLAVA,
         layers="model.text_model.layers",
         prefixes={

@@ -81,6 +81,7 @@ MODELS = {
     for m in (
         _shapes("llava", "LLaVA-shapes 3.9M", _LLAVA, "llava-shapes"),
         _shapes("blip-2", "BLIP-2-shapes 4.5M", _BLIP2, "blip2-shapes", mlp="ffn"),
+        _shapes("paligemma", "PaliGemma-shapes 3.9M", _PALIGEMMA, "paligemma-shapes", suffix=True),
         Model(
             name="llava-1.5-7b",
             title="LLaVA-1.5 7B",
@@ -127,7 +128,7 @@ MODELS = {
             Model(
                 name=f"smolvlm-{size.lower()}",
                 title=f"SmolVLM {size}",
-                family="smolvlm",
+                family="idefics3",
                 source=f"HuggingFaceTB/SmolVLM-{size}-Instruct",
                 prompt=_SMOLVLM,
                 one_word=_PHRASE,
