@@ -82,6 +82,7 @@ MODELS = {
         _shapes("llava", "LLaVA-shapes 3.9M", _LLAVA, "llava-shapes"),
         _shapes("blip-2", "BLIP-2-shapes 4.5M", _BLIP2, "blip2-shapes", mlp="ffn"),
         _shapes("paligemma", "PaliGemma-shapes 3.9M", _PALIGEMMA, "paligemma-shapes", suffix=True),
+        _shapes("qwen2_vl", "Qwen2-VL-shapes 4.2M", _QWEN3, "qwen2-vl-shapes"),  # its wording has no system prompt
         Model(
             name="llava-1.5-7b",
             title="LLaVA-1.5 7B",
