@@ -23,6 +23,8 @@ FLOORS = {
     "hub": 0,
     "matrix": 0,
     "claims": 0,
+    "answers": 0,
+    "paired": 0,
     "processor": 1,
     "anatomy": 1,
     "vlm": 1,
@@ -43,9 +45,10 @@ FLOORS = {
     "manager": 5,
     "readme": 6,
     "study": 5,
-    "cli": 7,
+    "verbs": 7,
+    "cli": 8,
     "demo": 6,
-    "__main__": 8,
+    "__main__": 9,
 }
 LEVEL_FLOORS = (0, 1, 3)  # where modules may also import their neighbours
 

@@ -178,3 +178,18 @@ def test_the_command_line_builds_from_the_hub(there: Hub, tmp_path: Path) -> Non
     assert "Traceback" not in refused.stderr
     there.gated = False
     assert run().returncode == 0 and (out / "config.json").exists()
+
+
+def test_in_the_app_a_failed_download_is_its_cards_sentence(there: Hub, weights: Path) -> None:
+    from PIL import Image
+
+    from vlmcomp.demo.handlers import compare
+
+    there.gated = True
+    asked = (Image.new("RGB", (96, 96)), "What is it?", [f"{NAME}/int8"])
+    *_, last = compare(*asked)
+    assert last.cards[0].error and last.cards[0].status.startswith(f"{REPO} is gated: accept its licence")
+    there.gated = False
+    told: list[str] = []
+    *_, last = compare(*asked, lambda text, share: told.append(text))  # the next question tries again
+    assert last.cards[0].status == "done" and any("downloading" in text for text in told)

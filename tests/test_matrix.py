@@ -69,11 +69,11 @@ def test_a_claim_is_told_beside_each_family_and_gaps_stay_gaps() -> None:
         _report(f"{LLAVA}/heads25+glu30+int4", 45, 1.5, 0.288),
         _report(f"{BLIP2}/fp16"),
     ]
-    lines = claims.render([LLAVA, BLIP2], reports).splitlines()
+    lines = claims.render([LLAVA, BLIP2], reports, lambda r: {}).splitlines()
     cells = {line.split(" | ")[0].strip("| "): line.strip("| ").split(" | ")[1:] for line in lines}
     assert cells["INT4 size"] == ["-74 %", "-50.0 %", "–"]
     assert cells["30 % of the MLP's neurons removed: ms/token"] == ["-47 %", "-25.0 %", "–"]
-    assert cells["30 % of the MLP's neurons removed: quality"][1] == "90.0 % kept, composite 90.0 % kept"
+    assert cells["30 % of the MLP's neurons removed: quality"][1] == "90.0 % kept, composite 90.0 % kept: –"
     assert "`glu30` -20.0 %: 90.0 % kept, `heads25` -10.0 %: 80.0 % kept" in cells["MLP neurons against heads"]
     stacked = [cells[k][1] for k in cells if k.startswith("Stacking")]
     assert stacked == ["0.450 / 0.360 = 1.25", "0.375 / 0.375 = 1.00", "0.360 / 0.360 = 1.00"]

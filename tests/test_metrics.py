@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from vlmcomp.answers import exact_match
 from vlmcomp.measure import metrics
 
 PAIRS = [
@@ -22,12 +23,12 @@ PAIRS = [
 
 @pytest.mark.parametrize("answer", ["red", "Red", " red. ", "RED.", "red ."])
 def test_exact_match_forgives_case_space_and_full_stop(answer: str) -> None:
-    assert metrics.exact_match(answer, "red")
+    assert exact_match(answer, "red")
 
 
 @pytest.mark.parametrize("answer", ["", "reddish", "a red", "red, red", "red!"])
 def test_exact_match_forgives_nothing_else(answer: str) -> None:
-    assert not metrics.exact_match(answer, "red")
+    assert not exact_match(answer, "red")
 
 
 def test_meteor_is_the_documented_one() -> None:

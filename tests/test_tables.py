@@ -13,7 +13,7 @@ from vlmcomp.report import Report
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 
-ROWS = {"fp16": made.rows("red", "blue", "two", "yes"), "int8": made.rows("red", "blue", "two", "no")}
+ROWS = {"fp16": made.rows("red", "blue", "two", "yes"), "int8": made.rows("red", "blue", "two", "red")}
 
 
 def _rows(report: Report) -> dict[str, list[dict[str, object]]]:
@@ -34,7 +34,9 @@ def test_a_row_against_its_baseline() -> None:
     assert list(table) == ["`llava-shapes/fp16`", "`llava-shapes/int8`"]
     row = table["`llava-shapes/int8`"]
     assert row["What"] == "INT8"
-    assert (row["Exact match %"], row["Points to FP16"], row["Same answer as FP16 %"]) == ("50.0", "-25.0", "75.0")
+    assert (row["Exact match %"], row["Same answer as FP16 %"]) == ("50.0", "75.0")
+    assert row["Right to wrong, wrong to right"] == "0, 1"  # by the recorded answers
+    assert row["Points to FP16 (95 %)"] == "+25.0 (0.0 to +75.0)"
     assert (row["Composite %"], row["METEOR %"], row["ROUGE-1 %"], row["BERTScore %"]) == (
         "60.0",
         "40.0",
@@ -44,12 +46,14 @@ def test_a_row_against_its_baseline() -> None:
     assert (row["TTFT ms"], row["ms/token"], row["Decode speed to FP16"]) == ("11.0", "8.00", "0.50x")
     assert (row["Weights MB"], row["% of FP16"]) == ("2.00", "50.0")
     base = table["`llava-shapes/fp16`"]
-    assert (base["Points to FP16"], base["Same answer as FP16 %"], base["% of FP16"]) == ("0.0", "100.0", "100.0")
+    assert (base["Points to FP16 (95 %)"], base["% of FP16"]) == ("0.0 (0.0 to 0.0)", "100.0")
 
 
 def test_without_a_baseline_there_is_nothing_to_relate_to() -> None:
     row = _cells(tables.results([made.report("llava-shapes/int8")], _rows))["`llava-shapes/int8`"]
-    assert {row[c] for c in ("Points to FP16", "Same answer as FP16 %", "Decode speed to FP16", "% of FP16")} == {"–"}
+    assert {
+        row[c] for c in ("Points to FP16 (95 %)", "Same answer as FP16 %", "Decode speed to FP16", "% of FP16")
+    } == {"–"}
     assert row["Exact match %"] == "75.0"
 
 
@@ -103,13 +107,6 @@ def test_the_caption_names_the_circumstances() -> None:
     for fact in ("Test CPU", "2 cores", "encoder A", "data A", "2 threads", "2026-11-24 to 2026-11-26", "sha256:0123"):
         assert fact in text
     assert "failed" not in tables.caption([made.failed("llava-shapes/int8")])
-
-
-def test_agreement_is_over_shared_samples() -> None:
-    one, two = ROWS["fp16"]["shapes-vqa"], ROWS["int8"]["shapes-vqa"]
-    assert tables.agreement(one, one) == 1.0 and tables.agreement(one, two) == 0.75
-    assert tables.agreement(one[:2], two) == 1.0
-    assert tables.agreement([], two) is None
 
 
 def test_rewriting_touches_the_block_alone_and_is_stable() -> None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from vlmcomp.measure.quality import answer, measure, score
+from vlmcomp import store
+from vlmcomp.measure.quality import answer, measure, rescore, score
 from vlmcomp.measure.tasks import TASKS, commonest, find
 from vlmcomp.shapes.questions import TYPES
 from vlmcomp.shapes.scenes import sample_scene
@@ -81,7 +86,7 @@ def test_easy_vqa_takes_the_models_own_wording() -> None:
 
 def test_commonest_is_what_always_saying_it_scores() -> None:
     samples = find("easy-vqa").samples()
-    said = commonest(samples)
+    said = commonest([{"type": s.type, "reference": s.reference} for s in samples])
     assert set(said) == {"color", "shape", "yes/no"}
     counts = Counter(s.reference for s in samples if s.type == "yes/no")
     assert said["yes/no"] == max(counts.values()) / counts.total()
@@ -91,8 +96,8 @@ def test_true_answers_score_one_and_empty_ones_zero() -> None:
     task = find("shapes-vqa")
     samples = task.samples(40)
     rows = [{"id": s.id, "type": s.type, "question": s.question, "reference": s.reference} for s in samples]
-    right = score(task, samples, [r | {"answer": r["reference"].upper()} for r in rows], 0, "minilm")
-    wrong = score(task, samples, [r | {"answer": ""} for r in rows], 0, "minilm")
+    right = score(task, [r | {"answer": r["reference"].upper()} for r in rows], 0, "minilm")
+    wrong = score(task, [r | {"answer": ""} for r in rows], 0, "minilm")
     assert right.exact_match == right.rouge1 == 1.0 and set(right.exact_match_by_type.values()) == {1.0}
     assert wrong.exact_match == wrong.composite == wrong.answer_words == 0.0
     assert sum(right.samples_by_type.values()) == right.samples == 40
@@ -109,7 +114,7 @@ def test_rows_hold_what_the_scores_were_made_of(built) -> None:
     assert [(r["id"], r["question"], r["reference"]) for r in rows] == [
         (s.id, s.question, s.reference) for s in samples
     ]
-    assert score(task, samples, rows, 0, "minilm") == quality
+    assert score(task, rows, 0, "minilm") == quality
     assert told == [("easy-vqa", 0.4), ("easy-vqa", 0.8), ("easy-vqa", 1.0)]
     assert quality.samples == 10 and quality.version == "1.0" and quality.task_sha256 == task.sha256
 
@@ -117,3 +122,60 @@ def test_rows_hold_what_the_scores_were_made_of(built) -> None:
 def test_the_same_batches_give_the_same_answers(built) -> None:
     samples = find("shapes-vqa").samples(8)
     assert answer(built("llava-shapes/fp16"), samples, 8, 64) == answer(built("llava-shapes/fp16"), samples, 8, 64)
+
+
+def _write(folder: Path, *lines: object) -> str:
+    Image.new("RGB", (40, 30), "red").save(folder / "red.png")
+    text = "\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines)
+    (folder / "task.jsonl").write_text(text, encoding="utf-8")
+    return str(folder)
+
+
+def test_a_folder_of_ones_own_is_a_task(tmp_path: Path, built) -> None:
+    one = {"image": "red.png", "question": "What color is it?", "answer": "Red"}
+    many = {"image": "red.png", "question": "And now?", "answers": ["red"] * 2 + ["Crimson"], "id": "x", "type": "hard"}
+    task = find(_write(tmp_path, one, "", many))
+    first, second = task.samples()
+    assert (first.id, first.type, first.reference, first.references) == ("1", "question", "Red", ())
+    assert (second.id, second.type, second.reference) == ("x", "hard", "red") and len(second.references) == 3
+    assert first.image.size == (40, 30) and task.count(None) == 2 and task.name == str(tmp_path)
+    quality, rows = measure(built("llava-shapes/fp16"), task, encoder="minilm")
+    assert quality.samples == 2 and quality.vqa_accuracy is None  # not every question has several answers
+    assert rows[1]["references"] == many["answers"] and score(task, rows, 0, "minilm") == quality
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("{", "line 1: it must be a JSON object"),
+        ('["image"]', "line 1: it must be a JSON object"),
+        ('{"image": "red.png", "question": "?"}', "line 1: it must be a JSON object with image, question and answer"),
+        ('{"image": "red.png", "question": "?", "answer": " "}', "line 1: .* must be texts that are not empty"),
+        ('{"image": "red.png", "question": "?", "answers": []}', "line 1: .* must be texts that are not empty"),
+        ('{"image": "blue.png", "question": "?", "answer": "a"}', "line 1: there is no image"),
+        ("", "it holds no questions"),
+    ],
+)
+def test_a_bad_folder_names_its_line(line: str, sentence: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        find(_write(tmp_path, line))
+
+
+def test_a_folder_with_one_id_twice_or_without_a_task(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="cannot be read"):
+        find(str(tmp_path))
+    row = {"image": "red.png", "question": "?", "answer": "a", "id": "same"}
+    with pytest.raises(ValueError, match="two lines have the same id"):
+        find(_write(tmp_path, row, row))
+
+
+def test_rescoring_needs_no_model_and_changes_nothing_but_scores() -> None:
+    report = next(r for r in store.load_all() if r.recipe == "llava-shapes/fp16")
+    rows = {name: given[:50] for name, given in store.load_rows(report).items()}
+    again = rescore(report, rows, "minilm")
+    assert replace(again, quality=report.quality) == report
+    assert {name: q.samples for name, q in again.quality.items()} == dict.fromkeys(report.quality, 50)
+    worse = {name: [row | {"answer": "?"} for row in given] for name, given in rows.items()}
+    assert all(q.exact_match == 0 for q in rescore(report, worse, "minilm").quality.values())
+    with pytest.raises(ValueError, match="no recorded answers for"):
+        rescore(report, {}, "minilm")

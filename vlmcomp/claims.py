@@ -8,7 +8,7 @@ from vlmcomp import zoo
 from vlmcomp.matrix import of_model
 from vlmcomp.recipe import Recipe, Step
 from vlmcomp.report import Report
-from vlmcomp.tables import MAIN_TASK, table
+from vlmcomp.tables import MAIN_TASK, RowsOf, paired, table
 
 _HEADS, _PERCENT = Step("heads", 25), 30
 
@@ -16,7 +16,8 @@ _HEADS, _PERCENT = Step("heads", 25), 30
 class Family:
     """One model's reports, asked for by steps and precision; what is not measured is None."""
 
-    def __init__(self, model: str, reports: Sequence[Report]) -> None:
+    def __init__(self, model: str, reports: Sequence[Report], rows: RowsOf) -> None:
+        self.rows = rows
         self.model, self.mlp = model, Step(zoo.find(model).mlp, _PERCENT)
         self._reports: Mapping[str, Report] = {r.recipe: r for r in reports if r.error is None}
 
@@ -46,22 +47,32 @@ class Family:
             return None
         return getattr(pair[0].quality[MAIN_TASK], score) / getattr(pair[1].quality[MAIN_TASK], score)
 
+    def lost(self, steps: tuple[Step, ...], precision: str) -> str:
+        """Whether a loss of exact match is shown, and whether the interval holds it below 2 %."""
+        pair = self._pair(steps, precision)
+        found = pair and paired(self.rows, *pair)
+        if not found:
+            return _NONE
+        little = "less than 2 % lost" if found.little_lost else "less than 2 % lost is not shown"
+        return f"{little}; {found.verdict}"
 
+
+_NONE = "–"
 _Value = Callable[[Family], str]
 
 
 def _change(value: float | None) -> str:
-    return "–" if value is None else f"{100 * (value - 1):+.1f} %"
+    return _NONE if value is None else f"{100 * (value - 1):+.1f} %"
 
 
 def _kept(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f} % kept"
+    return _NONE if value is None else f"{100 * value:.1f} % kept"
 
 
 def _both(steps: Callable[[Family], tuple[Step, ...]], precision: str) -> _Value:
     def text(f: Family) -> str:
         exact, composite = f.quality(steps(f), precision), f.quality(steps(f), precision, "composite")
-        return f"{_kept(exact)}, composite {_kept(composite)}"
+        return f"{_kept(exact)}, composite {_kept(composite)}: {f.lost(steps(f), precision)}"
 
     return text
 
@@ -82,7 +93,7 @@ def _stacking(measure: str) -> _Value:
         parts = [value((f.mlp,)), value((_HEADS,)), value((), "int4")]
         whole = value((_HEADS, f.mlp), "int4")
         if whole is None or None in parts:
-            return "–"
+            return _NONE
         product = parts[0] * parts[1] * parts[2]
         return f"{whole:.3f} / {product:.3f} = {whole / product:.2f}"
 
@@ -109,8 +120,8 @@ _ROWS: tuple[tuple[str, str, _Value], ...] = (
 )
 
 
-def render(models: Sequence[str], reports: Sequence[Report]) -> str:
+def render(models: Sequence[str], reports: Sequence[Report], rows: RowsOf) -> str:
     """Each claim of the study beside every family's measurement, as a Markdown table."""
-    families = [Family(model, group) for model in models if (group := of_model(model, reports))]
+    families = [Family(model, group, rows) for model in models if (group := of_model(model, reports))]
     head = ("Claim", "The study", *(f.model for f in families))
-    return table(head, [(claim, said or "–", *map(value, families)) for claim, said, value in _ROWS], 2)
+    return table(head, [(claim, said or _NONE, *map(value, families)) for claim, said, value in _ROWS], 2)

@@ -15,10 +15,14 @@ def fill(text: str, reports: Sequence[Report], root: Path) -> str:
     Raises:
         ValueError: a block is opened and not closed, or there is none at all.
     """
+
+    def rows(report: Report) -> dict[str, store.Rows]:
+        return store.load_rows(report, root)
+
     blocks: dict[str, Callable[[], str]] = {
         "matrix": lambda: matrix.render(matrix.embedded(), reports),
-        "claims": lambda: claims.render(matrix.embedded(), reports),
-        "results": lambda: tables.block(_shown(reports), lambda report: store.load_rows(report, root)),
+        "claims": lambda: claims.render(matrix.embedded(), reports, rows),
+        "results": lambda: tables.block(_shown(reports), rows),
         "study": lambda: _studies(root),
         "sizes": _sizes,
     }

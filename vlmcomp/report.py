@@ -71,7 +71,11 @@ class Latency:
 
 @dataclass(frozen=True)
 class Quality:
-    """Scores of one task, each a share from 0 to 1; the per-sample rows lie beside the report."""
+    """Scores of one task, each a share from 0 to 1; the per-sample rows lie beside the report.
+
+    ``vqa_accuracy``: the VQA challenge's, where several people answered each question; exact match is against the
+    commonest of their answers then.
+    """
 
     task: str
     version: str
@@ -90,6 +94,7 @@ class Quality:
     meteor_data: str
     answer_words: float  # mean words of an answer
     rouge1_stemmed: bool = False
+    vqa_accuracy: float | None = None
 
 
 @dataclass(frozen=True)

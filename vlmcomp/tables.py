@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from vlmcomp.paired import Interval, Paired, compare
 from vlmcomp.recipe import PRECISIONS, Recipe
 from vlmcomp.report import Pruned, Quality, Report
 from vlmcomp.store import Rows
@@ -17,8 +18,9 @@ _HEAD = (
     "Recipe",
     "What",
     "Exact match %",
-    "Points to FP16",
+    "Points to FP16 (95 %)",
     "Same answer as FP16 %",
+    "Right to wrong, wrong to right",
     "Composite %",
     "METEOR %",
     "ROUGE-1 %",
@@ -74,15 +76,17 @@ def _place(report: Report) -> tuple[str, str]:
     return report.hardware.slug, Recipe.parse(report.recipe).model
 
 
-def agreement(rows: Rows, baseline: Rows) -> float | None:
-    """The share of samples whose answer is the baseline's, letter for letter; None if they share no sample."""
-    before = {row["id"]: row["answer"] for row in baseline}
-    same = [row["answer"] == before[row["id"]] for row in rows if row["id"] in before]
-    return sum(same) / len(same) if same else None
+def paired(rows: RowsOf, report: Report, baseline: Report) -> Paired | None:
+    """What changed against the baseline on the main task; None where the answers to it are not recorded."""
+    before, after = (rows(r).get(MAIN_TASK, []) for r in (baseline, report))
+    try:
+        return compare(before, after)
+    except ValueError:
+        return None
 
 
 def results(reports: Sequence[Report], rows: RowsOf) -> str:
-    """One group as a table, a row a recipe; changes are to the group's own FP16 baseline."""
+    """One group as a table, a row a recipe; changes are to the group's own FP16 baseline, with bootstrap intervals."""
     baseline = _baseline(reports)
     lines = [_results_row(report, baseline, rows) for report in order(reports)]
     return table(_HEAD, lines, _LEFT)
@@ -188,19 +192,19 @@ def _results_row(report: Report, baseline: Report | None, rows: RowsOf) -> list[
         reason = " ".join((report.error or "not measured").split()).replace("|", "\\|")
         return [name, f"{recipe.label}; failed: {reason}"] + [_NONE] * (len(_HEAD) - _LEFT)
     main, side = report.quality.get(MAIN_TASK), report.quality.get(SIDE_TASK)
-    points = same = speed = share = None
+    found = speed = share = None
     if baseline is not None and baseline.size is not None and baseline.latency is not None:
         if main is not None and MAIN_TASK in baseline.quality:
-            points = 100 * (main.exact_match - baseline.quality[MAIN_TASK].exact_match)
-            same = agreement(rows(report).get(MAIN_TASK, []), rows(baseline).get(MAIN_TASK, []))
+            found = paired(rows, report, baseline)
         speed = baseline.latency.decode_ms_per_token_median / report.latency.decode_ms_per_token_median
         share = report.size.total_bytes / baseline.size.total_bytes
     return [
         name,
         recipe.label,
         _percent(main.exact_match if main else None),
-        _NONE if points is None else f"{points:+.1f}".replace("-0.0", "0.0").replace("+0.0", "0.0"),
-        _percent(same),
+        _NONE if found is None else _points(found.difference),
+        _percent(found and found.same),
+        _NONE if found is None else f"{found.to_wrong}, {found.to_right}",
         *map(_percent, _text_scores(main)),
         _percent(side.exact_match if side else None),
         f"{report.latency.ttft_ms_median:.1f}",
@@ -209,6 +213,11 @@ def _results_row(report: Report, baseline: Report | None, rows: RowsOf) -> list[
         f"{report.size.total_bytes / 1e6:,.2f}",
         _percent(share),
     ]
+
+
+def _points(difference: Interval) -> str:
+    value, low, high = (f"{100 * x:+.1f}" for x in (difference.value, difference.low, difference.high))
+    return f"{value} ({low} to {high})".replace("-0.0", "0.0").replace("+0.0", "0.0")
 
 
 def _text_scores(quality: Quality | None) -> list[float | None]:

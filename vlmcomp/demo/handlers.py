@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -203,8 +204,9 @@ def reports() -> list[Report]:
 
 
 def hardware() -> list[str]:
-    """Slugs of the machines that results were recorded on."""
-    return sorted({r.hardware.slug for r in reports()})
+    """Slugs of the machines that results were recorded on, the one with the most first."""
+    counts = Counter(r.hardware.slug for r in reports())
+    return sorted(counts, key=lambda slug: (-counts[slug], slug))
 
 
 def examples() -> list[list[str]]:

@@ -1,4 +1,4 @@
-"""Scores of an answer against its reference: exact match, METEOR, ROUGE-1, BERTScore, and their composite.
+"""Scores of a text against its reference: METEOR, ROUGE-1, BERTScore, and their composite.
 
 Libraries are imported, and models loaded, only when a score is asked for.
 """
@@ -33,15 +33,6 @@ class TextScores:
     bertscore_f1: float
     bertscore_encoder: str
     meteor_data: str
-
-
-def normalise(text: str) -> str:
-    """What exact match compares: no outer space, lower case, no full stop at the end."""
-    return text.strip().lower().removesuffix(".").rstrip()
-
-
-def exact_match(answer: str, reference: str) -> bool:
-    return normalise(answer) == normalise(reference)
 
 
 def text_scores(answers: Sequence[str], references: Sequence[str], encoder: str = "auto") -> TextScores:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from vlmcomp.measure.metrics import ROUGE_STEMMED, exact_match, text_scores
+from vlmcomp.answers import exact_match, vqa_accuracy
+from vlmcomp.measure.metrics import ROUGE_STEMMED, text_scores
 from vlmcomp.measure.tasks import Sample, Task, commonest
-from vlmcomp.report import Quality
+from vlmcomp.report import Quality, Report
 from vlmcomp.store import Rows
 
 if TYPE_CHECKING:
@@ -36,7 +38,7 @@ def measure(
     """
     samples = task.samples(task.count(count), seed, vlm.entry.one_word)
     rows = answer(vlm, samples, batch_size, max_new_tokens, lambda f: progress(task.name, f) if progress else None)
-    return score(task, samples, rows, seed, encoder), rows
+    return score(task, rows, seed, encoder), rows
 
 
 def answer(
@@ -55,18 +57,19 @@ def answer(
         texts = answer_batch(vlm, [s.image for s in batch], [s.question for s in batch], max_new_tokens)
         for s, text in zip(batch, texts, strict=True):
             row = {"id": s.id, "type": s.type, "question": s.question, "reference": s.reference, "answer": text}
-            rows.append(row)
+            rows.append(row | ({"references": list(s.references)} if s.references else {}))
         progress(len(rows) / len(samples))
     return rows
 
 
-def score(task: Task, samples: Sequence[Sample], rows: Rows, seed: int, encoder: str = "auto") -> Quality:
+def score(task: Task, rows: Rows, seed: int, encoder: str = "auto") -> Quality:
     """The scores of recorded answers: no model is needed, so they can be computed anew from the rows."""
     hits: dict[str, list[bool]] = defaultdict(list)
     for row in rows:
         hits[row["type"]].append(exact_match(row["answer"], row["reference"]))
     kinds = sorted(hits)
-    baseline = commonest(samples)
+    baseline = commonest(rows)
+    soft = [vqa_accuracy(row["answer"], row["references"]) for row in rows if "references" in row]
     text = text_scores([r["answer"] for r in rows], [r["reference"] for r in rows], encoder)
     return Quality(
         task=task.name,
@@ -86,4 +89,20 @@ def score(task: Task, samples: Sequence[Sample], rows: Rows, seed: int, encoder:
         meteor_data=text.meteor_data,
         answer_words=statistics.fmean(len(r["answer"].split()) for r in rows),
         rouge1_stemmed=ROUGE_STEMMED,
+        vqa_accuracy=statistics.fmean(soft) if len(soft) == len(rows) else None,
     )
+
+
+def rescore(report: Report, rows: Mapping[str, Rows], encoder: str = "auto") -> Report:
+    """``report`` with every score of its tasks computed anew from the recorded answers; nothing else changes.
+
+    Raises:
+        ValueError: answers are not recorded for a task.
+    """
+    if missing := [name for name in report.quality if not rows.get(name)]:
+        raise ValueError(f"{report.recipe} has no recorded answers for {', '.join(missing)}: measure it again")
+    found = {}
+    for name, old in report.quality.items():
+        new = score(Task(name, "", old.version, "", tuple, 0), rows[name], old.seed, encoder)
+        found[name] = replace(new, task_sha256=old.task_sha256)
+    return replace(report, quality=found)

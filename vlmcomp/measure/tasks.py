@@ -3,29 +3,38 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
+from pathlib import Path
 
 from PIL import Image
 
-from vlmcomp.measure.metrics import normalise
+from vlmcomp.answers import normalise
+from vlmcomp.ask import open_image
+from vlmcomp.store import Rows
 
+FILE = "task.jsonl"
 SHAPES_SCENES = 500
 SHAPES_QUESTIONS = 4  # a scene
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One question. ``draw`` makes its image anew each time, so a task holds texts, not pixels."""
+    """One question. ``draw`` makes its image anew each time, so a task holds texts, not pixels.
+
+    ``references``: what several people answered, where a task has that; ``reference`` is then the commonest.
+    """
 
     id: str
     type: str
     question: str
     reference: str
     draw: Callable[[], Image.Image] = field(repr=False)
+    references: tuple[str, ...] = ()
 
     @property
     def image(self) -> Image.Image:
@@ -55,7 +64,7 @@ class Task:
     @cached_property
     def sha256(self) -> str:
         """Hex digest over every sample's texts: equal digests mean that the same questions were asked."""
-        lines = ("\t".join((s.id, s.type, s.question, s.reference)) for s in self.everything)
+        lines = ("\t".join((s.id, s.type, s.question, s.reference, *s.references)) for s in self.everything)
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     def count(self, samples: int | None) -> int:
@@ -90,11 +99,11 @@ def drawn(sample: Sample) -> Sample:
     return replace(sample, draw=lambda: image)
 
 
-def commonest(samples: Iterable[Sample]) -> dict[str, float]:
+def commonest(rows: Rows) -> dict[str, float]:
     """Per type, the exact-match share of an answerer that always gives that type's commonest reference."""
     references: dict[str, Counter[str]] = defaultdict(Counter)
-    for sample in samples:
-        references[sample.type][normalise(sample.reference)] += 1
+    for row in rows:
+        references[row["type"]][normalise(row["reference"])] += 1
     return {kind: max(found.values()) / found.total() for kind, found in references.items()}
 
 
@@ -166,11 +175,53 @@ TASKS = {
 
 
 def find(name: str) -> Task:
-    """The task of that name.
+    """The task of that name, or the one in the folder ``name`` (``folder``).
 
     Raises:
-        ValueError: no such task, naming those there are.
+        ValueError: no such task, naming those there are, or a folder that is not a task.
     """
-    if name not in TASKS:
-        raise ValueError(f"unknown task '{name}': choose from {', '.join(TASKS)}")
-    return TASKS[name]
+    if name in TASKS:
+        return TASKS[name]
+    if Path(name).is_dir():
+        return folder(Path(name).resolve())
+    raise ValueError(f"unknown task '{name}': choose from {', '.join(TASKS)}, or give a folder with {FILE}")
+
+
+@cache
+def folder(place: Path) -> Task:
+    """A task of one's own: ``task.jsonl`` in ``place``, one JSON object a line.
+
+    Each has ``image`` (a path relative to the folder), ``question`` and ``answer``, or ``answers``: what several
+    people said; ``id`` and ``type`` are optional.
+
+    Raises:
+        ValueError: the file is missing, empty or has a line that is not so; the line is named.
+    """
+    file = place / FILE
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{place} is not a task: {FILE} cannot be read ({type(error).__name__})") from None
+    found = [_own(file, number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    if len({sample.id for sample in found}) < max(1, len(found)):
+        raise ValueError(f"{file}: " + ("two lines have the same id" if found else "it holds no questions"))
+    version = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
+    return Task(str(place), place.name, version, "not stated", lambda: tuple(found), len(found))
+
+
+def _own(file: Path, number: int, line: str) -> Sample:
+    try:
+        row = json.loads(line)
+        image, question = file.parent / row["image"], row["question"]
+        said = row["answers"] if "answers" in row else [row["answer"]]
+    except (ValueError, TypeError, KeyError):
+        raise ValueError(f"{file}, line {number}: it must be a JSON object with image, question and answer") from None
+    if not said or not all(isinstance(text, str) and text.strip() for text in (row["image"], question, *said)):
+        raise ValueError(f"{file}, line {number}: image, question and answer must be texts that are not empty")
+    if not image.is_file():
+        raise ValueError(f"{file}, line {number}: there is no image {image}")
+    best = Counter(map(normalise, said)).most_common(1)[0][0]
+    reference = next(text for text in said if normalise(text) == best)
+    many = tuple(said) if len(said) > 1 else ()
+    name, kind = str(row.get("id", number)), str(row.get("type", "question"))
+    return Sample(name, kind, question, reference, partial(open_image, image), many)

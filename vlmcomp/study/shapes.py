@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from vlmcomp.answers import normalise
 from vlmcomp.build import build, calibration_samples
 from vlmcomp.calibrate import Tokens, enter, sequences
-from vlmcomp.measure import metrics, quality, tasks
+from vlmcomp.measure import quality, tasks
 from vlmcomp.recipe import Recipe
 from vlmcomp.store import Rows
 from vlmcomp.study.cells import DENSE, Cell
@@ -94,11 +95,11 @@ class Study:
         model = copy.deepcopy(self.dense.model)
         real, seconds = prune_as(cell, model, self.calibration)
         found: dict[str, Any] = {"real_percent": real, "prune_seconds": seconds}
-        for name, samples in self.questions.items():
+        for name in self.questions:
             rows = self.answer(model, name)
             if cell.score == DENSE:
                 self.answers[name] = rows
-            scores = quality.score(tasks.find(name), samples, rows, 0, "minilm")
+            scores = quality.score(tasks.find(name), rows, 0, "minilm")
             found[name] = {
                 "samples": scores.samples,
                 "exact_match": scores.exact_match,
@@ -112,5 +113,5 @@ class Study:
         if task not in self.answers:  # a resumed study measured the dense model earlier
             self.answers[task] = self.answer(self.dense.model, task)
         pairs = zip(rows, self.answers[task], strict=True)
-        same = [metrics.normalise(a["answer"]) == metrics.normalise(b["answer"]) for a, b in pairs]
+        same = [normalise(a["answer"]) == normalise(b["answer"]) for a, b in pairs]
         return sum(same) / len(same)

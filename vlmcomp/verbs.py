@@ -1,0 +1,186 @@
+"""What each verb of the command line does. torch is imported only by the verbs that need it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from vlmcomp import matrix, store, tables, zoo
+from vlmcomp.recipe import Recipe
+from vlmcomp.report import Report
+
+
+def models(args: argparse.Namespace) -> None:
+    if args.sizes:
+        from vlmcomp.measure import sizes
+        from vlmcomp.published import SHAPES
+
+        print(sizes.render([sizes.sizes(name) for name in SHAPES]))
+        return
+    rows = [("MODEL", "TITLE", "FAMILY", "STEP", "WEIGHTS", "LICENCE")]
+    for m in zoo.MODELS.values():
+        place = "embedded" if m.embedded else m.source + (" (gated)" if m.gated else "")
+        rows.append((m.name, m.title, m.family, m.mlp, place, m.licence))
+    print(tables.aligned(rows))
+
+
+def _on_stderr() -> Callable[[str, float], None]:
+    """Progress as one line a stage, so that stdout holds the result alone and an error stands on its own line."""
+    told: set[str] = set()
+
+    def say(text: str, share: float) -> None:
+        if share < 1 and text not in told:
+            told.add(text)
+            print(f"{text} ...", file=sys.stderr, flush=True)
+
+    return say
+
+
+def build(args: argparse.Namespace) -> None:
+    recipe, out = Recipe.parse(args.recipe), Path(args.out)
+    zoo.check(recipe)
+    if args.calibration and not recipe.steps:
+        raise ValueError(f"{recipe} removes nothing: --calibration is for recipes that prune")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out} is not an empty folder: give a new one")
+    from vlmcomp import checkpoint, machine
+    from vlmcomp.build import build, read_samples
+    from vlmcomp.measure.size import parameters, weight_bytes
+
+    machine.hardware(args.device)  # refuses a GPU that is not there
+    samples = read_samples(args.calibration) if args.calibration else None
+    vlm = build(recipe, device=args.device, source=args.source, calibration=samples, progress=_on_stderr())
+    checkpoint.save(vlm, out)
+    print(f"precision: {vlm.backend}, computed in {vlm.dtype_computed}")
+    print(tables.account(recipe, vlm.pruned, weight_bytes(vlm.model), parameters(vlm.model)))
+    if not checkpoint.stock(vlm.model):
+        print("\nstock classes of this family hold no such number of heads: load it with vlmcomp.checkpoint.load")
+    print(f"\n{recipe} is in {out}")
+
+
+def ask(args: argparse.Namespace) -> None:
+    from vlmcomp.ask import MAX_NEW_TOKENS, ask, clean_question, open_image
+
+    if not 1 <= args.max_new_tokens <= MAX_NEW_TOKENS:
+        raise ValueError(f"--max-new-tokens must be 1 to {MAX_NEW_TOKENS}")
+    image, question = open_image(args.image), clean_question(args.question)
+    folder = Path(args.what)
+    recipe = None if folder.is_dir() else Recipe.parse(args.what)
+    from vlmcomp import machine
+
+    machine.hardware(args.device)
+    if recipe is None:
+        from vlmcomp import checkpoint
+
+        vlm = checkpoint.load(folder, args.device)
+    else:
+        zoo.check(recipe)
+        from vlmcomp.build import build
+
+        vlm = build(recipe, device=args.device, source=args.source)
+    answer = ask(vlm, image, question, args.max_new_tokens)
+    print(answer.text)
+    speed = f"first token {answer.ttft_ms:.1f} ms, {answer.tokens_per_second:.1f} tokens/s"
+    print(f"{vlm.recipe} on {vlm.device.type}: {answer.new_tokens} tokens, {speed}", file=sys.stderr)
+
+
+def bench(args: argparse.Namespace) -> int | None:
+    recipes = [Recipe.parse(r) for r in dict.fromkeys(args.recipes)]
+    if bool(recipes) == args.all:
+        raise ValueError("name the recipes to measure, or give --all")
+    from vlmcomp import bench
+
+    models = [args.model] if args.model else matrix.embedded()
+    recipes = recipes or [recipe for model in models for recipe in matrix.recipes(model)]
+    settings = {"samples": args.samples, "device": args.device, "source": args.source, "encoder": args.encoder}
+    plan = bench.Plan(**settings, **({"tasks": tuple(args.task)} if args.task else {}))
+    if args.retime:
+        for group in [[r for r in recipes if r.model == model] for model in dict.fromkeys(r.model for r in recipes)]:
+            for report in bench.retime(group, plan, root=Path(args.out)):
+                print(bench.summary(report))
+        return 0
+    reports = bench.run(recipes, plan, root=Path(args.out), force=args.force)
+    failed = [r.recipe for r in reports if r.error is not None]
+    if args.all:
+        rows, count = matrix.status(models, reports)
+        print(f"{tables.aligned(rows)}\n{count}")
+    else:
+        told = f"{len(reports) - len(failed)} measured, {len(failed)} failed"
+        print(told + (f": {', '.join(failed)}" if failed else ""))
+    return 1 if failed else 0
+
+
+def study(args: argparse.Namespace) -> None:
+    from vlmcomp.study import cells, cost, run
+    from vlmcomp.study import tables as study_tables
+
+    if args.seeds < 1:
+        raise ValueError("--seeds must be at least 1")
+    ledger = cells.Ledger(Path(args.out) if args.out else run.home(), args.force)
+    parts, seeds = args.part or list(run.PARTS), range(args.seeds)
+
+    def say(text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    run.run(parts, ledger, samples=args.samples, seeds=seeds, say=say)
+    text = study_tables.render(ledger.content(), cost.projection(), whole=True)
+    store.write_text(ledger.file.with_suffix(".md"), text + "\n")
+    print(text)
+
+
+def compare(args: argparse.Namespace) -> None:
+    from vlmcomp import paired
+
+    root, wanted = Path(args.root), [str(Recipe.parse(r)) for r in (args.recipe, args.other)]
+    by_slug: dict[str, dict[str, Report]] = {}
+    for report in store.load_all(root):
+        if report.recipe in wanted and report.error is None:
+            by_slug.setdefault(report.hardware.slug, {})[report.recipe] = report
+    pairs = {slug: found for slug, found in by_slug.items() if all(r in found for r in wanted)}
+    if not pairs:
+        raise ValueError(f"{root} has no machine that measured both: run 'vlmcomp bench {' '.join(wanted)}'")
+    for slug, found in pairs.items():
+        after, before = (found[r] for r in wanted)
+        print(f"On {slug}. {paired.verdict(after, before, *(store.load_rows(r, root) for r in (after, before)))}\n")
+
+
+def report(args: argparse.Namespace) -> None:
+    root = Path(args.root)
+    reports = store.load_all(root)
+    if not reports:  # an empty block must not wipe the README's
+        raise ValueError(f"there are no reports in {root}: run 'vlmcomp bench' first")
+    if args.rescore:
+        from vlmcomp.measure.quality import rescore
+
+        for number, found in enumerate(reports):
+            rows = store.load_rows(found, root)
+            if found.error is None:
+                reports[number] = rescore(found, rows, args.encoder)
+                store.save(reports[number], rows, root)
+    if args.readme is None:
+        print(tables.block(reports, lambda report: store.load_rows(report, root)))
+        return
+    from vlmcomp import readme
+
+    file = Path(args.readme)
+    try:
+        new = readme.fill(file.read_text(encoding="utf-8"), reports, root)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
+    store.write_text(file, new)
+    print(f"{file} holds the results of {root}")
+
+
+def train(args: argparse.Namespace) -> None:
+    from vlmcomp.shapes.blueprints import BLUEPRINTS
+    from vlmcomp.shapes.train import train
+
+    if args.name not in BLUEPRINTS:
+        raise ValueError(f"'{args.name}' cannot be trained here: choose one of {', '.join(BLUEPRINTS)}")
+    given = {"steps": args.steps, "tower_steps": args.tower_steps, "seed": args.seed}
+    out = Path(args.out or f"runs/{args.name}/model")
+    work = Path(args.work or f"runs/{args.name}")
+    train(args.name, out, work, compiled=args.compile, **{k: v for k, v in given.items() if v is not None})
+    print(f"{args.name} is in {out}")
