@@ -40,7 +40,7 @@ FLOORS = {
     "ask": 3,
     "shapes": 3,
     "measure": 4,
-    "machine": 4,
+    "machine": 3,
     "bench": 5,
     "manager": 5,
     "readme": 6,

@@ -43,7 +43,8 @@ def test_a_row_against_its_baseline() -> None:
         "70.0",
         "71.2",
     )
-    assert (row["TTFT ms"], row["ms/token"], row["Decode speed to FP16"]) == ("11.0", "8.00", "0.50x")
+    assert (row["TTFT ms"], row["ms/token"], row["p95"], row["Floor reached %"]) == ("11.0", "8.00", "8.90", "–")
+    assert row["Decode speed to FP16 (95 %)"].startswith("0.50x (0.50 to ")
     assert (row["Weights MB"], row["% of FP16"]) == ("2.00", "50.0")
     base = table["`llava-shapes/fp16`"]
     assert (base["Points to FP16 (95 %)"], base["% of FP16"]) == ("0.0 (0.0 to 0.0)", "100.0")
@@ -52,7 +53,7 @@ def test_a_row_against_its_baseline() -> None:
 def test_without_a_baseline_there_is_nothing_to_relate_to() -> None:
     row = _cells(tables.results([made.report("llava-shapes/int8")], _rows))["`llava-shapes/int8`"]
     assert {
-        row[c] for c in ("Points to FP16 (95 %)", "Same answer as FP16 %", "Decode speed to FP16", "% of FP16")
+        row[c] for c in ("Points to FP16 (95 %)", "Same answer as FP16 %", "Decode speed to FP16 (95 %)", "% of FP16")
     } == {"–"}
     assert row["Exact match %"] == "75.0"
 

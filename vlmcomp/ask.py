@@ -115,7 +115,8 @@ def _generate(vlm: VLM, inputs: dict[str, torch.Tensor], **settings: Any) -> tor
         return vlm.model.generate(**inputs, do_sample=False, num_beams=1, **settings)
 
 
-def _synchronize(vlm: VLM) -> None:
+def synchronize(vlm: VLM) -> None:
+    """Wait until the device has done what it was told."""
     if vlm.device.type == "cuda":
         import torch
 
@@ -127,10 +128,10 @@ class _Run:
 
     def __init__(self, vlm: VLM, image: Image.Image, question: str) -> None:
         self.vlm, self.tokens, self.times = vlm, [], []
-        _synchronize(vlm)
+        synchronize(vlm)
         self.begin = time.perf_counter()
         self.inputs = vlm.encode([image], [question])
-        _synchronize(vlm)
+        synchronize(vlm)
         self.start = time.perf_counter()
 
     def heard(self, token: int, at: float) -> None:
@@ -203,3 +204,13 @@ def answer_batch(vlm: VLM, images: list[Image.Image], questions: list[str], max_
     ids = _generate(vlm, inputs, max_new_tokens=max_new_tokens)
     new = ids[:, inputs["input_ids"].shape[1] :]
     return [t.strip() for t in vlm.processor.tokenizer.batch_decode(new, skip_special_tokens=True)]
+
+
+def time_batch(vlm: VLM, images: list[Image.Image], questions: list[str], new_tokens: int) -> float:
+    """Seconds from prepared inputs to the end of answers of exactly ``new_tokens`` tokens each."""
+    inputs = vlm.encode(images, questions)
+    synchronize(vlm)
+    start = time.perf_counter()
+    _generate(vlm, inputs, max_new_tokens=new_tokens, min_new_tokens=new_tokens)
+    synchronize(vlm)
+    return time.perf_counter() - start

@@ -10,6 +10,8 @@ import re
 import resource
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from datetime import datetime, timezone
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -98,6 +100,41 @@ def commit(repo: Path) -> str:
 
 def _git(repo: Path, *words: str) -> str:
     return subprocess.run(["git", "-C", repo, *words], capture_output=True, text=True, check=True).stdout.strip()
+
+
+@cache
+def bandwidth(device: str) -> float:
+    """Bytes a second that this device's memory moves, read and written: the best of several copies of 256 MB."""
+    import torch
+
+    source = torch.ones(1 << 28, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    return 2 * source.numel() / _best_seconds(lambda: target.copy_(source), device)
+
+
+@cache
+def flops(device: str) -> float:
+    """Operations a second of a square matrix product in the dtype that models compute in on this device."""
+    import torch
+
+    from vlmcomp.vlm import compute_dtype
+
+    side = 4096 if device.startswith("cuda") else 1024
+    matrix = torch.ones(side, side, dtype=compute_dtype(device), device=device)
+    return 2 * side**3 / _best_seconds(lambda: matrix @ matrix, device)
+
+
+def _best_seconds(work: Callable[[], object], device: str, runs: int = 7) -> float:
+    import torch
+
+    times = []
+    for _ in range(runs):
+        start = time.perf_counter()
+        work()
+        if device.startswith("cuda"):
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - start)
+    return min(times)
 
 
 class Gauge:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 SCHEMA = 1
@@ -45,8 +46,34 @@ class Memory:
 
 
 @dataclass(frozen=True)
+class Floor:
+    """What this device allows at best, from two short tests on it: a copy of memory, and a matrix product.
+
+    ``decode_bytes`` are read for every token: the weights of the decoder's layers and the lm_head, as they lie in
+    memory; the KV cache comes on top and is left out. ``prefill_flops`` are those of the same weights over the prompt,
+    two a weight and token; attention scores and the vision tower are left out.
+    """
+
+    bandwidth_bytes_s: float
+    flops_s: float
+    decode_bytes: int
+    prefill_flops: int
+
+    @property
+    def decode_ms_per_token(self) -> float:
+        return 1000 * self.decode_bytes / self.bandwidth_bytes_s
+
+    @property
+    def prefill_ms(self) -> float:
+        return 1000 * self.prefill_flops / self.flops_s
+
+
+@dataclass(frozen=True)
 class Latency:
-    """Raw milliseconds of every timed run at batch 1 with exactly ``new_tokens`` generated."""
+    """Raw milliseconds of every timed run at batch 1 with exactly ``new_tokens`` generated.
+
+    ``vision_ms``: tower, and Q-Former or projector, alone. ``batch_decode_ms``: a step of a whole batch, by its size.
+    """
 
     new_tokens: int
     prompt_tokens: int
@@ -55,6 +82,10 @@ class Latency:
     ttft_ms: list[float]
     decode_ms_per_token: list[float]
     end_to_end_ms: list[float]
+    preprocess_ms: list[float] = field(default_factory=list)
+    vision_ms: list[float] = field(default_factory=list)
+    batch_decode_ms: dict[str, list[float]] = field(default_factory=dict)
+    floor: Floor | None = None
 
     @property
     def ttft_ms_median(self) -> float:
@@ -67,6 +98,13 @@ class Latency:
     @property
     def end_to_end_ms_median(self) -> float:
         return statistics.median(self.end_to_end_ms)
+
+
+def p95(values: Sequence[float]) -> float:
+    """The 95th percentile, between neighbours in proportion."""
+    ordered, place = sorted(values), 0.95 * (len(values) - 1)
+    low = int(place)
+    return ordered[low] + (place - low) * (ordered[min(low + 1, len(ordered) - 1)] - ordered[low])
 
 
 @dataclass(frozen=True)
@@ -155,6 +193,8 @@ class Report:
             data["quality"] = {k: Quality(**q) for k, q in data["quality"].items()}
             for name, kind in (("size", Size), ("memory", Memory), ("latency", Latency)):
                 data[name] = kind(**data[name]) if data[name] is not None else None
+            if data["latency"] is not None and data["latency"].floor is not None:
+                data["latency"] = replace(data["latency"], floor=Floor(**data["latency"].floor))
             return cls(**data)
         except (KeyError, TypeError) as error:
             raise ValueError(f"the report is damaged ({error}): measure the recipe again") from None

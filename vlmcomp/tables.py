@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from vlmcomp.paired import Interval, Paired, compare
+from vlmcomp.paired import Interval, Paired, compare, speed_interval
 from vlmcomp.recipe import PRECISIONS, Recipe
-from vlmcomp.report import Pruned, Quality, Report
+from vlmcomp.report import Latency, Pruned, Quality, Report, p95
 from vlmcomp.store import Rows
 
 MAIN_TASK, SIDE_TASK = "shapes-vqa", "easy-vqa"
@@ -28,7 +28,9 @@ _HEAD = (
     "easy-VQA exact match %",
     "TTFT ms",
     "ms/token",
-    "Decode speed to FP16",
+    "p95",
+    "Decode speed to FP16 (95 %)",
+    "Floor reached %",
     "Weights MB",
     "% of FP16",
 )
@@ -117,6 +119,10 @@ def caption(reports: Sequence[Report]) -> str:
             f"times: median of {len(timed.ttft_ms)} runs at batch 1, {timed.new_tokens} new tokens, "
             f"{timed.threads} thread{'s' * (timed.threads != 1)}, computed in {report.dtype_computed}"
         )
+        if timed.floor is not None:
+            parts.append(
+                f"floor: weights read per token at {timed.floor.bandwidth_bytes_s / 1e9:.1f} GB/s, as copied here"
+            )
     if report.quality:
         scores = next(iter(report.quality.values()))
         parts += [f"BERTScore: {scores.bertscore_encoder}", f"METEOR: {scores.meteor_data}"]
@@ -196,7 +202,7 @@ def _results_row(report: Report, baseline: Report | None, rows: RowsOf) -> list[
     if baseline is not None and baseline.size is not None and baseline.latency is not None:
         if main is not None and MAIN_TASK in baseline.quality:
             found = paired(rows, report, baseline)
-        speed = baseline.latency.decode_ms_per_token_median / report.latency.decode_ms_per_token_median
+        speed = speed_interval(baseline.latency.decode_ms_per_token, report.latency.decode_ms_per_token)
         share = report.size.total_bytes / baseline.size.total_bytes
     return [
         name,
@@ -209,7 +215,9 @@ def _results_row(report: Report, baseline: Report | None, rows: RowsOf) -> list[
         _percent(side.exact_match if side else None),
         f"{report.latency.ttft_ms_median:.1f}",
         f"{report.latency.decode_ms_per_token_median:.2f}",
-        _NONE if speed is None else f"{speed:.2f}x",
+        f"{p95(report.latency.decode_ms_per_token):.2f}",
+        "1.00x" if report is baseline else _NONE if speed is None else _speed(speed),
+        _percent(_reached(report.latency)),
         f"{report.size.total_bytes / 1e6:,.2f}",
         _percent(share),
     ]
@@ -218,6 +226,17 @@ def _results_row(report: Report, baseline: Report | None, rows: RowsOf) -> list[
 def _points(difference: Interval) -> str:
     value, low, high = (f"{100 * x:+.1f}" for x in (difference.value, difference.low, difference.high))
     return f"{value} ({low} to {high})".replace("-0.0", "0.0").replace("+0.0", "0.0")
+
+
+def _speed(found: Interval) -> str:
+    if not found.seen:
+        return "no difference seen"
+    return f"{1 + found.value:.2f}x ({1 + found.low:.2f} to {1 + found.high:.2f})"
+
+
+def _reached(latency: Latency) -> float | None:
+    """How near decoding comes to the time that reading the weights alone takes on this device."""
+    return latency.floor and latency.floor.decode_ms_per_token / latency.decode_ms_per_token_median
 
 
 def _text_scores(quality: Quality | None) -> list[float | None]:

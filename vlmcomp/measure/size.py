@@ -24,13 +24,14 @@ def _state_bytes(state: object | None) -> int:
     return own + _state_bytes(getattr(state, "state2", None))
 
 
-def _weights(model: PreTrainedModel) -> Iterator[tuple[str, int, int]]:
+def _weights(model: PreTrainedModel, stored: bool = True) -> Iterator[tuple[str, int, int]]:
     """Name, bytes and logical parameters of every weight; a tied weight counts once.
 
-    Where the CPU makes 16-bit weights compute in float32, they count the 16 bits in which they are stored.
+    Where the CPU makes 16-bit weights compute in float32, they count the 16 bits in which they are ``stored``, or else
+    the 32 in which they lie in memory.
     """
     seen: set[int] = set()
-    widened = model.dtype == torch.float32
+    widened = stored and model.dtype == torch.float32
     for path, module in model.named_modules():
         for name, weight in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
             full = f"{path}.{name}" if path else name
@@ -61,6 +62,17 @@ def parameters(model: PreTrainedModel) -> dict[str, int]:
     for name, _, logical in _weights(model):
         totals[names.part(name)] += logical
     return totals
+
+
+def read_per_token(model: PreTrainedModel) -> tuple[int, int]:
+    """Bytes in memory and logical parameters of what decoding a token reads: the decoder's layers and the lm_head."""
+    names, held, logical = anatomy.of(model), dict.fromkeys(PARTS, 0), dict.fromkeys(PARTS, 0)
+    for name, size, count in _weights(model, stored=False):
+        held[names.part(name)] += size
+        logical[names.part(name)] += count
+    head = "lm_head" if held["lm_head"] else "embeddings"  # tied: the embeddings are the lm_head
+    parts = ("decoder attention", "decoder MLP", head)
+    return sum(held[p] for p in parts), sum(logical[p] for p in parts)
 
 
 def measure(vlm: VLM, disk_bytes: int) -> Size:
