@@ -133,7 +133,10 @@ def test_a_killed_process_is_a_recorded_failure(tmp_path: Path, monkeypatch: pyt
     assert store.load_all(tmp_path) == [report]
 
 
-def test_ctrl_c_keeps_what_is_finished_and_a_rerun_goes_on(swept: tuple[Path, list[str]], tmp_path: Path) -> None:
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
+def test_a_stopped_sweep_keeps_what_is_finished(
+    sent: signal.Signals, swept: tuple[Path, list[str]], tmp_path: Path
+) -> None:
     done = next(r for r in store.load_all(swept[0]) if r.recipe == str(FP16))
     store.save(done, store.load_rows(done, swept[0]), tmp_path)
     before = {f: f.read_bytes() for f in tmp_path.rglob("*") if f.is_file()}
@@ -151,8 +154,12 @@ def test_ctrl_c_keeps_what_is_finished_and_a_rerun_goes_on(swept: tuple[Path, li
     )
     assert sweep.stdout.readline().strip().endswith("(kept)")  # the first is there, the second is under way
     time.sleep(1.0)
-    sweep.send_signal(signal.SIGINT)
+    sweep.send_signal(sent)
     assert sweep.wait(60) != 0
+    sweep.stdout.close()
+    until = time.monotonic() + 60
+    while _children_measuring(tmp_path) and time.monotonic() < until:  # one whose sweep was killed ends by itself
+        time.sleep(0.2)
     assert {f: f.read_bytes() for f in tmp_path.rglob("*") if f.is_file()} == before
     assert not _children_measuring(tmp_path)
 

@@ -280,7 +280,10 @@ def _main(order: dict[str, Any]) -> int:
     recipe, root = Recipe.parse(order["recipe"]), Path(order["root"])
 
     def tell(text: str, share: float) -> None:
-        print(f"{_MARK}{text} {100 * share:.0f} %", flush=True)
+        try:
+            print(f"{_MARK}{text} {100 * share:.0f} %", flush=True)
+        except BrokenPipeError:  # the sweep was killed: what is half measured must not be recorded as a failure
+            os._exit(128 + signal.SIGPIPE)
 
     try:
         report, rows = measure(recipe, plan, tell)

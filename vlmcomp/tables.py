@@ -120,9 +120,8 @@ def caption(reports: Sequence[Report]) -> str:
             f"{timed.threads} thread{'s' * (timed.threads != 1)}, computed in {report.dtype_computed}"
         )
         if timed.floor is not None:
-            parts.append(
-                f"floor: weights read per token at {timed.floor.bandwidth_bytes_s / 1e9:.1f} GB/s, as copied here"
-            )
+            speed = f"{timed.floor.bandwidth_bytes_s / 1e9:.1f} GB/s"
+            parts.append(f"floor: the weights that a token reads, at {speed} as copied in memory here")
     if report.quality:
         scores = next(iter(report.quality.values()))
         parts += [f"BERTScore: {scores.bertscore_encoder}", f"METEOR: {scores.meteor_data}"]
