@@ -29,6 +29,7 @@ def test_three_other_humans_make_an_answer_right(agree: int, accuracy: float) ->
         ("yes, sir", "yes sir"),
         ("black/white", "black white"),
         ("t-shirt", "t shirt"),
+        ("a/-b c-d", "b c d"),
         ("is it?", "is it"),
         ("", ""),
     ],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vlmcomp import anatomy, machine
+from vlmcomp import anatomy
 from vlmcomp.measure.latency import BATCHES, floor, interleaved
 from vlmcomp.measure.size import read_per_token
 from vlmcomp.report import Floor, Latency, Report, p95
@@ -23,7 +23,7 @@ def test_every_part_is_timed_in_every_run(built) -> None:
             assert len(part) == 2 and all(ms > 0 for ms in part)
         assert list(found.batch_decode_ms) == [str(size) for size in BATCHES]
         assert all(len(steps) == 2 for steps in found.batch_decode_ms.values())
-        assert found.floor is not None and found.floor.bandwidth_bytes_s == machine.bandwidth("cpu")
+        assert found.session and found.floor is None
 
 
 def test_the_floor_reads_what_decoding_reads(built) -> None:
@@ -53,6 +53,6 @@ def test_percentiles_and_reports_keep_the_floor() -> None:
     from made_reports import report
 
     assert p95([1.0]) == 1.0 and p95(range(1, 22)) == 20.0 and p95([1.0, 2.0]) == pytest.approx(1.95)
-    timed = Latency(2, 3, 1, 1, [1.0], [1.0], [1.0], [1.0], [1.0], {"4": [2.0]}, Floor(1.0, 2.0, 3, 4))
+    timed = Latency(2, 3, 1, 1, [1.0], [1.0], [1.0], batch_decode_ms={"4": [2.0]}, floor=Floor(1.0, 2.0, 3, 4))
     made = report(latency=timed)
     assert Report.from_dict(made.to_dict()) == made

@@ -10,6 +10,7 @@ from made_reports import report, rows
 
 from vlmcomp import paired, store
 from vlmcomp.cli import main
+from vlmcomp.report import Latency
 
 
 def _rows(hits: list[bool], tag: str = "") -> store.Rows:
@@ -17,6 +18,10 @@ def _rows(hits: list[bool], tag: str = "") -> store.Rows:
         {"id": str(i), "type": "t", "question": f"q{i}", "reference": "red", "answer": "red" if hit else f"blue{tag}"}
         for i, hit in enumerate(hits)
     ]
+
+
+def _timed(steps: list[float], session: str = "one") -> Latency:
+    return Latency(2, 3, 1, 1, steps, steps, steps, session=session)
 
 
 @pytest.mark.parametrize(
@@ -45,9 +50,12 @@ def test_flips_are_counted_and_the_order_of_rows_does_not_matter() -> None:
 
 def test_other_questions_are_refused() -> None:
     mine = _rows([True, False])
-    for other in (mine[:1], [], _rows([True, False, True])):
+    other_reference = [row | {"reference": "blue"} for row in mine]
+    for other in (mine[:1], _rows([True, False, True]), other_reference):
         with pytest.raises(ValueError, match="not asked the same questions"):
             paired.compare(mine, other)
+    with pytest.raises(ValueError, match="are not recorded"):
+        paired.compare(mine, [])
 
 
 def test_a_large_loss_is_worse_and_a_small_one_on_few_questions_is_not_seen() -> None:
@@ -72,10 +80,12 @@ def test_intervals_hold_the_truth_about_as_often_as_they_promise() -> None:
 
 def test_a_slow_spell_that_hit_both_is_no_difference_and_a_real_one_is_seen() -> None:
     slow = [1.0, 1.1, 5.0, 5.2, 1.0, 0.9, 4.8, 1.0]
-    assert not paired.speed_interval(slow, [t * 1.001 + d for t, d in zip(slow, [0.01, -0.02] * 4)]).seen
-    faster = paired.speed_interval(slow, [t / 2 for t in slow])
+    before = _timed(slow)
+    assert not paired.speed_interval(before, _timed([t * 1.001 + d for t, d in zip(slow, [0.01, -0.02] * 4)])).seen
+    faster = paired.speed_interval(before, _timed([t / 2 for t in slow]))
     assert faster.seen and faster.value == pytest.approx(1.0) and faster.low == pytest.approx(1.0)
-    assert paired.speed_interval([2.0, 2.1, 1.9], [1.0, 1.0]).value == pytest.approx(1.0)
+    assert paired.speed_interval(before, _timed(slow, session="another")) is None
+    assert paired.speed_interval(_timed(slow, session=""), _timed(slow, session="")) is None
 
 
 def test_the_command_says_it_in_one_paragraph(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -88,6 +98,8 @@ def test_the_command_says_it_in_one_paragraph(tmp_path: Path, capsys: pytest.Cap
     said = capsys.readouterr().out
     assert said.startswith("On cpu-test-2c. llava-shapes/int8 against llava-shapes/fp16. On 4 questions of shapes-vqa")
     assert "1 went from right to wrong and 1 from wrong to right (McNemar p = 1)" in said
-    assert "no difference seen" in said and "Tokens come at 0.50x its speed" in said
+    assert (
+        "no difference seen" in said and "Tokens come at 0.50x its speed, but the two were not timed in turns" in said
+    )
     assert main([*command[:2], "llava-shapes/int4", *command[3:]]) == 2
-    assert "has no machine that measured both" in capsys.readouterr().err
+    assert "has no machine that measured both alike" in capsys.readouterr().err

@@ -138,7 +138,7 @@ def test_a_folder_of_ones_own_is_a_task(tmp_path: Path, built) -> None:
     first, second = task.samples()
     assert (first.id, first.type, first.reference, first.references) == ("1", "question", "Red", ())
     assert (second.id, second.type, second.reference) == ("x", "hard", "red") and len(second.references) == 3
-    assert first.image.size == (40, 30) and task.count(None) == 2 and task.name == str(tmp_path)
+    assert first.image.size == (40, 30) and task.count(None) == 2 and task.name == tmp_path.name
     quality, rows = measure(built("llava-shapes/fp16"), task, encoder="minilm")
     assert quality.samples == 2 and quality.vqa_accuracy is None  # not every question has several answers
     assert rows[1]["references"] == many["answers"] and score(task, rows, 0, "minilm") == quality
@@ -151,6 +151,8 @@ def test_a_folder_of_ones_own_is_a_task(tmp_path: Path, built) -> None:
         ('["image"]', "line 1: it must be a JSON object"),
         ('{"image": "red.png", "question": "?"}', "line 1: it must be a JSON object with image, question and answer"),
         ('{"image": "red.png", "question": "?", "answer": " "}', "line 1: .* must be texts that are not empty"),
+        ('{"image": "red.png", "question": "?", "answers": 5}', "line 1: it must be a JSON object"),
+        ('{"image": "red.png", "question": "?", "answers": "yes"}', "line 1: it must be a JSON object"),
         ('{"image": "red.png", "question": "?", "answers": []}', "line 1: .* must be texts that are not empty"),
         ('{"image": "blue.png", "question": "?", "answer": "a"}', "line 1: there is no image"),
         ("", "it holds no questions"),

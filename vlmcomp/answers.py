@@ -6,7 +6,6 @@ import re
 from collections.abc import Sequence
 from itertools import combinations
 
-HUMANS = 10  # answers that the VQA challenge collects for a question
 _ENOUGH = 3  # humans who must agree for full marks
 
 
@@ -36,7 +35,11 @@ def vqa_accuracy(answer: str, references: Sequence[str]) -> float:
 
 
 def vqa_normalise(text: str) -> str:
-    """The VQA challenge's normalisation: case, punctuation, articles, number words and lost apostrophes."""
+    """The VQA challenge's normalisation: case, punctuation, articles, number words and lost apostrophes.
+
+    Two things are done always that its evaluator does at times: references are normalised even where all humans agree,
+    and "im", "ive" and "id've" get their apostrophes.
+    """
     text = " ".join(text.replace("\n", " ").replace("\t", " ").split()).lower()
     text = _full_stops.sub("", _punctuation(text))
     words = (_NUMBERS.get(word, word) for word in text.split())
@@ -45,9 +48,9 @@ def vqa_normalise(text: str) -> str:
 
 def _punctuation(text: str) -> str:
     """A mark at a word's edge, or any mark in a text with a number such as 1,000, goes; another leaves a space."""
-    numbers = _comma_in_number.search(text) is not None
+    numbers, whole = _comma_in_number.search(text) is not None, text
     for mark in ';/[]"{}()=+\\_-><@`,?!':
-        edge = f"{mark} " in text or f" {mark}" in text or numbers
+        edge = f"{mark} " in whole or f" {mark}" in whole or numbers
         text = text.replace(mark, "" if edge else " ")
     return text
 

@@ -23,7 +23,7 @@ from typing import Any
 from vlmcomp import machine, store, zoo
 from vlmcomp.measure import latency, metrics, tasks
 from vlmcomp.recipe import Recipe
-from vlmcomp.report import Memory, Report
+from vlmcomp.report import Memory, Quality, Report
 
 _REPO = Path(__file__).resolve().parent.parent
 _MARK = "vlmcomp-progress "  # starts the child's lines that are meant for the parent
@@ -48,8 +48,11 @@ class Plan:
 
     def check(self) -> None:
         """Raises ``ValueError`` for a task, sample count or encoder that does not exist."""
+        names = [tasks.find(name).name for name in self.tasks]
         for name in self.tasks:
             tasks.find(name).count(self.samples)
+        if len(set(names)) < len(names):
+            raise ValueError("two tasks have the same name: rename a folder, or give each task once")
         if not self.tasks:
             raise ValueError(f"a benchmark needs a task: choose from {', '.join(tasks.TASKS)}")
         if self.encoder not in metrics.ENCODERS:
@@ -65,7 +68,7 @@ def measure(recipe: Recipe, plan: Plan, progress: Progress = lambda text, share:
     Raises:
         ValueError: what ``build`` refuses, or a plan that asks for what is not there.
     """
-    from vlmcomp import build, checkpoint
+    from vlmcomp import ask, build, checkpoint
     from vlmcomp.measure import quality, size
 
     importlib.import_module("bitsandbytes")  # libraries are loaded before memory is counted: they are not the model
@@ -79,15 +82,19 @@ def measure(recipe: Recipe, plan: Plan, progress: Progress = lambda text, share:
         disk = sum(f.stat().st_size for f in folder.iterdir() if f.suffix in (".safetensors", ".bin"))
     counted = size.measure(vlm, disk)
     gauge.restart()
+    sample = tasks.find(latency.TASK).samples(1, plan.seed)[0]
+    ask.ask(vlm, sample.image, sample.question, plan.new_tokens, plan.new_tokens)
+    peak_answer = gauge.peak()
     timed = latency.measure(
         vlm, new_tokens=plan.new_tokens, warmup=plan.warmup, runs=plan.runs, seed=plan.seed, progress=progress
     )
-    memory = Memory(loaded, peak_build, gauge.peak(), gauge.measure)
+    timed = replace(timed, floor=latency.floor(vlm, timed.prompt_tokens))
+    memory = Memory(loaded, peak_build, peak_answer, gauge.measure)
     scores, rows = {}, {}
-    for name in plan.tasks:
-        scores[name], rows[name] = quality.measure(
+    for task in map(tasks.find, plan.tasks):
+        scores[task.name], rows[task.name] = quality.measure(
             vlm,
-            tasks.find(name),
+            task,
             plan.samples,
             seed=plan.seed,
             batch_size=plan.batch_size,
@@ -141,6 +148,8 @@ def run(
         for recipe in recipes:
             file = store.path(slug, recipe, root)
             report = None if force else _finished(file, plan)
+            if report is not None and report.latency is not None and report.latency.floor is None:
+                report = None  # timed before there were floors
             kept = report is not None
             if report is None:
                 report = _in_fresh_process(recipe, plan, root, file, bar.set_postfix_str)
@@ -150,7 +159,13 @@ def run(
     return reports
 
 
-def retime(recipes: Sequence[Recipe], plan: Plan = Plan(), *, root: Path = store.PRECOMPUTED) -> list[Report]:
+def retime(
+    recipes: Sequence[Recipe],
+    plan: Plan = Plan(),
+    *,
+    root: Path = store.PRECOMPUTED,
+    say: Progress = lambda text, share: None,
+) -> list[Report]:
     """Take the latency of measured recipes anew, all held in memory and asked in turns, and store it.
 
     What else was measured stays as it is. Recipes without a whole report on this hardware are left out.
@@ -165,9 +180,13 @@ def retime(recipes: Sequence[Recipe], plan: Plan = Plan(), *, root: Path = store
     whole = [report for file in files if (report := _finished(file, plan)) is not None]
     if not whole:
         raise ValueError(f"there is nothing to time again on {slug}: measure the recipes first")
-    vlms = [build(Recipe.parse(r.recipe), device=plan.device, source=plan.source) for r in whole]
+    vlms = []
+    for report in whole:
+        say(f"building {report.recipe}", 0.0)
+        vlms.append(build(Recipe.parse(report.recipe), device=plan.device, source=plan.source))
     settings = {"new_tokens": plan.new_tokens, "warmup": plan.warmup, "runs": plan.runs, "seed": plan.seed}
-    timed = latency.interleaved(vlms, **settings)
+    timed = latency.interleaved(vlms, progress=say, **settings)
+    timed = [replace(t, floor=latency.floor(vlm, t.prompt_tokens)) for vlm, t in zip(vlms, timed)]
     done = [replace(r, latency=t, date=machine.now()) for r, t in zip(whole, timed)]
     for report in done:
         store.save(report, store.load_rows(report, root), root)
@@ -178,9 +197,14 @@ def summary(report: Report) -> str:
     """One line: the recipe's exact match by task, speed and size, or why it failed."""
     if report.error is not None or report.latency is None or report.size is None:
         return f"{report.recipe}: failed: {report.error}"
-    hits = ", ".join(f"{name} {100 * q.exact_match:.1f} %" for name, q in report.quality.items())
+    hits = ", ".join(map(_scored, report.quality.values()))
     speed = f"{report.latency.decode_ms_per_token_median:.3g} ms/token"
     return f"{report.recipe}: {hits}, {speed}, {report.size.total_bytes / 1e6:.4g} MB"
+
+
+def _scored(q: Quality) -> str:
+    soft = "" if q.vqa_accuracy is None else f" (VQA accuracy {100 * q.vqa_accuracy:.1f} %)"
+    return f"{q.task} {100 * q.exact_match:.1f} %{soft}"
 
 
 def _finished(file: Path, plan: Plan) -> Report | None:

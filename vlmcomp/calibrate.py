@@ -53,6 +53,10 @@ class Tokens:
         more = self.added[layer] if layer < len(self.added) else None
         return stream if more is None else stream + more.to(stream.device)
 
+    def of(self, layer: int, device: torch.device) -> dict[str, Any]:
+        """The arguments of ``layer`` on ``device``."""
+        return _moved(self.arguments[layer], device)
+
     @property
     def count(self) -> int:
         return int((self.kinds != PAD).sum())
@@ -61,6 +65,24 @@ class Tokens:
 def size(calibration: Sequence[Tokens]) -> str:
     """``512 samples, 48,113 tokens``."""
     return f"{sum(len(t.kinds) for t in calibration)} samples, {sum(t.count for t in calibration):,} tokens"
+
+
+# A tensor by its id, kept so that the id stays its own, and its copy.
+_Known = dict[int, tuple[torch.Tensor, torch.Tensor]]
+
+
+def _moved(value: Any, device: torch.device | str, known: _Known | None = None) -> Any:
+    """``value`` with every tensor in it on ``device``; a tensor in ``known`` is not moved again."""
+    known = {} if known is None else known
+    if isinstance(value, torch.Tensor):
+        if id(value) not in known:
+            known[id(value)] = value, value.to(device)
+        return known[id(value)][1]
+    if isinstance(value, dict):
+        return {key: _moved(part, device, known) for key, part in value.items()}
+    if isinstance(value, tuple | list):
+        return type(value)(_moved(part, device, known) for part in value)
+    return value
 
 
 class _Stop(Exception):
@@ -76,6 +98,7 @@ def enter(model: PreTrainedModel, inputs: dict[str, Any], kinds: torch.Tensor) -
     hidden: list[torch.Tensor] = []
     added: list[torch.Tensor | None] = []
     arguments: list[dict[str, Any]] = []
+    shared: _Known = {}  # most arguments are the same in every layer: they are kept once
 
     def stand_in(*args: Any, **kwargs: Any) -> torch.Tensor:
         kwargs = {k: v for k, v in kwargs.items() if k not in ("past_key_values", "cache", "use_cache")}
@@ -84,7 +107,7 @@ def enter(model: PreTrainedModel, inputs: dict[str, Any], kinds: torch.Tensor) -
             added.append(stream.cpu() if stream.any() else None)
         else:
             hidden.append(stream.cpu())
-        arguments.append(kwargs)
+        arguments.append(_moved(kwargs, "cpu", shared))
         if len(arguments) == len(blocks):
             raise _Stop
         return torch.zeros_like(stream)
@@ -249,20 +272,20 @@ def walk(
         device = layer.output.weight.device
         marks: list[list[torch.Tensor]] = []  # per batch: the dense stream after each edit's reader
         for at, tokens in enumerate(calibration):
-            output, seen = _dense(layer, dense[at].to(device), tokens.arguments[index], edits)
+            output, seen = _dense(layer, dense[at].to(device), tokens.of(index, device), edits)
             dense[at] = tokens.after(index, output)
             marks.append(seen)
         for number, edit in enumerate(edits):
             reader = edit.reader(layer)
             moments = Moments(reader.in_features, reader.out_features, device)
             for at, tokens in enumerate(calibration):
-                x, stream = _reach(layer, ours[at].to(device), tokens.arguments[index], edit, edits[:number])
+                x, stream = _reach(layer, ours[at].to(device), tokens.of(index, device), edit, edits[:number])
                 moments.add(x, marks[at][number].to(device) - stream, share[at].to(device))
             edit.change(layer, moments)
             del moments
         care.finish(layer)
         for at, tokens in enumerate(calibration):
-            output = _first(layer.block(ours[at].to(device), **tokens.arguments[index])).cpu()
+            output = _first(layer.block(ours[at].to(device), **tokens.of(index, device))).cpu()
             ours[at] = tokens.after(index, output)
         care.leave(layer)
         if progress is not None:

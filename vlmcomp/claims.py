@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from vlmcomp import zoo
-from vlmcomp.matrix import of_model
+from vlmcomp.matrix import of_model, share_kept
 from vlmcomp.recipe import Recipe, Step
 from vlmcomp.report import Report
-from vlmcomp.tables import MAIN_TASK, RowsOf, paired, table
+from vlmcomp.tables import RowsOf, paired, table
 
 _HEADS, _PERCENT = Step("heads", 25), 30
 
@@ -45,7 +45,7 @@ class Family:
         pair = self._pair(steps, precision)
         if pair is None:
             return None
-        return getattr(pair[0].quality[MAIN_TASK], score) / getattr(pair[1].quality[MAIN_TASK], score)
+        return share_kept(*pair, score)
 
     def lost(self, steps: tuple[Step, ...], precision: str) -> str:
         """Whether a loss of exact match is shown, and whether the interval holds it below 2 %."""
@@ -95,6 +95,8 @@ def _stacking(measure: str) -> _Value:
         if whole is None or None in parts:
             return _NONE
         product = parts[0] * parts[1] * parts[2]
+        if not product:
+            return _NONE
         return f"{whole:.3f} / {product:.3f} = {whole / product:.2f}"
 
     return text

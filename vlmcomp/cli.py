@@ -64,11 +64,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("recipes", nargs="*", metavar="RECIPE", help=_RECIPE)
     sub.add_argument("--all", action="store_true", help="every standard cell of --model")
     sub.add_argument("--model", help="for --all; default: all embedded models")
-    sub.add_argument(
-        "--task",
-        action="append",
-        help=text,
-    )
+    text = "shapes-vqa, easy-vqa or a folder with task.jsonl; may be repeated; default: the first two"
+    sub.add_argument("--task", action="append", help=text)
     sub.add_argument("--samples", type=int, help="questions a task")
     sub.add_argument("--encoder", default="auto", help="BERTScore encoder: auto, minilm or roberta-large")
     sub.add_argument("--out", default=str(store.PRECOMPUTED), help="folder of the reports")
@@ -87,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--readme", help="rewrite the generated blocks of this file instead")
     text = "first compute every score anew from the recorded answers; needs no model"
     sub.add_argument("--rescore", action="store_true", help=text)
-    sub.add_argument("--encoder", default="auto", help="BERTScore encoder of --rescore")
+    sub.add_argument("--encoder", help="BERTScore encoder of --rescore; default: the one that was used")
     sub = verb(
         "compare", verbs.compare, "say what differs between two measured recipes", "llava-shapes/int4 llava-shapes/fp16"
     )

@@ -50,8 +50,8 @@ def fetch(model: Model, source: str | None, say: Progress) -> tuple[Path, str | 
     revision = None if source else model.revision
     try:
         return _download(model, place, revision, say)
-    except (OSError, EntryNotFoundError, HFValidationError, HTTPError) as error:
-        _explain(error, model, place, revision)
+    except (OSError, EntryNotFoundError, HFValidationError, HTTPError, RuntimeError) as error:
+        _explain(error, model.name, place, revision, gated=model.gated and source is None)
 
 
 def _download(model: Model, place: str, revision: str | None, say: Progress) -> tuple[Path, str]:
@@ -119,20 +119,20 @@ def _bar(place: str, total: int, say: Progress) -> type[tqdm]:
     return Bar
 
 
-def _explain(error: Exception, model: Model, place: str, revision: str | None) -> NoReturn:
+def _explain(error: Exception, name: str, place: str, revision: str | None, gated: bool) -> NoReturn:
     """Raises ``error`` again as a ValueError of one sentence."""
     page = f"https://huggingface.co/{place}"
-    if isinstance(error, GatedRepoError) or (isinstance(error, RepositoryNotFoundError) and model.gated):
+    if isinstance(error, GatedRepoError) or (isinstance(error, RepositoryNotFoundError) and gated):
         text = f"{place} is gated: accept its licence at {page}, then log in with 'hf auth login' or set HF_TOKEN"
     elif isinstance(error, RepositoryNotFoundError):
         text = f"the Hub has no model {place} for you: look at {page}, or log in with 'hf auth login' if it is private"
     elif isinstance(error, RevisionNotFoundError):
         text = f"the Hub no longer has the revision {revision} of {place}: look at {page}/commits"
     elif isinstance(error, HFValidationError):
-        text = f"the weights of {model.name} cannot be loaded from {place}: it is neither a folder nor a Hub id"
+        text = f"the weights of {name} cannot be loaded from {place}: it is neither a folder nor a Hub id"
     elif isinstance(error, LocalEntryNotFoundError):
         text = f"the Hub cannot be reached, and {place} was not downloaded whole before: try again with a network"
-    elif isinstance(error, HfHubHTTPError) or not getattr(error, "strerror", None):
+    elif isinstance(error, HfHubHTTPError | ConnectionError | TimeoutError) or not getattr(error, "strerror", None):
         text = f"the download of {place} broke off: run it again, the files that came whole are kept"
     else:
         text = f"{place} cannot be written to {constants.HF_HUB_CACHE}: {error.strerror}"

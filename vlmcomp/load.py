@@ -37,6 +37,8 @@ def load(entry: Model, source: str | None, say: hub.Progress) -> Dense:
     try:
         reader = processor.load(folder, entry.pixels)
         model, found = AutoModelForImageTextToText.from_pretrained(folder, dtype="auto", output_loading_info=True)
+    except (ImportError, MemoryError):
+        raise
     except Exception as error:  # each kind of damage raises another one
         raise ValueError(f"the weights of {entry.name} in {place} cannot be read: {_first_line(error)}") from error
     if absent := sorted(found["missing_keys"]):
@@ -52,8 +54,8 @@ def _first_line(error: Exception) -> str:
 class Arrival:
     """Brings parts of a mapped model to ``device``, in what is computed in there.
 
-    Weights are rounded to values that float16 holds: what is computed in 32 bits is stored in 16. Buffers keep their
-    dtype, and so do the parts that a family's class keeps in float32 when the rest is in 16 bits.
+    Where 32 bits are computed in, weights are rounded to values that float16 holds, in which they are stored. Buffers
+    keep their dtype, and so do the parts that a family's class keeps in float32 when the rest is in 16 bits.
     """
 
     def __init__(self, model: PreTrainedModel, device: str) -> None:
@@ -83,7 +85,9 @@ class Arrival:
                 self._here.add(id(parameter))
                 dtype = torch.float32 if id(parameter) in self._wide else self.dtype
                 there = parameter.data.to(self.device)
-                parameter.data = there.half().to(dtype, copy=there.data_ptr() == parameter.data_ptr())
+                if self.dtype != torch.bfloat16:
+                    there = there.half()
+                parameter.data = there.to(dtype, copy=there.data_ptr() == parameter.data_ptr())
         for name, buffer in module.named_buffers(recurse=False):
             if (
                 exact := getattr(module, f"scalar_{name}", None)

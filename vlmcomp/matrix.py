@@ -88,13 +88,24 @@ def render(models: Sequence[str], reports: Sequence[Report]) -> str:
             return "not measured"
         if report.size is None or report.latency is None:
             return "failed"
-        kept = report.quality[MAIN_TASK].exact_match / dense.quality[MAIN_TASK].exact_match
+        if (kept := share_kept(report, dense)) is None:
+            return "not measured"
         share = report.size.total_bytes / dense.size.total_bytes
         speed = dense.latency.decode_ms_per_token_median / report.latency.decode_ms_per_token_median
         return f"{100 * kept:.1f} · {100 * share:.0f} % · {speed:.2f}x"
 
+    if not shown:
+        return ""
     head, *lines = _grid(list(shown), word)
     return table(head, [(f"`{line[0]}`", *line[1:]) for line in lines], 1)
+
+
+def share_kept(report: Report, dense: Report, score: str = "exact_match") -> float | None:
+    """A score of the main task as a share of ``dense``'s; None where one is missing or there is nothing to keep."""
+    mine, whole = report.quality.get(MAIN_TASK), dense.quality.get(MAIN_TASK)
+    if mine is None or whole is None or not getattr(whole, score):
+        return None
+    return getattr(mine, score) / getattr(whole, score)
 
 
 def of_model(model: str, reports: Sequence[Report]) -> list[Report]:

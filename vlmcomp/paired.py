@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vlmcomp.answers import exact_match
-from vlmcomp.report import Report
+from vlmcomp.report import Latency, Report
 from vlmcomp.store import Rows
 
 if TYPE_CHECKING:
@@ -28,6 +28,11 @@ class Interval:
     value: float
     low: float
     high: float
+
+    def points(self) -> tuple[str, str, str]:
+        """Value and bounds of a share as percentage points with their signs; 0.0 has none."""
+        texts = (f"{100 * x:+.1f}" for x in (self.value, self.low, self.high))
+        return tuple("0.0" if text in ("+0.0", "-0.0") else text for text in texts)  # type: ignore[return-value]
 
     @property
     def seen(self) -> bool:
@@ -70,10 +75,12 @@ def compare(before: Rows, after: Rows, seed: int = 0) -> Paired:
     Raises:
         ValueError: the two were not asked the same questions.
     """
-    others = {(row["id"], row["question"]): row for row in before}
-    if not after or {(row["id"], row["question"]) for row in after} != set(others):
+    others = {(row["id"], row["question"], row["reference"]): row for row in before}
+    if not before or not after:
+        raise ValueError("the answers of one of the two are not recorded: measure it again")
+    if {(row["id"], row["question"], row["reference"]) for row in after} != set(others):
         raise ValueError("the two were not asked the same questions: measure both with the same tasks and samples")
-    pairs = [(others[row["id"], row["question"]], row) for row in after]
+    pairs = [(others[row["id"], row["question"], row["reference"]], row) for row in after]
     hits = [(exact_match(a["answer"], a["reference"]), exact_match(b["answer"], b["reference"])) for a, b in pairs]
     to_wrong, to_right = hits.count((True, False)), hits.count((False, True))
     return Paired(
@@ -88,7 +95,7 @@ def compare(before: Rows, after: Rows, seed: int = 0) -> Paired:
 
 
 def mcnemar(to_wrong: int, to_right: int) -> float:
-    """Two-sided p of the exact McNemar test: changes of side are as likely one way as the other (Edwards 1948)."""
+    """Two-sided p of the exact McNemar test: changes of side are as likely one way as the other (McNemar 1947)."""
     changes = to_wrong + to_right
     tail = sum(math.comb(changes, k) for k in range(min(to_wrong, to_right) + 1))
     return min(1.0, 2 * tail / 2**changes)
@@ -105,20 +112,18 @@ def mean_interval(values: Sequence[float], seed: int = 0) -> Interval:
     return _bootstrap(np.asarray(values, dtype=float)[:, None], lambda drawn: drawn[..., 0].mean(1), seed)
 
 
-def speed_interval(before: Sequence[float], after: Sequence[float], seed: int = 0) -> Interval:
-    """How much faster ``after`` is: median of ``before`` / median of ``after``, minus 1.
+def speed_interval(before: Latency, after: Latency, seed: int = 0) -> Interval | None:
+    """How much faster ``after`` decodes: median of ``before`` / median of ``after``, minus 1.
 
-    Runs that were taken in turns are drawn together, so that a slow spell which hit both cancels out.
+    Runs taken in turns are drawn together, so that a slow spell which hit both cancels out. None for models that were
+    not timed in turns: what separates their processes cannot be told from what separates the models.
     """
     import numpy as np
 
-    if len(before) == len(after):
-        both = np.stack([np.asarray(before, float), np.asarray(after, float)], 1)
-        return _bootstrap(both, lambda d: np.median(d[..., 0], 1) / np.median(d[..., 1], 1) - 1, seed)
-    rng = np.random.default_rng(seed)
-    parts = [np.asarray(x, float) for x in (before, after)]
-    drawn = [np.median(p[rng.integers(len(p), size=(RESAMPLES, len(p)))], 1) for p in parts]
-    return _bounds(float(np.median(parts[0]) / np.median(parts[1]) - 1), drawn[0] / drawn[1] - 1)
+    if not before.session or before.session != after.session:
+        return None
+    both = np.stack([np.asarray(x.decode_ms_per_token, float) for x in (before, after)], 1)
+    return _bootstrap(both, lambda d: np.median(d[..., 0], 1) / np.median(d[..., 1], 1) - 1, seed)
 
 
 def _bootstrap(rows: np.ndarray, measure: Callable[[np.ndarray], np.ndarray], seed: int) -> Interval:
@@ -149,18 +154,26 @@ def verdict(after: Report, before: Report, after_rows: Mapping[str, Rows], befor
     for task in (name for name in after.quality if name in before.quality):
         said.append(_quality(task, compare(before_rows.get(task, []), after_rows.get(task, []))))
     if after.latency and before.latency:
-        speed = speed_interval(before.latency.decode_ms_per_token, after.latency.decode_ms_per_token)
-        span = f"{1 + speed.low:.2f}x to {1 + speed.high:.2f}x"
-        seen = f"Tokens come at {1 + speed.value:.2f}x its speed ({span})."
-        said.append(seen if speed.seen else f"In ms/token no difference is seen ({span}).")
+        said.append(_speed(before.latency, after.latency))
     if after.size and before.size:
         weights = (f"{r.size.total_bytes / 1e6:,.2f} MB" for r in (after, before) if r.size)
         said.append(f"Its weights are {' against '.join(weights)}.")
     return " ".join(said)
 
 
+def _speed(before: Latency, after: Latency) -> str:
+    found = speed_interval(before, after)
+    if found is None:
+        ratio = before.decode_ms_per_token_median / after.decode_ms_per_token_median
+        return f"Tokens come at {ratio:.2f}x its speed, but the two were not timed in turns (bench --retime)."
+    span = f"{1 + found.low:.2f}x to {1 + found.high:.2f}x"
+    if not found.seen:
+        return f"In ms/token no difference is seen ({span})."
+    return f"Tokens come at {1 + found.value:.2f}x its speed ({span})."
+
+
 def _quality(task: str, found: Paired) -> str:
-    value, low, high = (f"{100 * x:+.1f}" for x in vars(found.difference).values())
+    value, low, high = found.difference.points()
     after = found.before + found.difference.value
     lost = "less than 2 % is lost" if found.little_lost else "that less than 2 % is lost is not shown"
     flips = f"{found.to_wrong} went from right to wrong and {found.to_right} from wrong to right"

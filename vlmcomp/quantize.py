@@ -39,7 +39,8 @@ def _int8(linear: nn.Linear, dtype: torch.dtype) -> nn.Linear:
         threshold=INT8_THRESHOLD,
         device="meta",
     )
-    small.weight = bnb.nn.Int8Params(linear.weight.detach(), requires_grad=False, has_fp16_weights=False)
+    dense = linear.weight.detach().cpu()  # bitsandbytes quantizes what leaves the CPU, and nothing else
+    small.weight = bnb.nn.Int8Params(dense, requires_grad=False, has_fp16_weights=False)
     return small
 
 
@@ -87,6 +88,8 @@ def quantize(layer: anatomy.Layer, precision: str, dtype: torch.dtype) -> None:
             small.bias = nn.Parameter(linear.bias.detach(), requires_grad=False)
         linear.weight = None  # the new one alone holds it, and lets it go once it is packed
         small.to(device)  # bitsandbytes quantizes when the weight arrives on its device
+        if small.weight.dtype not in (torch.int8, torch.uint8):
+            raise RuntimeError(f"bitsandbytes left {name} in {small.weight.dtype} on {device}")
         layer.block.set_submodule(name, small.eval())
 
 

@@ -73,6 +73,7 @@ class Latency:
     """Raw milliseconds of every timed run at batch 1 with exactly ``new_tokens`` generated.
 
     ``vision_ms``: tower, and Q-Former or projector, alone. ``batch_decode_ms``: a step of a whole batch, by its size.
+    ``session`` is shared by models that were timed in turns: their runs compare one by one.
     """
 
     new_tokens: int
@@ -85,6 +86,7 @@ class Latency:
     preprocess_ms: list[float] = field(default_factory=list)
     vision_ms: list[float] = field(default_factory=list)
     batch_decode_ms: dict[str, list[float]] = field(default_factory=dict)
+    session: str = ""
     floor: Floor | None = None
 
     @property

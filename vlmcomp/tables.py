@@ -201,7 +201,7 @@ def _results_row(report: Report, baseline: Report | None, rows: RowsOf) -> list[
     if baseline is not None and baseline.size is not None and baseline.latency is not None:
         if main is not None and MAIN_TASK in baseline.quality:
             found = paired(rows, report, baseline)
-        speed = speed_interval(baseline.latency.decode_ms_per_token, report.latency.decode_ms_per_token)
+        speed = _speed(baseline.latency, report.latency)
         share = report.size.total_bytes / baseline.size.total_bytes
     return [
         name,
@@ -215,7 +215,7 @@ def _results_row(report: Report, baseline: Report | None, rows: RowsOf) -> list[
         f"{report.latency.ttft_ms_median:.1f}",
         f"{report.latency.decode_ms_per_token_median:.2f}",
         f"{p95(report.latency.decode_ms_per_token):.2f}",
-        "1.00x" if report is baseline else _NONE if speed is None else _speed(speed),
+        "1.00x" if report is baseline else speed or _NONE,
         _percent(_reached(report.latency)),
         f"{report.size.total_bytes / 1e6:,.2f}",
         _percent(share),
@@ -223,11 +223,14 @@ def _results_row(report: Report, baseline: Report | None, rows: RowsOf) -> list[
 
 
 def _points(difference: Interval) -> str:
-    value, low, high = (f"{100 * x:+.1f}" for x in (difference.value, difference.low, difference.high))
-    return f"{value} ({low} to {high})".replace("-0.0", "0.0").replace("+0.0", "0.0")
+    value, low, high = difference.points()
+    return f"{value} ({low} to {high})"
 
 
-def _speed(found: Interval) -> str:
+def _speed(before: Latency, after: Latency) -> str:
+    found = speed_interval(before, after)
+    if found is None:  # not timed in turns
+        return f"{before.decode_ms_per_token_median / after.decode_ms_per_token_median:.2f}x"
     if not found.seen:
         return "no difference seen"
     return f"{1 + found.value:.2f}x ({1 + found.low:.2f} to {1 + found.high:.2f})"

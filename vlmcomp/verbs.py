@@ -79,7 +79,7 @@ def ask(args: argparse.Namespace) -> None:
         zoo.check(recipe)
         from vlmcomp.build import build
 
-        vlm = build(recipe, device=args.device, source=args.source)
+        vlm = build(recipe, device=args.device, source=args.source, progress=_on_stderr())
     answer = ask(vlm, image, question, args.max_new_tokens)
     print(answer.text)
     speed = f"first token {answer.ttft_ms:.1f} ms, {answer.tokens_per_second:.1f} tokens/s"
@@ -90,16 +90,27 @@ def bench(args: argparse.Namespace) -> int | None:
     recipes = [Recipe.parse(r) for r in dict.fromkeys(args.recipes)]
     if bool(recipes) == args.all:
         raise ValueError("name the recipes to measure, or give --all")
+    if args.model and not args.all:
+        raise ValueError("--model belongs to --all: name the recipes, or give --all as well")
     from vlmcomp import bench
 
     models = [args.model] if args.model else matrix.embedded()
     recipes = recipes or [recipe for model in models for recipe in matrix.recipes(model)]
+    if args.source and len({recipe.model for recipe in recipes}) > 1:
+        raise ValueError("--source holds the weights of one model: measure its recipes alone, or give --model")
     settings = {"samples": args.samples, "device": args.device, "source": args.source, "encoder": args.encoder}
     plan = bench.Plan(**settings, **({"tasks": tuple(args.task)} if args.task else {}))
     if args.retime:
         for group in [[r for r in recipes if r.model == model] for model in dict.fromkeys(r.model for r in recipes)]:
-            for report in bench.retime(group, plan, root=Path(args.out)):
-                print(bench.summary(report))
+            try:
+                timed = bench.retime(group, plan, root=Path(args.out), say=_on_stderr())
+            except ValueError as error:
+                if len(models) == 1:
+                    raise
+                print(f"{group[0].model}: {error}", file=sys.stderr)
+                continue
+            for found in timed:
+                print(bench.summary(found))
         return 0
     reports = bench.run(recipes, plan, root=Path(args.out), force=args.force)
     failed = [r.recipe for r in reports if r.error is not None]
@@ -134,16 +145,32 @@ def compare(args: argparse.Namespace) -> None:
     from vlmcomp import paired
 
     root, wanted = Path(args.root), [str(Recipe.parse(r)) for r in (args.recipe, args.other)]
-    by_slug: dict[str, dict[str, Report]] = {}
-    for report in store.load_all(root):
-        if report.recipe in wanted and report.error is None:
-            by_slug.setdefault(report.hardware.slug, {})[report.recipe] = report
-    pairs = {slug: found for slug, found in by_slug.items() if all(r in found for r in wanted)}
+    groups = [{r.recipe: r for r in group if r.error is None} for group in tables.groups(store.load_all(root))]
+    pairs = [[found[r] for r in wanted] for found in groups if all(r in found for r in wanted)]
     if not pairs:
-        raise ValueError(f"{root} has no machine that measured both: run 'vlmcomp bench {' '.join(wanted)}'")
-    for slug, found in pairs.items():
-        after, before = (found[r] for r in wanted)
-        print(f"On {slug}. {paired.verdict(after, before, *(store.load_rows(r, root) for r in (after, before)))}\n")
+        raise ValueError(f"{root} has no machine that measured both alike: run 'vlmcomp bench {' '.join(wanted)}'")
+    for after, before in pairs:
+        rows = (store.load_rows(r, root) for r in (after, before))
+        print(f"On {after.hardware.slug}. {paired.verdict(after, before, *rows)}\n")
+
+
+def _rescored(reports: list[Report], root: Path, encoder: str | None) -> list[Report]:
+    """The reports with new scores, and saved; those without recorded answers as they are. Nothing is saved before all
+    are computed."""
+    from vlmcomp.measure.quality import rescore
+
+    done: list[tuple[Report, dict[str, store.Rows]]] = []
+    for found in reports:
+        rows = store.load_rows(found, root)
+        if found.error is None and rows:
+            found = rescore(found, rows, encoder)
+        elif found.error is None:
+            print(f"{found.recipe} has no recorded answers and keeps its scores", file=sys.stderr)
+        done.append((found, rows))
+    for found, rows in done:
+        if rows:
+            store.save(found, rows, root)
+    return [found for found, _ in done]
 
 
 def report(args: argparse.Namespace) -> None:
@@ -152,13 +179,7 @@ def report(args: argparse.Namespace) -> None:
     if not reports:  # an empty block must not wipe the README's
         raise ValueError(f"there are no reports in {root}: run 'vlmcomp bench' first")
     if args.rescore:
-        from vlmcomp.measure.quality import rescore
-
-        for number, found in enumerate(reports):
-            rows = store.load_rows(found, root)
-            if found.error is None:
-                reports[number] = rescore(found, rows, args.encoder)
-                store.save(reports[number], rows, root)
+        reports = _rescored(reports, root, args.encoder)
     if args.readme is None:
         print(tables.block(reports, lambda report: store.load_rows(report, root)))
         return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import statistics
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -72,13 +73,12 @@ class _Times:
         step = 1000 * (whole - first) / (new_tokens - 1)
         self.batches.setdefault(str(len(samples)), []).append(step)
 
-    def latency(self, new_tokens: int, warmup: int) -> Latency:
+    def latency(self, new_tokens: int, warmup: int, session: str) -> Latency:
         import torch
 
-        prompt = round(statistics.median(a.prompt_tokens for a in self.answers))
         return Latency(
             new_tokens=new_tokens,
-            prompt_tokens=prompt,
+            prompt_tokens=round(statistics.median(a.prompt_tokens for a in self.answers)),
             warmup_runs=warmup,
             threads=torch.get_num_threads(),
             ttft_ms=[a.ttft_ms for a in self.answers],
@@ -87,7 +87,7 @@ class _Times:
             preprocess_ms=[a.preprocess_ms for a in self.answers],
             vision_ms=self.vision,
             batch_decode_ms=self.batches,
-            floor=floor(self.vlm, prompt),
+            session=session,
         )
 
 
@@ -107,9 +107,9 @@ def interleaved(
     pool = [tasks.drawn(sample) for sample in tasks.find(TASK).samples(max(BATCHES), seed)]
     times = [_Times(vlm) for vlm in vlms]
     rounds = [(size, turn) for size in BATCHES for turn in range(min(runs, _BATCH_RUNS))]
-    for number, sample in enumerate(samples):
+    for number, sample in enumerate(map(tasks.drawn, samples)):
         for one in times:
-            one.ask(tasks.drawn(sample), new_tokens, timed=number >= warmup)
+            one.ask(sample, new_tokens, timed=number >= warmup)
         if progress:
             progress("latency", (number + 1) / (len(samples) + len(rounds)))
     for number, (size, _) in enumerate(rounds):
@@ -117,7 +117,8 @@ def interleaved(
             one.ask_batch(pool[:size], new_tokens)
         if progress:
             progress("latency", (len(samples) + number + 1) / (len(samples) + len(rounds)))
-    return [one.latency(new_tokens, warmup) for one in times]
+    session = uuid.uuid4().hex[:12]
+    return [one.latency(new_tokens, warmup, session) for one in times]
 
 
 def _see(vlm: VLM, sample: tasks.Sample) -> float:
@@ -138,7 +139,7 @@ def _see(vlm: VLM, sample: tasks.Sample) -> float:
 
 
 def floor(vlm: VLM, prompt_tokens: int) -> Floor:
-    """What this device allows ``vlm`` at best."""
+    """What this device allows ``vlm`` at best; the tests behind it take half a gigabyte of memory."""
     from vlmcomp.measure.size import read_per_token
 
     held, logical = read_per_token(vlm.model)

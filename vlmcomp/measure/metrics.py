@@ -114,6 +114,7 @@ def _scorer(encoder: str) -> tuple[Any, str]:
 
 _ROBERTA = "roberta-large layer 17 rescaled"
 _MINILM = "all-MiniLM-L6-v2 layer 6"
+ENCODER_TITLES = {"roberta-large": _ROBERTA, "minilm": _MINILM}
 
 
 def _bert_scorer(**options: Any) -> Any:

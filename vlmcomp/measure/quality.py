@@ -6,10 +6,10 @@ import statistics
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vlmcomp.answers import exact_match, vqa_accuracy
-from vlmcomp.measure.metrics import ROUGE_STEMMED, text_scores
+from vlmcomp.measure.metrics import ENCODER_TITLES, ROUGE_STEMMED, text_scores
 from vlmcomp.measure.tasks import Sample, Task, commonest
 from vlmcomp.report import Quality, Report
 from vlmcomp.store import Rows
@@ -64,6 +64,11 @@ def answer(
 
 def score(task: Task, rows: Rows, seed: int, encoder: str = "auto") -> Quality:
     """The scores of recorded answers: no model is needed, so they can be computed anew from the rows."""
+    return Quality(task.name, task.version, task.sha256, seed=seed, **_scores(rows, encoder))
+
+
+def _scores(rows: Rows, encoder: str) -> dict[str, Any]:
+    """All of a ``Quality`` that follows from the answers."""
     hits: dict[str, list[bool]] = defaultdict(list)
     for row in rows:
         hits[row["type"]].append(exact_match(row["answer"], row["reference"]))
@@ -71,12 +76,8 @@ def score(task: Task, rows: Rows, seed: int, encoder: str = "auto") -> Quality:
     baseline = commonest(rows)
     soft = [vqa_accuracy(row["answer"], row["references"]) for row in rows if "references" in row]
     text = text_scores([r["answer"] for r in rows], [r["reference"] for r in rows], encoder)
-    return Quality(
-        task=task.name,
-        version=task.version,
-        task_sha256=task.sha256,
+    return dict(
         samples=len(rows),
-        seed=seed,
         exact_match=sum(map(sum, hits.values())) / len(rows),
         exact_match_by_type={kind: statistics.fmean(hits[kind]) for kind in kinds},
         commonest_answer_by_type={kind: baseline[kind] for kind in kinds},
@@ -93,8 +94,10 @@ def score(task: Task, rows: Rows, seed: int, encoder: str = "auto") -> Quality:
     )
 
 
-def rescore(report: Report, rows: Mapping[str, Rows], encoder: str = "auto") -> Report:
+def rescore(report: Report, rows: Mapping[str, Rows], encoder: str | None = None) -> Report:
     """``report`` with every score of its tasks computed anew from the recorded answers; nothing else changes.
+
+    BERTScore is computed with the encoder that it was measured with, unless another is named.
 
     Raises:
         ValueError: answers are not recorded for a task.
@@ -103,6 +106,7 @@ def rescore(report: Report, rows: Mapping[str, Rows], encoder: str = "auto") -> 
         raise ValueError(f"{report.recipe} has no recorded answers for {', '.join(missing)}: measure it again")
     found = {}
     for name, old in report.quality.items():
-        new = score(Task(name, "", old.version, "", tuple, 0), rows[name], old.seed, encoder)
-        found[name] = replace(new, task_sha256=old.task_sha256)
+        used = next((e for e, title in ENCODER_TITLES.items() if old.bertscore_encoder.startswith(title)), "auto")
+        facts = {name: getattr(old, name) for name in ("task", "version", "task_sha256", "seed")}
+        found[name] = Quality(**facts, **_scores(rows[name], encoder or used))
     return replace(report, quality=found)

@@ -206,14 +206,18 @@ def folder(place: Path) -> Task:
     if len({sample.id for sample in found}) < max(1, len(found)):
         raise ValueError(f"{file}: " + ("two lines have the same id" if found else "it holds no questions"))
     version = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
-    return Task(str(place), place.name, version, "not stated", lambda: tuple(found), len(found))
+    if place.name in TASKS:
+        raise ValueError(f"{place} has the name of another task: rename the folder")
+    return Task(place.name, place.name, version, "not stated", lambda: tuple(found), len(found))
 
 
 def _own(file: Path, number: int, line: str) -> Sample:
     try:
         row = json.loads(line)
         image, question = file.parent / row["image"], row["question"]
-        said = row["answers"] if "answers" in row else [row["answer"]]
+        said = [row["answer"]] if "answer" in row else list(row["answers"])
+        if isinstance(row.get("answers"), str):
+            raise TypeError("letters are not people")
     except (ValueError, TypeError, KeyError):
         raise ValueError(f"{file}, line {number}: it must be a JSON object with image, question and answer") from None
     if not said or not all(isinstance(text, str) and text.strip() for text in (row["image"], question, *said)):
