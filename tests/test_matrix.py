@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,10 +17,11 @@ from vlmcomp.report import Report, Size
 LLAVA, BLIP2 = "llava-shapes", "blip2-shapes"
 
 
-def _report(recipe: str, megabytes: int = 100, ms: float = 4.0, exact: float = 0.8) -> Report:
+def _report(recipe: str, megabytes: int = 100, ms: float = 4.0, exact: float = 0.8, session: str = "one") -> Report:
     size = Size({"decoder MLP": megabytes * 10**6}, {"decoder MLP": 1}, 1)
     scores = {"shapes-vqa": quality(exact=exact, composite=exact / 2), "easy-vqa": quality("easy-vqa", 1.0)}
-    return report(recipe, ms=ms, size=size, quality=scores)
+    made = report(recipe, ms=ms, size=size, quality=scores)
+    return replace(made, latency=replace(made.latency, session=session))
 
 
 @pytest.mark.parametrize("model", zoo.MODELS)
@@ -57,6 +59,17 @@ def test_a_cell_shows_quality_bytes_and_speed_against_its_own_fp16() -> None:
     text = matrix.render([LLAVA, BLIP2], reports)
     assert "| `int4` | 75.0 · 40 % · 0.80x | 100.0 · 75 % · 2.00x |" in text
     assert "| `glu30+fp16` | not measured | refused: use `ffn30` |" in text
+    apart = [*reports[:1], _report(f"{LLAVA}/int4", 40, 5.0, 0.6, session="another")]
+    assert "| `int4` | 75.0 · 40 % · – |" in matrix.render([LLAVA], apart)
+
+
+def test_a_report_without_the_main_task_or_with_nothing_right_breaks_no_table() -> None:
+    bare = [_report(f"{LLAVA}/fp16"), report(f"{LLAVA}/int8", quality={"easy-vqa": quality("easy-vqa")})]
+    none = [_report(f"{LLAVA}/fp16", exact=0.0), _report(f"{LLAVA}/int8", exact=0.0)]
+    for reports in (bare, none):
+        assert "| `int8` | not measured |" in matrix.render([LLAVA], reports)
+        assert "| INT8 quality |" in claims.render([LLAVA], reports, lambda r: {})
+    assert matrix.render([LLAVA], []) == ""
 
 
 def test_a_claim_is_told_beside_each_family_and_gaps_stay_gaps() -> None:

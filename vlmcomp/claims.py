@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from vlmcomp import zoo
 from vlmcomp.matrix import of_model, share_kept
 from vlmcomp.recipe import Recipe, Step
-from vlmcomp.report import Report
+from vlmcomp.report import Report, timed_in_turns
 from vlmcomp.tables import RowsOf, paired, table
 
 _HEADS, _PERCENT = Step("heads", 25), 30
@@ -32,9 +32,11 @@ class Family:
         return None if pair is None else pair[0].size.total_bytes / pair[1].size.total_bytes  # type: ignore[union-attr]
 
     def latency(self, steps: tuple[Step, ...] = (), precision: str = "fp16") -> float | None:
-        """Milliseconds per decoded token, as a multiple of FP16's."""
+        """Milliseconds per decoded token, as a multiple of FP16's; None where the two were not timed in turns."""
         pair = self._pair(steps, precision)
         if pair is None or pair[0].latency is None or pair[1].latency is None:
+            return None
+        if not timed_in_turns(pair[0].latency, pair[1].latency):
             return None
         return pair[0].latency.decode_ms_per_token_median / pair[1].latency.decode_ms_per_token_median
 

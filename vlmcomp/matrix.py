@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from vlmcomp import zoo
 from vlmcomp.recipe import PRECISIONS, Recipe, Step
-from vlmcomp.report import Report
+from vlmcomp.report import Report, timed_in_turns
 from vlmcomp.tables import MAIN_TASK, groups, table
 
 _MLP = ("glu", "ffn")
@@ -76,7 +77,8 @@ def status(models: Sequence[str], reports: Sequence[Report]) -> tuple[list[tuple
 
 
 def render(models: Sequence[str], reports: Sequence[Report]) -> str:
-    """The measured cells as a Markdown table: quality kept, weights and decode speed, each against the model's FP16."""
+    """The measured cells as a Markdown table: quality kept, weights and decode speed, each against the model's FP16;
+    the speed only where both were timed in turns."""
     shown = {m: {r.recipe: r for r in group} for m in models if (group := of_model(m, reports))}
 
     def word(cell: Cell) -> str:
@@ -91,8 +93,9 @@ def render(models: Sequence[str], reports: Sequence[Report]) -> str:
         if (kept := share_kept(report, dense)) is None:
             return "not measured"
         share = report.size.total_bytes / dense.size.total_bytes
-        speed = dense.latency.decode_ms_per_token_median / report.latency.decode_ms_per_token_median
-        return f"{100 * kept:.1f} · {100 * share:.0f} % · {speed:.2f}x"
+        times = (r.latency.decode_ms_per_token_median for r in (dense, report) if r.latency)
+        speed = f"{operator.truediv(*times):.2f}x" if timed_in_turns(report.latency, dense.latency) else "–"
+        return f"{100 * kept:.1f} · {100 * share:.0f} % · {speed}"
 
     if not shown:
         return ""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vlmcomp.answers import exact_match
-from vlmcomp.report import Latency, Report
+from vlmcomp.report import Latency, Report, timed_in_turns
 from vlmcomp.store import Rows
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def speed_interval(before: Latency, after: Latency, seed: int = 0) -> Interval |
     """
     import numpy as np
 
-    if not before.session or before.session != after.session:
+    if not timed_in_turns(before, after):
         return None
     both = np.stack([np.asarray(x.decode_ms_per_token, float) for x in (before, after)], 1)
     return _bootstrap(both, lambda d: np.median(d[..., 0], 1) / np.median(d[..., 1], 1) - 1, seed)

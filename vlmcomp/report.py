@@ -102,6 +102,11 @@ class Latency:
         return statistics.median(self.end_to_end_ms)
 
 
+def timed_in_turns(one: Latency, other: Latency) -> bool:
+    """Whether the two were held together and asked in turns: else what separates their times may be the machine."""
+    return bool(one.session) and one.session == other.session
+
+
 def p95(values: Sequence[float]) -> float:
     """The 95th percentile, between neighbours in proportion."""
     ordered, place = sorted(values), 0.95 * (len(values) - 1)
