@@ -92,6 +92,12 @@ def test_a_claim_is_told_beside_each_family_and_gaps_stay_gaps() -> None:
     assert stacked == ["0.450 / 0.360 = 1.25", "0.375 / 0.375 = 1.00", "0.360 / 0.360 = 1.00"]
 
 
+def test_rows_timed_with_other_threads_share_the_matrix_without_speeds() -> None:
+    dense, small = _report(f"{LLAVA}/fp16"), _report(f"{LLAVA}/int4", 40, session="another")
+    small = replace(small, latency=replace(small.latency, threads=8))
+    assert "| `int4` | 100.0 · 40 % · – |" in matrix.render([LLAVA], [dense, small])
+
+
 def test_reports_of_other_hardware_do_not_mix() -> None:
     """Of two machines the one that holds more models is shown; a row never joins the two."""
     other = {"hardware": report().hardware.__class__("gpu-x", "cuda", "X", 4, 1)}

@@ -113,7 +113,7 @@ def share_kept(report: Report, dense: Report, score: str = "exact_match") -> flo
 
 def of_model(model: str, reports: Sequence[Report]) -> list[Report]:
     """The comparable reports of ``model`` that fill most of its cells, on the hardware that holds most models."""
-    mine = [g for g in groups(reports) if Recipe.parse(g[0].recipe).model == model]
+    mine = [g for g in groups(reports, timing=False) if Recipe.parse(g[0].recipe).model == model]
     models: dict[str, set[str]] = {}
     for report in reports:
         models.setdefault(report.hardware.slug, set()).add(Recipe.parse(report.recipe).model)

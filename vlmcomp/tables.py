@@ -54,9 +54,10 @@ def order(reports: Sequence[Report]) -> list[Report]:
     return sorted(reports, key=key)
 
 
-def groups(reports: Sequence[Report]) -> list[list[Report]]:
+def groups(reports: Sequence[Report], timing: bool = True) -> list[list[Report]]:
     """Reports that may share a table: same machine, model and weights, same questions, metrics and way of timing.
 
+    ``timing`` False: the table shows no times, so they need not be taken alike.
     A failed report has no scores; it joins every table of its machine and model, or makes one of its own.
     """
     found: dict[tuple[object, ...], list[Report]] = {}
@@ -65,7 +66,7 @@ def groups(reports: Sequence[Report]) -> list[list[Report]]:
         if report.error is None:
             asked = tuple((q.task, q.version, q.samples, q.seed) for q in report.quality.values())
             means = tuple((q.bertscore_encoder, q.meteor_data, q.rouge1_stemmed) for q in report.quality.values())
-            timed = report.latency and (report.latency.new_tokens, report.latency.threads)
+            timed = timing and report.latency and (report.latency.new_tokens, report.latency.threads)
             found.setdefault((*_place(report), report.revision, asked, means, timed), []).append(report)
     for report in failed:
         homes = [k for k in found if k[:2] == _place(report)] or [_place(report)]
