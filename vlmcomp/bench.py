@@ -48,10 +48,10 @@ class Plan:
 
     def check(self) -> None:
         """Raises ``ValueError`` for a task, sample count or encoder that does not exist."""
-        names = [tasks.find(name).name for name in self.tasks]
-        for name in self.tasks:
-            tasks.find(name).count(self.samples)
-        if len(set(names)) < len(names):
+        found = [tasks.find(name) for name in self.tasks]
+        for task in found:
+            task.count(self.samples)
+        if len({task.name for task in found}) < len(found):
             raise ValueError("two tasks have the same name: rename a folder, or give each task once")
         if not self.tasks:
             raise ValueError(f"a benchmark needs a task: choose from {', '.join(tasks.TASKS)}")

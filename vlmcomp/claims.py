@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from vlmcomp import zoo
 from vlmcomp.matrix import of_model, share_kept
 from vlmcomp.recipe import Recipe, Step
-from vlmcomp.report import Report, timed_in_turns
+from vlmcomp.report import Report, speedup
 from vlmcomp.tables import RowsOf, paired, table
 
 _HEADS, _PERCENT = Step("heads", 25), 30
@@ -36,9 +36,7 @@ class Family:
         pair = self._pair(steps, precision)
         if pair is None or pair[0].latency is None or pair[1].latency is None:
             return None
-        if not timed_in_turns(pair[0].latency, pair[1].latency):
-            return None
-        return pair[0].latency.decode_ms_per_token_median / pair[1].latency.decode_ms_per_token_median
+        return speedup(pair[0].latency, pair[1].latency)  # FP16's speed over its own: the ratio of the times
 
     def quality(
         self, steps: tuple[Step, ...] = (), precision: str = "fp16", score: str = "exact_match"

@@ -22,6 +22,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import tqdm
 
+from vlmcomp.report import amount
 from vlmcomp.zoo import MODELS, Model
 
 _WANTED = {"allow_patterns": ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"], "ignore_patterns": ["*/*"]}
@@ -93,13 +94,9 @@ def _check_disk(place: str, missing: int) -> None:
     free = shutil.disk_usage(disk).free
     if missing > free:
         raise ValueError(
-            f"{place} needs {_amount(missing)} more on the disk of {cache}, which has {_amount(free)} free: "
+            f"{place} needs {amount(missing)} more on the disk of {cache}, which has {amount(free)} free: "
             "make room, or let HF_HOME name a folder on a larger disk"
         )
-
-
-def _amount(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
 
 
 def _bar(place: str, total: int, say: Progress) -> type[tqdm]:
@@ -114,7 +111,7 @@ def _bar(place: str, total: int, say: Progress) -> type[tqdm]:
         def update(self, n: float | None = 1) -> None:
             if self._counts and total:
                 self._seen += n or 0
-                say(f"downloading {place}, {_amount(total)}", min(1.0, self._seen / total))
+                say(f"downloading {place}, {amount(total)}", min(1.0, self._seen / total))
 
     return Bar
 

@@ -89,8 +89,7 @@ class Arrival:
                     there = there.half()
                 parameter.data = there.to(dtype, copy=there.data_ptr() == parameter.data_ptr())
         for name, buffer in module.named_buffers(recurse=False):
-            if (
-                exact := getattr(module, f"scalar_{name}", None)
-            ) is not None:  # a constant, rounded to the files' dtype
+            exact = getattr(module, f"scalar_{name}", None)
+            if exact is not None:  # a constant, which the files' dtype has rounded
                 buffer = torch.tensor(exact, dtype=self.dtype)
             setattr(module, name, buffer.to(self.device))

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from vlmcomp.recipe import Recipe
+from vlmcomp.report import amount
 
 T = TypeVar("T")
 Progress = Callable[[str, float], None]  # a text and a fraction from 0 to 1
@@ -157,7 +158,7 @@ class Manager(Generic[T]):
         assert budget is not None
         if needed > budget:
             raise ManagerError(
-                f"{recipe} takes {_gigabytes(needed)}, more than the {_gigabytes(budget)} for models here; "
+                f"{recipe} takes {amount(needed)}, more than the {amount(budget)} for models here; "
                 "choose a smaller variant."
             )
         patient_until = time.monotonic() + self._patience
@@ -195,7 +196,3 @@ def _give_back() -> None:
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def _gigabytes(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"

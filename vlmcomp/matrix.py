@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from vlmcomp import zoo
 from vlmcomp.recipe import PRECISIONS, Recipe, Step
-from vlmcomp.report import Report, timed_in_turns
+from vlmcomp.report import Report, speedup
 from vlmcomp.tables import MAIN_TASK, groups, table
 
 _MLP = ("glu", "ffn")
@@ -93,9 +92,8 @@ def render(models: Sequence[str], reports: Sequence[Report]) -> str:
         if (kept := share_kept(report, dense)) is None:
             return "not measured"
         share = report.size.total_bytes / dense.size.total_bytes
-        times = (r.latency.decode_ms_per_token_median for r in (dense, report) if r.latency)
-        speed = f"{operator.truediv(*times):.2f}x" if timed_in_turns(report.latency, dense.latency) else "–"
-        return f"{100 * kept:.1f} · {100 * share:.0f} % · {speed}"
+        speed = speedup(dense.latency, report.latency)
+        return f"{100 * kept:.1f} · {100 * share:.0f} % · " + ("–" if speed is None else f"{speed:.2f}x")
 
     if not shown:
         return ""

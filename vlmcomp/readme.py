@@ -48,6 +48,5 @@ def _studies(root: Path) -> str:
 
 def _sizes() -> str:
     from vlmcomp.measure import sizes
-    from vlmcomp.published import SHAPES
 
-    return sizes.summary([sizes.sizes(name) for name in SHAPES])
+    return sizes.summary(sizes.published())

@@ -107,6 +107,18 @@ def timed_in_turns(one: Latency, other: Latency) -> bool:
     return bool(one.session) and one.session == other.session
 
 
+def speedup(before: Latency, after: Latency) -> float | None:
+    """How many times as fast ``after`` decodes, by the medians; None where the two were not timed in turns."""
+    if not timed_in_turns(before, after):
+        return None
+    return before.decode_ms_per_token_median / after.decode_ms_per_token_median
+
+
+def amount(count: int) -> str:
+    """Bytes for people, in powers of ten."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
+
+
 def p95(values: Sequence[float]) -> float:
     """The 95th percentile, between neighbours in proportion."""
     ordered, place = sorted(values), 0.95 * (len(values) - 1)

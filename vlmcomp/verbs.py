@@ -15,9 +15,8 @@ from vlmcomp.report import Report
 def models(args: argparse.Namespace) -> None:
     if args.sizes:
         from vlmcomp.measure import sizes
-        from vlmcomp.published import SHAPES
 
-        print(sizes.render([sizes.sizes(name) for name in SHAPES]))
+        print(sizes.render(sizes.published()))
         return
     rows = [("MODEL", "TITLE", "FAMILY", "STEP", "WEIGHTS", "LICENCE")]
     for m in zoo.MODELS.values():

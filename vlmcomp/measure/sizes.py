@@ -97,6 +97,11 @@ def linear_bytes(linear: nn.Linear, kept: float, precision: str, reads: bool) ->
     return each * weights + scales + (2.0 * rows if linear.bias is not None else 0.0)
 
 
+def published() -> list[Sizes]:
+    """The sizes of every real model in ``published.SHAPES``."""
+    return [sizes(name) for name in SHAPES]
+
+
 def render(models: Sequence[Sizes]) -> str:
     """Each model's parameters and GB (10^9 bytes) by part, and what each column saves of FP16, as plain text."""
     blocks = []

@@ -24,7 +24,7 @@ from vlmcomp.shapes.blueprint import TrainPlan, Wording
 from vlmcomp.shapes.questions import ONE_WORD, TYPES, Question, sample_question
 from vlmcomp.shapes.scenes import patch_labels, render, sample_scene
 
-_QUESTION_TYPES = (*TYPES, "easy-vqa")
+QUESTION_TYPES = (*TYPES, "easy-vqa")
 
 
 class EasyVQA:
@@ -124,7 +124,7 @@ class Packed(Dataset):
             row["prefix"][at : at + len(ask)] = self.wording.prefix_lm
             row["position_ids"][:, span] = np.arange(len(ids)) + first
             row["target"][heard] = reply
-            row["question_type"][heard] = _QUESTION_TYPES.index(question.type)
+            row["question_type"][heard] = QUESTION_TYPES.index(question.type)
             row["weight"][heard] = len(reply) ** -0.5
             at += len(ids)
         return row

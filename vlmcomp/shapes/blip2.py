@@ -16,8 +16,7 @@ from transformers import (
     ProcessorMixin,
 )
 
-from vlmcomp.shapes.blueprint import TOWER, Blueprint, TrainPlan, Wording, greedy, token_ids
-from vlmcomp.shapes.scenes import CANVAS
+from vlmcomp.shapes.blueprint import IMAGES, TOWER, Blueprint, TrainPlan, Wording, greedy, token_ids
 
 _PLAN = TrainPlan(tower_steps=400, steps=900, easy_images=6, length=272)
 _QUERIES = 32
@@ -60,9 +59,7 @@ def _make(tokenizer: PreTrainedTokenizerFast) -> tuple[PreTrainedModel, Processo
     with torch.no_grad():  # zeros, their default, would make all queries one query
         model.query_tokens.normal_(0.0, 0.5)
     model.generation_config = model.language_model.generation_config = greedy(tokenizer)
-    image_processor = BlipImageProcessorPil(
-        size={"height": CANVAS, "width": CANVAS}, image_mean=[0.5] * 3, image_std=[0.5] * 3
-    )
+    image_processor = BlipImageProcessorPil(**IMAGES)
     return model, Blip2Processor(image_processor, tokenizer, num_query_tokens=_QUERIES)
 
 

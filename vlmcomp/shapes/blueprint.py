@@ -89,6 +89,8 @@ def train_tokenizer(blueprint: Blueprint, corpus: Iterable[str], vocab_size: int
     )
 
 
+# How images reach the towers that take one size, in pixels from -1 to 1.
+IMAGES = {"size": {"height": CANVAS, "width": CANVAS}, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
 # What the image towers of the embedded models have in common, by the names that most families' configs give it.
 TOWER = {
     "hidden_size": 128,

@@ -14,7 +14,7 @@ from transformers import (
     ProcessorMixin,
 )
 
-from vlmcomp.shapes.blueprint import TOWER, Blueprint, TrainPlan, Wording, greedy, token_ids
+from vlmcomp.shapes.blueprint import IMAGES, TOWER, Blueprint, TrainPlan, Wording, greedy, token_ids
 from vlmcomp.shapes.scenes import CANVAS
 
 _PLAN = TrainPlan()
@@ -49,12 +49,7 @@ def _make(tokenizer: PreTrainedTokenizerFast) -> tuple[PreTrainedModel, Processo
     model = LlavaForConditionalGeneration(config)
     model.generation_config = greedy(tokenizer)
     processor = LlavaProcessor(
-        image_processor=CLIPImageProcessorPil(
-            size={"height": CANVAS, "width": CANVAS},
-            do_center_crop=False,
-            image_mean=[0.5] * 3,
-            image_std=[0.5] * 3,
-        ),
+        image_processor=CLIPImageProcessorPil(**IMAGES, do_center_crop=False),
         tokenizer=tokenizer,
         patch_size=_PLAN.patch,
         vision_feature_select_strategy="default",

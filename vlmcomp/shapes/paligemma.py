@@ -15,16 +15,14 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-from vlmcomp.shapes.blueprint import TOWER, Blueprint, TrainPlan, Wording, greedy, token_ids
+from vlmcomp.shapes.blueprint import IMAGES, TOWER, Blueprint, TrainPlan, Wording, greedy, token_ids
 from vlmcomp.shapes.scenes import CANVAS
 
 _PLAN = TrainPlan(patch=16, tower_steps=400, steps=800, easy_images=8)
 
 
 def _make(tokenizer: PreTrainedTokenizerFast) -> tuple[PreTrainedModel, ProcessorMixin]:
-    image_processor = SiglipImageProcessorPil(
-        size={"height": CANVAS, "width": CANVAS}, image_mean=[0.5] * 3, image_std=[0.5] * 3
-    )
+    image_processor = SiglipImageProcessorPil(**IMAGES)
     image_processor.image_seq_length = (CANVAS // _PLAN.patch) ** 2
     processor = PaliGemmaProcessor(image_processor, tokenizer)  # adds its 1,152 location and segment tokens
     vision = SiglipVisionConfig(

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, ProcessorMixin
 
 from vlmcomp import anatomy
-from vlmcomp.shapes.batches import _QUESTION_TYPES, Opening, Packed, TowerScenes, attention_mask, corpus, to_pixels
+from vlmcomp.shapes.batches import QUESTION_TYPES, Opening, Packed, TowerScenes, attention_mask, corpus, to_pixels
 from vlmcomp.shapes.blueprint import Blueprint, TrainPlan, train_tokenizer
 from vlmcomp.shapes.blueprints import BLUEPRINTS
 from vlmcomp.shapes.muon import Muon
@@ -132,7 +132,7 @@ def answer_loss(model: PreTrainedModel, image: torch.Tensor, batch: Batch) -> tu
         kind = torch.zeros(len(names), dtype=torch.long, device=heard.device)
         kind[index] = batch["question_type"][heard]
         match = {
-            n: (wrong[kind == i] == 0).float().mean().item() for i, n in enumerate(_QUESTION_TYPES) if (kind == i).any()
+            n: (wrong[kind == i] == 0).float().mean().item() for i, n in enumerate(QUESTION_TYPES) if (kind == i).any()
         }
     return loss, match
 
