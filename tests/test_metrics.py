@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -97,3 +98,12 @@ def test_importing_the_metrics_loads_nothing_heavy() -> None:
     code = f"import sys, vlmcomp.measure.metrics; sys.exit(' '.join({heavy} & set(sys.modules)) or 0)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_evaluate_loads_the_composite_without_a_network() -> None:
+    import evaluate
+
+    module = evaluate.load(str(Path(metrics.__file__).with_name("composite.py")))
+    answers, references = zip(*PAIRS, strict=True)
+    found = module.compute(predictions=answers, references=references, encoder="minilm")
+    assert found == asdict(metrics.text_scores(answers, references, "minilm"))

@@ -20,7 +20,7 @@ from vlmcomp.prune.cut import Method, prune
 from vlmcomp.prune.importance import DEFAULT
 from vlmcomp.recipe import Step
 from vlmcomp.study import cost, peer, run, shapes, tables
-from vlmcomp.study.cells import Cell, Ledger, grid
+from vlmcomp.study.cells import Cell, Ledger, duel, grid, packed, unpacked
 
 
 def test_grid_measures_what_looks_at_no_data_once() -> None:
@@ -30,6 +30,36 @@ def test_grid_measures_what_looks_at_no_data_once() -> None:
     assert {c.seed for c in cells if c.score == "magnitude" and c.reconstruct} == {0, 1}
     assert [c.step for c in cells if c.score == "optipfair MAW"] == ["glu20"]  # the peer prunes no heads
     assert cells[0].score == "dense"
+
+
+@pytest.mark.parametrize("flags", [[], [False, False, True], [True] * 9, [False]])
+def test_unpacked_is_what_was_packed(flags: list[bool]) -> None:
+    assert unpacked(packed(flags)) == flags
+
+
+def test_a_duel_holds_only_what_is_compared() -> None:
+    cells = duel("peer", ["glu20"], "activation", ["optipfair MAW", "optipfair MAW hybrid"], [0, 1])
+    assert [(c.score, c.reconstruct, c.seed) for c in cells] == [
+        ("dense", False, 0),
+        ("activation", True, 0),
+        ("optipfair MAW", False, 0),
+        ("optipfair MAW hybrid", False, 0),
+        ("activation", True, 1),
+        ("optipfair MAW hybrid", False, 1),
+    ]
+
+
+def test_a_duels_verdicts_are_mcnemars() -> None:
+    def row(score: str, seed: int, right: int) -> dict:
+        flags = packed([i < right for i in range(100)])
+        kept = {"shapes-vqa": {"right": flags, "same": flags}}
+        return {"step": "glu20", "score": score, "reconstruct": score == DEFAULT, "seed": seed} | kept
+
+    ours = [row(DEFAULT, 0, 60), row(DEFAULT, 1, 62)]
+    theirs = [row("even", 0, 61), row("worse", 0, 50), row("better", 0, 60), row("better", 1, 90)]
+    text = tables.duel(ours + theirs)
+    assert "| even | +0.0 (0, 0) |" in text and "| worse | +11.0 (2, 0) |" in text
+    assert "| better | -14.0 (0, 1) |" in text  # 62 against 90 on the second set alone
 
 
 def test_ledger_goes_on_where_it_stopped(tmp_path: Path) -> None:

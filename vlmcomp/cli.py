@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     place(sub)
     studied = ("", "--part shapes --samples 500")
     sub = verb("study", verbs.study, "compare the ways to prune, and what pruning costs", *studied)
-    sub.add_argument("--part", action="append", choices=["cost", "language", "shapes"], help="default: all")
+    sub.add_argument("--part", action="append", choices=["cost", "language", "peer", "shapes"], help="default: all")
     sub.add_argument("--samples", type=int, metavar="N", help="questions of each task; calibration sequences of text")
     sub.add_argument("--seeds", type=int, default=3, metavar="N", help="calibration sets (default 3)")
     sub.add_argument("--force", action="store_true", help="measure anew what is already measured")

@@ -61,6 +61,21 @@ def grid(
                     yield Cell(part, step, peer, False, seed)
 
 
+def duel(part: str, steps: Sequence[str], ours: str, peers: Iterable[str], seeds: Sequence[int]) -> list[Cell]:
+    """The dense model, score ``ours`` with reconstruction, and the peers on the same calibration sets."""
+    return [c for c in grid(part, steps, (ours,), peers, seeds) if c.reconstruct or c.score != ours]
+
+
+def packed(flags: Iterable[bool]) -> str:
+    """Yes or no to each question, as hexadecimal digits; the inverse of ``unpacked``."""
+    return f"{int('1' + ''.join('01'[flag] for flag in flags), 2):x}"  # the leading 1 keeps the count
+
+
+def unpacked(text: str) -> list[bool]:
+    """The flags that ``packed`` wrote, in their order."""
+    return [digit == "1" for digit in f"{int(text, 16):b}"[1:]]
+
+
 class Ledger:
     """Measured cells in one JSON file, written anew after each: a study that was stopped goes on where it was.
 

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from vlmcomp import machine, store
-from vlmcomp.prune.importance import SCORES
+from vlmcomp.prune.importance import DEFAULT, SCORES
 from vlmcomp.study import cost, language, peer, shapes
-from vlmcomp.study.cells import Cell, Ledger, grid
+from vlmcomp.study.cells import Cell, Ledger, duel, grid
 
-PARTS = {"cost": cost.Study, "language": language.Study, "shapes": shapes.Study}
+PARTS = {"cost": cost.Study, "language": language.Study, "peer": shapes.Study, "shapes": shapes.Study}
 SEEDS = (0, 1, 2)
 Progress = Callable[[str], None]
 
@@ -29,6 +29,8 @@ def cells(part: str, seeds: Sequence[int] = SEEDS) -> list[Cell]:
     peers = peer.PEERS if peer.available() else ()
     if part == "shapes":
         return list(grid(part, shapes.STEPS, SCORES, peers, seeds))
+    if part == "peer":
+        return duel(part, shapes.MLP_STEPS, DEFAULT, peers, seeds)
     if part == "language":
         return list(grid(part, language.STEPS, language.SCORES, peers, seeds[:1]))
     if part == "cost":

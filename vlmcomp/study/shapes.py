@@ -10,19 +10,20 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from vlmcomp.answers import normalise
+from vlmcomp.answers import exact_match, normalise
 from vlmcomp.build import build, calibration_samples
 from vlmcomp.calibrate import Tokens, enter, sequences
 from vlmcomp.measure import quality, tasks
 from vlmcomp.recipe import Recipe
 from vlmcomp.store import Rows
-from vlmcomp.study.cells import DENSE, Cell
+from vlmcomp.study.cells import DENSE, Cell, packed
 from vlmcomp.study.methods import prune_as
 from vlmcomp.vlm import VLM
 
 PART = "shapes"
 MODEL = "llava-shapes"
 STEPS = ("glu20", "glu30", "heads25", "glu10", "glu40", "glu50", "heads50")  # what is claimed comes first
+MLP_STEPS = tuple(sorted(step for step in STEPS if step.startswith("glu")))
 NEW_TOKENS = 64  # the longest answers of shapes-vqa have 39
 SAMPLES = {"shapes-vqa": 2000, "easy-vqa": 300}
 BATCH = 256
@@ -91,7 +92,7 @@ class Study:
         return sequences(self.dense, calibration_samples(self.dense.entry.calibration, seed), batch=32)
 
     def measure(self, cell: Cell) -> dict[str, Any]:
-        """Prune as ``cell`` says, ask, score."""
+        """Prune as ``cell`` says, ask, score; which questions came out right, and as from the dense model, is kept."""
         model = copy.deepcopy(self.dense.model)
         real, seconds = prune_as(cell, model, self.calibration)
         found: dict[str, Any] = {"real_percent": real, "prune_seconds": seconds}
@@ -99,19 +100,20 @@ class Study:
             rows = self.answer(model, name)
             if cell.score == DENSE:
                 self.answers[name] = rows
-            scores = quality.score(tasks.find(name), rows, 0, "minilm")
+            scores, same = quality.score(tasks.find(name), rows, 0, "minilm"), self._same(name, rows)
             found[name] = {
                 "samples": scores.samples,
                 "exact_match": scores.exact_match,
                 "composite": scores.composite,
-                "agreement": self._agreement(name, rows),
+                "agreement": sum(same) / len(same),
+                "right": packed(exact_match(row["answer"], row["reference"]) for row in rows),
+                "same": packed(same),
             }
         return found
 
-    def _agreement(self, task: str, rows: Rows) -> float:
-        """Share of answers that are the dense model's, right or wrong."""
+    def _same(self, task: str, rows: Rows) -> list[bool]:
+        """Which answers are the dense model's, right or wrong."""
         if task not in self.answers:  # a resumed study measured the dense model earlier
             self.answers[task] = self.answer(self.dense.model, task)
         pairs = zip(rows, self.answers[task], strict=True)
-        same = [normalise(a["answer"]) == normalise(b["answer"]) for a, b in pairs]
-        return sum(same) / len(same)
+        return [normalise(a["answer"]) == normalise(b["answer"]) for a, b in pairs]

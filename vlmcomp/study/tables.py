@@ -6,8 +6,9 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from vlmcomp.paired import mcnemar
 from vlmcomp.prune.importance import DEFAULT
-from vlmcomp.study.cells import DENSE
+from vlmcomp.study.cells import DENSE, unpacked
 
 Row = dict[str, Any]
 KINDS = {"glu": "GLU neurons", "heads": "Attention heads"}
@@ -18,6 +19,8 @@ MEASURES = (
     ("shapes-vqa", "agreement", "same answer as dense, %"),
     ("easy-vqa", "exact_match", "exact match, % of dense"),
 )
+DUEL = (("right", "exact match"), ("same", "the same answer as the dense model"))
+SIGNIFICANT = 0.05
 EQUAL_BYTES = (("glu10", "heads25"), ("glu20", "heads50"))  # of llava-shapes
 
 
@@ -80,6 +83,46 @@ def shapes(rows: Sequence[Row], measures: Sequence[tuple[str, str, str]] = MEASU
                 title = f"**{name}: {text}** ({task}, {dense[task]['samples']:,} questions)"
                 blocks.append(f"{title}\n\n{_grid(mine, _percents(dense, task, measure))}")
     return "\n\n".join(blocks)
+
+
+def duel(rows: Sequence[Row], task: str = "shapes-vqa") -> str:
+    """Ours against each setting of the peer on the same questions: points, and how often McNemar's test tells."""
+    ours = {(r["step"], r["seed"]): r for r in rows if _method(r) == (DEFAULT, True)}
+    others = [r for r in rows if r["score"] not in (DENSE, DEFAULT)]
+    if not ours or not others:
+        return ""
+    steps, blocks = sorted({step for step, _ in ours}), []
+    for kept, text in DUEL:
+        body = []
+        for name in dict.fromkeys(r["score"] for r in others):
+            theirs = {(r["step"], r["seed"]): r for r in others if r["score"] == name}
+            body.append([name, *(_outcome(step, ours, theirs, task, kept) for step in steps)])
+        blocks.append(
+            f"**{_named((DEFAULT, True))} against the peer, points of {text}** ({task})\n\n"
+            + _lines(["Peer", *steps], body)
+        )
+    seeds = len({seed for _, seed in ours})
+    note = (
+        f"In brackets: on how many of the {seeds} calibration sets ours is ahead and behind by McNemar's exact test at "
+        f"p < {SIGNIFICANT}; nothing is corrected for the many comparisons. A setting that looks at no data is held "
+        "against all of them."
+    )
+    return "\n\n".join([*blocks, note])
+
+
+def _outcome(step: str, ours: Mapping, theirs: Mapping, task: str, kept: str) -> str:
+    """Mean difference in points, and the sets on which it is more than chance either way."""
+    points, ahead, behind = [], 0, 0
+    for (mine, seed), row in ours.items():
+        other = theirs.get((step, seed)) or theirs.get((step, min(s for _, s in ours)))
+        if mine != step or other is None:
+            continue
+        pairs = list(zip(unpacked(row[task][kept]), unpacked(other[task][kept]), strict=True))
+        won, lost = pairs.count((True, False)), pairs.count((False, True))
+        points.append(100 * (won - lost) / len(pairs))
+        told = mcnemar(won, lost) < SIGNIFICANT
+        ahead, behind = ahead + (told and won > lost), behind + (told and lost > won)
+    return f"{statistics.fmean(points):+.1f} ({ahead}, {behind})" if points else "–"
 
 
 def equal_bytes(rows: Sequence[Row]) -> str:
@@ -158,11 +201,12 @@ def caption(study: Mapping[str, Any]) -> str:
 
 def render(study: Mapping[str, Any], projected: dict[str, float], *, whole: bool) -> str:
     """All of a study as Markdown; of the measures on shapes only the headline unless ``whole``."""
-    part = {name: [r for r in study["cells"] if r["part"] == name] for name in ("shapes", "language", "cost")}
+    part = {name: [r for r in study["cells"] if r["part"] == name] for name in ("shapes", "peer", "language", "cost")}
     blocks = [
         caption(study),
         shapes(part["shapes"], MEASURES if whole else HEADLINE),
         equal_bytes(part["shapes"]),
+        duel(part["peer"]),
         language(part["language"]),
         cost(part["cost"], projected),
     ]
