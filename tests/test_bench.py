@@ -14,7 +14,7 @@ from pathlib import Path
 import made_reports as made
 import pytest
 
-from vlmcomp import bench, machine, store
+from vlmcomp import machine, store, sweep
 from vlmcomp.bench import Plan
 from vlmcomp.recipe import Recipe
 
@@ -27,7 +27,7 @@ PLAN = Plan(samples=6, device="cpu", encoder="minilm", new_tokens=4, warmup=1, r
 def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     """A root with FP16 and INT4 measured, and the lines that the sweep said."""
     root, said = tmp_path_factory.mktemp("swept"), []
-    bench.run([FP16, INT4], PLAN, root=root, say=said.append)
+    sweep.run([FP16, INT4], PLAN, root=root, say=said.append)
     return root, said
 
 
@@ -67,7 +67,7 @@ def test_the_rows_lie_beside_and_belong_to_the_scores(swept: tuple[Path, list[st
 def test_a_second_sweep_measures_nothing_again(swept: tuple[Path, list[str]]) -> None:
     root, said = swept[0], []
     before = {f: f.stat().st_mtime_ns for f in root.rglob("*") if f.is_file()}
-    reports = bench.run([FP16, INT4], PLAN, root=root, say=said.append)
+    reports = sweep.run([FP16, INT4], PLAN, root=root, say=said.append)
     assert {f: f.stat().st_mtime_ns for f in root.rglob("*") if f.is_file()} == before
     assert [r.recipe for r in reports] == [str(FP16), str(INT4)]
     assert all(line.endswith("(kept)") for line in said)
@@ -77,7 +77,7 @@ def test_retiming_changes_the_times_alone(swept: tuple[Path, list[str]], tmp_pat
     before = {r.recipe: r for r in store.load_all(swept[0])}
     for report in before.values():
         store.save(report, store.load_rows(report, swept[0]), tmp_path)
-    bench.retime([FP16, INT4, Recipe.parse("llava-shapes/int8")], PLAN, root=tmp_path)  # the last was never measured
+    sweep.retime([FP16, INT4, Recipe.parse("llava-shapes/int8")], PLAN, root=tmp_path)  # the last was never measured
     after = {r.recipe: r for r in store.load_all(tmp_path)}
     assert set(after) == set(before)
     for name, report in after.items():
@@ -85,7 +85,7 @@ def test_retiming_changes_the_times_alone(swept: tuple[Path, list[str]], tmp_pat
         assert replace(report, latency=None, date="") == replace(before[name], latency=None, date="")
         assert store.load_rows(report, tmp_path) == store.load_rows(before[name], swept[0])
     with pytest.raises(ValueError, match="measure the recipes first"):
-        bench.retime([Recipe.parse("llava-shapes/int8")], PLAN, root=tmp_path)
+        sweep.retime([Recipe.parse("llava-shapes/int8")], PLAN, root=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -95,28 +95,28 @@ def test_retiming_changes_the_times_alone(swept: tuple[Path, list[str]], tmp_pat
 )
 def test_another_plan_is_not_answered_by_the_old_report(swept: tuple[Path, list[str]], change: dict) -> None:
     file = store.path(machine.hardware("cpu").slug, FP16, swept[0])
-    assert bench._finished(file, PLAN) is not None
-    assert bench._finished(file, replace(PLAN, tasks=("shapes-vqa",))) is not None
-    assert bench._finished(file, replace(PLAN, **change)) is None
+    assert sweep.finished(file, PLAN) is not None
+    assert sweep.finished(file, replace(PLAN, tasks=("shapes-vqa",))) is not None
+    assert sweep.finished(file, replace(PLAN, **change)) is None
 
 
 def test_failed_damaged_and_foreign_reports_are_measured_again(swept: tuple[Path, list[str]], tmp_path: Path) -> None:
     good = next(r for r in store.load_all(swept[0]) if r.recipe == str(FP16))
     file = store.save(good, None, tmp_path)
-    assert bench._finished(file, PLAN) is not None
+    assert sweep.finished(file, PLAN) is not None
     store.save(replace(good, revision="sha256:other"), None, tmp_path)
-    assert bench._finished(file, PLAN) is None
+    assert sweep.finished(file, PLAN) is None
     store.save(made.failed(str(FP16)), None, tmp_path)
-    assert bench._finished(file, PLAN) is None
+    assert sweep.finished(file, PLAN) is None
     file.write_text("{")
-    assert bench._finished(file, PLAN) is None
-    assert bench._finished(tmp_path / "none.json", PLAN) is None
+    assert sweep.finished(file, PLAN) is None
+    assert sweep.finished(tmp_path / "none.json", PLAN) is None
 
 
 def test_a_failure_is_recorded_and_the_sweep_goes_on(tmp_path: Path) -> None:
     said: list[str] = []
     plan = replace(PLAN, source=str(tmp_path / "no-weights"))
-    reports = bench.run([FP16, INT4], plan, root=tmp_path, say=said.append)
+    reports = sweep.run([FP16, INT4], plan, root=tmp_path, say=said.append)
     assert [r.recipe for r in reports] == [str(FP16), str(INT4)]
     assert all("cannot be loaded" in r.error and r.size is None and not r.quality for r in reports)
     assert [r.error for r in store.load_all(tmp_path)] == [r.error for r in reports]
@@ -128,7 +128,7 @@ def test_a_killed_process_is_a_recorded_failure(tmp_path: Path, monkeypatch: pyt
     stub.write_text("#!/bin/sh\nkill -KILL $$\n")
     stub.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(stub))  # stands for a child that the kernel ends for its memory
-    (report,) = bench.run([FP16], PLAN, root=tmp_path, say=lambda line: None)
+    (report,) = sweep.run([FP16], PLAN, root=tmp_path, say=lambda line: None)
     assert "SIGKILL" in report.error and "memory" in report.error
     assert store.load_all(tmp_path) == [report]
 
@@ -141,8 +141,8 @@ def test_a_stopped_sweep_keeps_what_is_finished(
     store.save(done, store.load_rows(done, swept[0]), tmp_path)
     before = {f: f.read_bytes() for f in tmp_path.rglob("*") if f.is_file()}
     code = (
-        "import sys; from pathlib import Path; from vlmcomp import bench; from vlmcomp.recipe import Recipe\n"
-        f"bench.run([Recipe.parse('{FP16}'), Recipe.parse('{INT4}')], bench.{PLAN!r}, root=Path(sys.argv[1]),\n"
+        "import sys; from pathlib import Path; from vlmcomp import bench, sweep; from vlmcomp.recipe import Recipe\n"
+        f"sweep.run([Recipe.parse('{FP16}'), Recipe.parse('{INT4}')], bench.{PLAN!r}, root=Path(sys.argv[1]),\n"
         "          say=lambda line: print(line, flush=True))"
     )
     sweep = subprocess.Popen(
@@ -160,7 +160,7 @@ def test_a_stopped_sweep_keeps_what_is_finished(
     until = time.monotonic() + 60
     while _children_measuring(tmp_path) and time.monotonic() < until:  # one whose sweep was killed ends by itself
         time.sleep(0.2)
-    assert {f: f.read_bytes() for f in tmp_path.rglob("*") if f.is_file()} == before
+    assert {f: f.read_bytes() for f in tmp_path.rglob("[!.]*") if f.is_file()} == before
     assert not _children_measuring(tmp_path)
 
 
@@ -179,10 +179,12 @@ def test_a_bad_plan_is_refused_before_anything_runs(tmp_path: Path) -> None:
         (replace(PLAN, encoder="bert"), "unknown BERTScore encoder"),
     ):
         with pytest.raises(ValueError, match=words):
-            bench.run([FP16], plan, root=tmp_path)
+            sweep.run([FP16], plan, root=tmp_path)
     with pytest.raises(ValueError, match="use glu30"):
-        bench.run([FP16, Recipe.parse("llava-shapes/ffn30+int8")], PLAN, root=tmp_path)
+        sweep.run([FP16, Recipe.parse("llava-shapes/ffn30+int8")], PLAN, root=tmp_path)
     assert not list(tmp_path.iterdir())
+    with pytest.raises(OSError, match="give another folder"):
+        sweep.run([FP16], PLAN, root=Path(__file__))  # no folder
 
 
 @pytest.mark.parametrize(

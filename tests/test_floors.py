@@ -42,6 +42,7 @@ FLOORS = {
     "measure": 4,
     "machine": 3,
     "bench": 5,
+    "sweep": 6,
     "manager": 5,
     "readme": 6,
     "study": 5,

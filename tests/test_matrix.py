@@ -109,7 +109,7 @@ def test_reports_of_other_hardware_do_not_mix() -> None:
 
 def test_bench_all_ends_with_the_fate_of_every_cell(tmp_path: Path, capsys, monkeypatch) -> None:
     """With everything kept from before, ``bench --all`` measures nothing and tells all; the records are real ones."""
-    from vlmcomp import bench
+    from vlmcomp import bench, sweep
 
     asked: list[Recipe] = []
 
@@ -117,7 +117,7 @@ def test_bench_all_ends_with_the_fate_of_every_cell(tmp_path: Path, capsys, monk
         asked.extend(recipes)
         return [r for r in store.load_all() if Recipe.parse(r.recipe) in recipes]
 
-    monkeypatch.setattr(bench, "run", run)
+    monkeypatch.setattr(sweep, "run", run)
     assert main(["bench", "--all", "--out", str(tmp_path)]) == 0
     assert asked == [r for m in matrix.embedded() for r in matrix.recipes(m)]
     said = capsys.readouterr().out

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vlmcomp import bench, matrix, store, zoo
+from vlmcomp import bench, matrix, store, sweep, zoo
 from vlmcomp.answers import exact_match
 from vlmcomp.cli import main
 from vlmcomp.demo.charts import View, customdata, frontier, scatter, select
@@ -122,11 +122,11 @@ def test_a_sweep_resumes_and_records_failures(tmp_path: Path) -> None:
     plan = bench.Plan(tasks=("shapes-vqa",), samples=4, encoder="minilm", runs=1, warmup=0, new_tokens=4)
     recipes = [Recipe.parse("llava-shapes/int4"), Recipe.parse("llava-shapes/heads10+fp16")]
     said: list[str] = []
-    first, failed = bench.run(recipes, plan, root=tmp_path, say=said.append)
+    first, failed = sweep.run(recipes, plan, root=tmp_path, say=said.append)
     assert first.error is None and first.memory.loaded_bytes >= 0 and first.size.disk_bytes > 0
     assert "rounds to no removal" in failed.error
     before = store.path(first.hardware.slug, recipes[0], tmp_path).read_bytes()
-    bench.run(recipes[:1], plan, root=tmp_path, say=said.append)
+    sweep.run(recipes[:1], plan, root=tmp_path, say=said.append)
     assert said[-1].endswith("(kept)")
     assert store.path(first.hardware.slug, recipes[0], tmp_path).read_bytes() == before
     rows = store.path(first.hardware.slug, recipes[0], tmp_path).with_suffix("").with_name("int4.rows.json.gz")

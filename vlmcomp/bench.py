@@ -1,38 +1,43 @@
-"""Recipe -> Report. A sweep gives every recipe a fresh process, keeps what is finished, and goes on after a failure.
-
-``python -m vlmcomp.bench`` is the fresh process; people start sweeps with ``vlmcomp bench``.
-"""
+"""Recipe -> Report, in this process. ``python -m vlmcomp.bench`` is the fresh one that a sweep gives every recipe."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import importlib
 import json
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from vlmcomp import machine, store, zoo
 from vlmcomp.measure import latency, metrics, tasks
+from vlmcomp.measure.journal import Journal
 from vlmcomp.recipe import Recipe
-from vlmcomp.report import Memory, Quality, Report
+from vlmcomp.report import Memory, Report
 
-_REPO = Path(__file__).resolve().parent.parent
-_MARK = "vlmcomp-progress "  # starts the child's lines that are meant for the parent
+REPO = Path(__file__).resolve().parent.parent
+MARK = "vlmcomp-progress "  # starts the child's lines that are meant for the parent
+QUICK_SAMPLES = 200
+CANNOT_WRITE = 74  # EX_IOERR of sysexits.h: the child's disk is full or not to be written
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 Progress = Callable[[str, float], None]  # what is being done, and the share done from 0 to 1
+JournalOf = Callable[[tasks.Task], Journal | None]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is measured about each recipe. ``samples`` None: as many as is usual for each task."""
+    """What is measured about each recipe. ``samples`` None: as many as is usual for each task.
+
+    ``quick``: few samples, which never replace a report of more.
+    """
 
     tasks: tuple[str, ...] = tuple(tasks.TASKS)
     samples: int | None = None
@@ -45,6 +50,7 @@ class Plan:
     new_tokens: int = latency.NEW_TOKENS
     warmup: int = latency.WARMUP_RUNS
     runs: int = latency.TIMED_RUNS
+    quick: bool = False
 
     def check(self) -> None:
         """Raises ``ValueError`` for a task, sample count or encoder that does not exist."""
@@ -59,8 +65,10 @@ class Plan:
             raise ValueError(f"unknown BERTScore encoder '{self.encoder}': choose from {', '.join(metrics.ENCODERS)}")
 
 
-def measure(recipe: Recipe, plan: Plan, progress: Progress = lambda text, share: None) -> tuple[Report, dict[str, Any]]:
-    """Build ``recipe`` in this process and measure it.
+def measure(
+    recipe: Recipe, plan: Plan, progress: Progress = lambda text, share: None, journal: JournalOf = lambda task: None
+) -> tuple[Report, dict[str, Any]]:
+    """Build ``recipe`` in this process and measure it. What the journal of a task holds is not asked again.
 
     Returns:
         The report, and the rows of each task.
@@ -101,8 +109,9 @@ def measure(recipe: Recipe, plan: Plan, progress: Progress = lambda text, share:
             max_new_tokens=plan.max_new_tokens,
             encoder=plan.encoder,
             progress=progress,
+            journal=journal(task),
         )
-    facts = _circumstances(recipe, plan)
+    facts = circumstances(recipe, plan)
     facts["revision"] = facts["revision"] or vlm.revision
     report = Report(
         **facts,
@@ -119,158 +128,13 @@ def measure(recipe: Recipe, plan: Plan, progress: Progress = lambda text, share:
     return report, rows
 
 
-def run(
-    recipes: Sequence[Recipe],
-    plan: Plan = Plan(),
-    *,
-    root: Path = store.PRECOMPUTED,
-    force: bool = False,
-    say: Callable[[str], None] | None = None,
-) -> list[Report]:
-    """Measure each recipe in a fresh process, one after another, and store its report below ``root``.
-
-    A report that already answers the same plan on this hardware is kept, unless ``force``. A recipe that fails
-    becomes a report with ``error``. On Ctrl-C everything finished stays.
-
-    Args:
-        say: takes one line a recipe, without the progress bar in between; printed by default.
-
-    Raises:
-        ValueError: an unknown model or task, or a step that a model cannot do; nothing has run then.
-    """
-    from tqdm import tqdm
-
-    plan.check()
-    for recipe in recipes:
-        zoo.check(recipe)
-    say, slug, reports = say or tqdm.write, machine.hardware(plan.device).slug, []
-    with tqdm(total=len(recipes), unit="recipe", disable=None) as bar:
-        for recipe in recipes:
-            file = store.path(slug, recipe, root)
-            report = None if force else _finished(file, plan)
-            if report is not None and report.latency is not None and report.latency.floor is None:
-                report = None  # timed before there were floors
-            kept = report is not None
-            if report is None:
-                report = _in_fresh_process(recipe, plan, root, file, bar.set_postfix_str)
-            say(summary(report) + (" (kept)" if kept else ""))
-            reports.append(report)
-            bar.update()
-    return reports
-
-
-def retime(
-    recipes: Sequence[Recipe],
-    plan: Plan = Plan(),
-    *,
-    root: Path = store.PRECOMPUTED,
-    say: Progress = lambda text, share: None,
-) -> list[Report]:
-    """Take the latency of measured recipes anew, all held in memory and asked in turns, and store it.
-
-    What else was measured stays as it is. Recipes without a whole report on this hardware are left out.
-
-    Raises:
-        ValueError: none of the recipes has a report here.
-    """
-    from vlmcomp.build import build
-
-    slug = machine.hardware(plan.device).slug
-    files = [store.path(slug, recipe, root) for recipe in recipes]
-    whole = [report for file in files if (report := _finished(file, plan)) is not None]
-    if not whole:
-        raise ValueError(f"there is nothing to time again on {slug}: measure the recipes first")
-    vlms = []
-    for report in whole:
-        say(f"building {report.recipe}", 0.0)
-        vlms.append(build(Recipe.parse(report.recipe), device=plan.device, source=plan.source))
-    settings = {"new_tokens": plan.new_tokens, "warmup": plan.warmup, "runs": plan.runs, "seed": plan.seed}
-    timed = latency.interleaved(vlms, progress=say, **settings)
-    timed = [replace(t, floor=latency.floor(vlm, t.prompt_tokens)) for vlm, t in zip(vlms, timed)]
-    done = [replace(r, latency=t, date=machine.now()) for r, t in zip(whole, timed)]
-    for report in done:
-        store.save(report, store.load_rows(report, root), root)
-    return done
-
-
-def summary(report: Report) -> str:
-    """One line: the recipe's exact match by task, speed and size, or why it failed."""
-    if report.error is not None or report.latency is None or report.size is None:
-        return f"{report.recipe}: failed: {report.error}"
-    hits = ", ".join(map(_scored, report.quality.values()))
-    speed = f"{report.latency.decode_ms_per_token_median:.3g} ms/token"
-    return f"{report.recipe}: {hits}, {speed}, {report.size.total_bytes / 1e6:.4g} MB"
-
-
-def _scored(q: Quality) -> str:
-    soft = "" if q.vqa_accuracy is None else f" (VQA accuracy {100 * q.vqa_accuracy:.1f} %)"
-    return f"{q.task} {100 * q.exact_match:.1f} %{soft}"
-
-
-def _finished(file: Path, plan: Plan) -> Report | None:
-    """The report in ``file`` if it is whole and measured what ``plan`` asks for, on the same weights."""
-    try:
-        report = store.load(file)
-    except (OSError, ValueError):
-        return None
-    if report.error is not None or report.latency is None:
-        return None
-    source, revision = _origin(Recipe.parse(report.recipe), plan)
-    same_weights = report.source == source and revision in (None, report.revision)
-    timed = report.latency
-    same_timing = (timed.new_tokens, timed.warmup_runs, len(timed.ttft_ms)) == (plan.new_tokens, plan.warmup, plan.runs)
-    same_questions = all(
-        (q := report.quality.get(task.name)) is not None
-        and (q.version, q.samples, q.seed) == (task.version, task.count(plan.samples), plan.seed)
-        for task in map(tasks.find, plan.tasks)
-    )
-    return report if same_weights and same_timing and same_questions else None
-
-
-def _in_fresh_process(recipe: Recipe, plan: Plan, root: Path, file: Path, tell: Callable[[str], None]) -> Report:
-    """Run the child, pass on its progress, and read or write the report it leaves."""
-    order = json.dumps({"recipe": str(recipe), "root": str(root.resolve()), "plan": asdict(plan)})
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (str(_REPO), os.environ.get("PYTHONPATH"))))}
-    with tempfile.TemporaryFile("w+", errors="replace") as complaints:
-        child = subprocess.Popen(
-            [sys.executable, "-m", "vlmcomp.bench", order],
-            stdout=subprocess.PIPE,
-            stderr=complaints,
-            stdin=subprocess.DEVNULL,
-            text=True,
-            env=environment,
-        )
-        try:
-            for line in child.stdout or ():
-                if line.startswith(_MARK):
-                    tell(f"{recipe.name}: {line.removeprefix(_MARK).strip()}")
-            code = child.wait()
-        finally:
-            child.terminate()  # no effect on one that has ended
-            child.wait()
-        complaints.seek(0)
-        said = [line.strip() for line in complaints if line.strip()]
-    if code == 0:
-        return store.load(file)
-    report = Report(**_circumstances(recipe, plan), error=_why(code, said))
-    store.save(report, root=root)
-    return report
-
-
-def _why(code: int, said: list[str]) -> str:
-    if code < 0:
-        name = signal.Signals(-code).name
-        return f"the process was ended by {name}" + (", perhaps for want of memory" if name == "SIGKILL" else "")
-    return f"the process ended with code {code}: {said[-1] if said else 'it said nothing'}"
-
-
-def _circumstances(recipe: Recipe, plan: Plan) -> dict[str, Any]:
-    source, revision = _origin(recipe, plan)
+def circumstances(recipe: Recipe, plan: Plan) -> dict[str, Any]:
+    source, revision = origin(recipe, plan)
     return {
         "recipe": str(recipe),
         "hardware": machine.hardware(plan.device),
         "date": machine.now(),
-        "commit": machine.commit(_REPO),
+        "commit": machine.commit(REPO),
         "versions": machine.versions(),
         "source": source,
         "revision": revision,
@@ -279,7 +143,7 @@ def _circumstances(recipe: Recipe, plan: Plan) -> dict[str, Any]:
     }
 
 
-def _origin(recipe: Recipe, plan: Plan) -> tuple[str, str | None]:
+def origin(recipe: Recipe, plan: Plan) -> tuple[str, str | None]:
     """Where the dense weights come from, and which they are: a Hub revision, or a digest of local files."""
     entry = zoo.find(recipe.model)
     local = Path(plan.source or entry.location)
@@ -298,6 +162,20 @@ def _digest(folder: Path) -> str:
     return f"sha256:{digest.hexdigest()[:16]}"
 
 
+def journals(recipe: Recipe, plan: Plan, root: Path) -> JournalOf:
+    """Where the answers of each task lie while ``recipe`` is being measured, beside the report to come."""
+    home = store.path(machine.hardware(plan.device).slug, recipe, root)
+    facts = circumstances(recipe, plan)
+    fixed = {name: facts[name] for name in ("recipe", "commit", "versions", "source", "revision")}
+    asked = {name: getattr(plan, name) for name in ("samples", "seed", "batch_size", "max_new_tokens")}
+
+    def of(task: tasks.Task) -> Journal:
+        file = home.with_name(f".{recipe.name}.{task.sha256[:12]}.partial")
+        return Journal(file, {**fixed, **asked, "task": task.sha256})
+
+    return of
+
+
 def _main(order: dict[str, Any]) -> int:
     """The fresh process: measure one recipe and save its report, whether it succeeds or fails."""
     plan = Plan(**{**order["plan"], "tasks": tuple(order["plan"]["tasks"])})
@@ -305,20 +183,30 @@ def _main(order: dict[str, Any]) -> int:
 
     def tell(text: str, share: float) -> None:
         try:
-            print(f"{_MARK}{text} {100 * share:.0f} %", flush=True)
+            print(f"{MARK}{text} {100 * share:.0f} %", flush=True)
         except BrokenPipeError:  # the sweep was killed: what is half measured must not be recorded as a failure
             os._exit(128 + signal.SIGPIPE)
 
     try:
-        report, rows = measure(recipe, plan, tell)
+        report, rows = measure(recipe, plan, tell, journals(recipe, plan, root))
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except Exception as error:
+        if any(os.strerror(code) in str(error) for code in _FULL):  # nothing that the recipe has failed at
+            return _cannot_write(error)
         traceback.print_exc()
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-        report, rows = Report(**_circumstances(recipe, plan), error=kind + " ".join(str(error).split())), None
-    store.save(report, rows, root)
+        report, rows = Report(**circumstances(recipe, plan), error=kind + " ".join(str(error).split())), None
+    try:
+        store.save(report, rows, root)
+    except OSError as error:
+        return _cannot_write(error)
     return 0
+
+
+def _cannot_write(error: Exception) -> int:
+    print(f"a file cannot be written: {' '.join(str(error).split())}", file=sys.stderr)
+    return CANNOT_WRITE
 
 
 if __name__ == "__main__":

@@ -67,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     text = "shapes-vqa, easy-vqa or a folder with task.jsonl; may be repeated; default: the first two"
     sub.add_argument("--task", action="append", help=text)
     sub.add_argument("--samples", type=int, help="questions a task")
+    sub.add_argument("--quick", action="store_true", help="few questions; says what they cannot resolve")
     sub.add_argument("--encoder", default="auto", help="BERTScore encoder: auto, minilm or roberta-large")
     sub.add_argument("--out", default=str(store.PRECOMPUTED), help="folder of the reports")
     sub.add_argument("--force", action="store_true", help="measure again what is there")

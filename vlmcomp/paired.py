@@ -101,6 +101,14 @@ def mcnemar(to_wrong: int, to_right: int) -> float:
     return min(1.0, 2 * tail / 2**changes)
 
 
+def resolvable(samples: int, changed: float) -> float:
+    """Half the 95 % interval of a paired difference of shares where ``changed`` of the answers change sides.
+
+    By the normal approximation to McNemar's variance, changed / samples: a smaller difference is not told from none.
+    """
+    return statistics.NormalDist().inv_cdf((1 + LEVEL) / 2) * math.sqrt(changed / samples)
+
+
 def mean_interval(values: Sequence[float], seed: int = 0) -> Interval:
     """Mean of ``values`` with its percentile bootstrap interval (Efron 1979).
 

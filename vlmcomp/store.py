@@ -51,6 +51,20 @@ def save(report: Report, rows: dict[str, Rows] | None = None, root: Path = PRECO
     return target
 
 
+def probe(root: Path) -> None:
+    """Find out before long work, not after it, whether files can be written below ``root``.
+
+    Raises:
+        OSError: they cannot, with the folder and the reason.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=root):
+            pass
+    except OSError as error:
+        raise OSError(f"{root} cannot be written ({error.strerror}): give another folder") from None
+
+
 def write_json(target: Path, data: dict[str, Any]) -> None:
     """Write ``data`` for people and diffs: indented, floats to six digits, in one step."""
     text = json.dumps(_rounded(data), indent=2, ensure_ascii=False, allow_nan=False)

@@ -11,6 +11,8 @@ from vlmcomp import matrix, store, tables, zoo
 from vlmcomp.recipe import Recipe
 from vlmcomp.report import Report
 
+CHANGES = (0.02, 0.1)  # shares of answers that pruning and quantizing change
+
 
 def models(args: argparse.Namespace) -> None:
     if args.sizes:
@@ -85,33 +87,55 @@ def ask(args: argparse.Namespace) -> None:
     print(f"{vlm.recipe} on {vlm.device.type}: {answer.new_tokens} tokens, {speed}", file=sys.stderr)
 
 
+def _unresolved(samples: int) -> str:
+    """What so few questions cannot tell apart."""
+    from vlmcomp.paired import resolvable
+
+    spans = [
+        f"{100 * resolvable(samples, share):.1f} points where {share:.0%} of the answers change" for share in CHANGES
+    ]
+    told = " or ".join(spans)
+    return f"--quick asks {samples} questions of each task: differences below {told} cannot be told from none"
+
+
 def bench(args: argparse.Namespace) -> int | None:
     recipes = [Recipe.parse(r) for r in dict.fromkeys(args.recipes)]
     if bool(recipes) == args.all:
         raise ValueError("name the recipes to measure, or give --all")
     if args.model and not args.all:
         raise ValueError("--model belongs to --all: name the recipes, or give --all as well")
-    from vlmcomp import bench
+    from vlmcomp import bench, sweep
 
+    if args.quick and args.samples is not None:
+        raise ValueError("--quick says how many samples: leave --samples out")
     models = [args.model] if args.model else matrix.embedded()
     recipes = recipes or [recipe for model in models for recipe in matrix.recipes(model)]
     if args.source and len({recipe.model for recipe in recipes}) > 1:
         raise ValueError("--source holds the weights of one model: measure its recipes alone, or give --model")
-    settings = {"samples": args.samples, "device": args.device, "source": args.source, "encoder": args.encoder}
+    samples = bench.QUICK_SAMPLES if args.quick else args.samples
+    settings = {
+        "samples": samples,
+        "quick": args.quick,
+        "device": args.device,
+        "source": args.source,
+        "encoder": args.encoder,
+    }
     plan = bench.Plan(**settings, **({"tasks": tuple(args.task)} if args.task else {}))
     if args.retime:
         for group in [[r for r in recipes if r.model == model] for model in dict.fromkeys(r.model for r in recipes)]:
             try:
-                timed = bench.retime(group, plan, root=Path(args.out), say=_on_stderr())
+                timed = sweep.retime(group, plan, root=Path(args.out), say=_on_stderr())
             except ValueError as error:
                 if len(models) == 1:
                     raise
                 print(f"{group[0].model}: {error}", file=sys.stderr)
                 continue
             for found in timed:
-                print(bench.summary(found))
+                print(sweep.summary(found))
         return 0
-    reports = bench.run(recipes, plan, root=Path(args.out), force=args.force)
+    if args.quick:
+        print(_unresolved(bench.QUICK_SAMPLES), file=sys.stderr)
+    reports = sweep.run(recipes, plan, root=Path(args.out), force=args.force)
     failed = [r.recipe for r in reports if r.error is not None]
     if args.all:
         rows, count = matrix.status(models, reports)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from vlmcomp.answers import exact_match, vqa_accuracy
+from vlmcomp.measure.journal import Journal
 from vlmcomp.measure.metrics import ENCODER_TITLES, ROUGE_STEMMED, text_scores
 from vlmcomp.measure.tasks import Sample, Task, commonest
 from vlmcomp.report import Quality, Report
@@ -30,14 +31,18 @@ def measure(
     max_new_tokens: int = 64,
     encoder: str = "auto",
     progress: Progress | None = None,
+    journal: Journal | None = None,
 ) -> tuple[Quality, Rows]:
     """Ask ``count`` samples (None: as many as is usual for the task) and score the answers.
+
+    What ``journal`` holds is not asked again.
 
     Returns:
         The scores, and one row a sample in the task's order: id, type, question, reference, answer.
     """
     samples = task.samples(task.count(count), seed, vlm.entry.one_word)
-    rows = answer(vlm, samples, batch_size, max_new_tokens, lambda f: progress(task.name, f) if progress else None)
+    told = (lambda share: progress(task.name, share)) if progress else (lambda share: None)
+    rows = answer(vlm, samples, batch_size, max_new_tokens, told, journal)
     return score(task, rows, seed, encoder), rows
 
 
@@ -47,17 +52,20 @@ def answer(
     batch_size: int,
     max_new_tokens: int,
     progress: Callable[[float], None] = lambda share: None,
+    journal: Journal | None = None,
 ) -> Rows:
     """The model's greedy answers as rows, in the order of ``samples``; images live for one batch only."""
     from vlmcomp.ask import answer_batch
 
-    rows: Rows = []
-    for start in range(0, len(samples), batch_size):
+    rows: Rows = [row for batch in journal.batches for row in batch] if journal else []
+    for start in range(len(rows), len(samples), batch_size):
         batch = samples[start : start + batch_size]
         texts = answer_batch(vlm, [s.image for s in batch], [s.question for s in batch], max_new_tokens)
         for s, text in zip(batch, texts, strict=True):
             row = {"id": s.id, "type": s.type, "question": s.question, "reference": s.reference, "answer": text}
             rows.append(row | ({"references": list(s.references)} if s.references else {}))
+        if journal:
+            journal.add(rows[start:])
         progress(len(rows) / len(samples))
     return rows
 
