@@ -35,6 +35,7 @@ FLOORS = {
     "prune": 2,
     "quantize": 2,
     "load": 2,
+    "architecture": 3,
     "build": 3,
     "checkpoint": 3,
     "ask": 3,

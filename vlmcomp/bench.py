@@ -15,17 +15,21 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vlmcomp import machine, store, zoo
 from vlmcomp.measure import latency, metrics, tasks
 from vlmcomp.measure.journal import Journal
 from vlmcomp.recipe import Recipe
-from vlmcomp.report import Memory, Report
+from vlmcomp.report import RANDOM, Hardware, Memory, Report
+
+if TYPE_CHECKING:
+    from vlmcomp.vlm import VLM
 
 REPO = Path(__file__).resolve().parent.parent
 MARK = "vlmcomp-progress "  # starts the child's lines that are meant for the parent
 QUICK_SAMPLES = 200
+_RANDOM_CALIBRATION = 32
 CANNOT_WRITE = 74  # EX_IOERR of sysexits.h: the child's disk is full or not to be written
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 Progress = Callable[[str, float], None]  # what is being done, and the share done from 0 to 1
@@ -36,7 +40,8 @@ JournalOf = Callable[[tasks.Task], Journal | None]
 class Plan:
     """What is measured about each recipe. ``samples`` None: as many as is usual for each task.
 
-    ``quick``: few samples, which never replace a report of more.
+    ``quick``: few samples, which never replace a report of more. ``random``: the architecture with random weights, of
+    at most ``layers`` in decoder and towers, for latency, memory and size alone; then no task is asked.
     """
 
     tasks: tuple[str, ...] = tuple(tasks.TASKS)
@@ -51,15 +56,21 @@ class Plan:
     warmup: int = latency.WARMUP_RUNS
     runs: int = latency.TIMED_RUNS
     quick: bool = False
+    random: bool = False
+    layers: int | None = None
 
     def check(self) -> None:
         """Raises ``ValueError`` for a task, sample count or encoder that does not exist."""
+        if self.layers is not None and not self.random:
+            raise ValueError("only random weights take a number of layers")
         found = [tasks.find(name) for name in self.tasks]
         for task in found:
             task.count(self.samples)
         if len({task.name for task in found}) < len(found):
             raise ValueError("two tasks have the same name: rename a folder, or give each task once")
-        if not self.tasks:
+        if self.random and (self.tasks or self.source):
+            raise ValueError("random weights answer no questions and come from nowhere: leave tasks and source out")
+        if not self.tasks and not self.random:
             raise ValueError(f"a benchmark needs a task: choose from {', '.join(tasks.TASKS)}")
         if self.encoder not in metrics.ENCODERS:
             raise ValueError(f"unknown BERTScore encoder '{self.encoder}': choose from {', '.join(metrics.ENCODERS)}")
@@ -76,19 +87,14 @@ def measure(
     Raises:
         ValueError: what ``build`` refuses, or a plan that asks for what is not there.
     """
-    from vlmcomp import ask, build, checkpoint
+    from vlmcomp import ask
     from vlmcomp.measure import quality, size
 
     importlib.import_module("bitsandbytes")  # libraries are loaded before memory is counted: they are not the model
     gauge = machine.Gauge(plan.device)
-    vlm = build.build(recipe, device=plan.device, source=plan.source, progress=progress)
+    vlm = built(recipe, plan, progress)
     peak_build, loaded = gauge.peak(), gauge.held()
-    progress("saving", 0.0)
-    with tempfile.TemporaryDirectory() as scratch:  # before any answer: the first one may repack INT4 weights
-        folder = Path(scratch) / "checkpoint"
-        checkpoint.save(vlm, folder)
-        disk = sum(f.stat().st_size for f in folder.iterdir() if f.suffix in (".safetensors", ".bin"))
-    counted = size.measure(vlm, disk)
+    counted = size.measure(vlm, 0 if plan.random else _on_disk(vlm, progress))  # before any answer may repack INT4
     gauge.restart()
     sample = tasks.find(latency.TASK).samples(1, plan.seed)[0]
     ask.ask(vlm, sample.image, sample.question, plan.new_tokens, plan.new_tokens)
@@ -128,17 +134,47 @@ def measure(
     return report, rows
 
 
+def built(recipe: Recipe, plan: Plan, progress: Progress = lambda text, share: None) -> VLM:
+    """The recipe as ``plan`` wants it. Random weights are pruned by few samples: they have nothing to keep."""
+    from vlmcomp import build
+
+    if not plan.random:
+        return build.build(recipe, device=plan.device, source=plan.source, progress=progress)
+    from vlmcomp import architecture
+
+    dense = architecture.dense(zoo.find(recipe.model), plan.layers)
+    few = build.calibration_samples(_RANDOM_CALIBRATION)
+    return build.build(recipe, device=plan.device, dense=dense, calibration=few, progress=progress)
+
+
+def _on_disk(vlm: VLM, progress: Progress) -> int:
+    """Bytes of the weights of a checkpoint of ``vlm``."""
+    from vlmcomp import checkpoint
+
+    progress("saving", 0.0)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "checkpoint"
+        checkpoint.save(vlm, folder)
+        return sum(f.stat().st_size for f in folder.iterdir() if f.suffix in (".safetensors", ".bin"))
+
+
+def hardware(plan: Plan) -> Hardware:
+    """The machine; for random weights under a name of its own, so that their results share no folder and no axis."""
+    found = machine.hardware(plan.device)
+    return replace(found, slug=f"{found.slug}-random") if plan.random else found
+
+
 def circumstances(recipe: Recipe, plan: Plan) -> dict[str, Any]:
     source, revision = origin(recipe, plan)
     return {
         "recipe": str(recipe),
-        "hardware": machine.hardware(plan.device),
+        "hardware": hardware(plan),
         "date": machine.now(),
         "commit": machine.commit(REPO),
         "versions": machine.versions(),
         "source": source,
         "revision": revision,
-        "weights": "given" if plan.source else zoo.find(recipe.model).origin,
+        "weights": RANDOM if plan.random else "given" if plan.source else zoo.find(recipe.model).origin,
         "seeds": {"samples": plan.seed, "latency": plan.seed},
     }
 
@@ -146,6 +182,10 @@ def circumstances(recipe: Recipe, plan: Plan) -> dict[str, Any]:
 def origin(recipe: Recipe, plan: Plan) -> tuple[str, str | None]:
     """Where the dense weights come from, and which they are: a Hub revision, or a digest of local files."""
     entry = zoo.find(recipe.model)
+    if plan.random:
+        from vlmcomp import architecture
+
+        return architecture.source(entry, plan.layers), None
     local = Path(plan.source or entry.location)
     if plan.source is None and not entry.embedded:
         return entry.source, entry.revision
@@ -164,7 +204,7 @@ def _digest(folder: Path) -> str:
 
 def journals(recipe: Recipe, plan: Plan, root: Path) -> JournalOf:
     """Where the answers of each task lie while ``recipe`` is being measured, beside the report to come."""
-    home = store.path(machine.hardware(plan.device).slug, recipe, root)
+    home = store.path(hardware(plan).slug, recipe, root)
     facts = circumstances(recipe, plan)
     fixed = {name: facts[name] for name in ("recipe", "commit", "versions", "source", "revision")}
     asked = {name: getattr(plan, name) for name in ("samples", "seed", "batch_size", "max_new_tokens")}

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from vlmcomp import anatomy, zoo
 from vlmcomp.ask import open_image
 from vlmcomp.calibrate import Care, sequences
-from vlmcomp.load import Arrival, load
+from vlmcomp.load import Arrival, Dense, load
 from vlmcomp.prune.cut import Method, plans, prune
 from vlmcomp.quantize import BACKENDS, mark, quantize, round_to_int4
 from vlmcomp.recipe import Recipe
@@ -106,6 +106,7 @@ def build(
     *,
     device: str | None = None,
     source: str | None = None,
+    dense: Dense | None = None,
     calibration: Iterable[tuple[Image.Image, str, str]] | None = None,
     method: Method | None = None,
     progress: Progress | None = None,
@@ -116,6 +117,7 @@ def build(
     Args:
         device: "cuda", "cpu", ...; a GPU if there is one.
         source: folder or Hub id to load the dense weights from instead of the zoo's.
+        dense: the dense model instead of one that is loaded; it is used up.
         calibration: (image, question, answer) samples to prune by; scenes of shapes if none are given.
         method: how units are chosen and made up for.
         progress: called with a text and the share done.
@@ -126,7 +128,7 @@ def build(
     """
     say = progress or (lambda text, share: None)
     entry, device, start = zoo.check(recipe), device or default_device(), time.perf_counter()
-    dense = load(entry, source, say)
+    dense = dense or load(entry, source, say)
     model, precision = dense.model, recipe.precision
     refuse(model, recipe, device)
     arrival = Arrival(model, device)

@@ -68,6 +68,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--task", action="append", help=text)
     sub.add_argument("--samples", type=int, help="questions a task")
     sub.add_argument("--quick", action="store_true", help="few questions; says what they cannot resolve")
+    text = "random: a real model's architecture, nothing downloaded, for latency, memory and size alone"
+    sub.add_argument("--weights", choices=["trained", "random"], default="trained", help=text)
+    sub.add_argument("--layers", type=int, metavar="N", help="of --weights random: keep no more of each part")
     sub.add_argument("--encoder", default="auto", help="BERTScore encoder: auto, minilm or roberta-large")
     sub.add_argument("--out", default=str(store.PRECOMPUTED), help="folder of the reports")
     sub.add_argument("--force", action="store_true", help="measure again what is there")
@@ -75,7 +78,9 @@ def _parser() -> argparse.ArgumentParser:
     place(sub)
     studied = ("", "--part shapes --samples 500")
     sub = verb("study", verbs.study, "compare the ways to prune, and what pruning costs", *studied)
-    sub.add_argument("--part", action="append", choices=["cost", "language", "peer", "shapes"], help="default: all")
+    sub.add_argument(
+        "--part", action="append", choices=["timing", "cost", "language", "peer", "shapes"], help="default: all"
+    )
     sub.add_argument("--samples", type=int, metavar="N", help="questions of each task; calibration sequences of text")
     sub.add_argument("--seeds", type=int, default=3, metavar="N", help="calibration sets (default 3)")
     sub.add_argument("--force", action="store_true", help="measure anew what is already measured")

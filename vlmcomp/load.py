@@ -52,7 +52,7 @@ def _first_line(error: Exception) -> str:
 
 
 class Arrival:
-    """Brings parts of a mapped model to ``device``, in what is computed in there.
+    """Brings parts of a mapped model to ``device``, in what is computed in there; weights that lie nowhere are drawn.
 
     Where 32 bits are computed in, weights are rounded to values that float16 holds, in which they are stored. Buffers
     keep their dtype, and so do the parts that a family's class keeps in float32 when the rest is in 16 bits.
@@ -65,6 +65,7 @@ class Arrival:
             kept |= set(model._keep_in_fp32_modules or ())
         wide = (p for n, p in model.named_parameters() if any(f".{k}." in f".{n}." for k in kept))
         self._wide, self._here = {id(p) for p in wide}, set()
+        self._chance = torch.Generator(self.device).manual_seed(0)
 
     @torch.no_grad()
     def rest(self) -> None:
@@ -73,6 +74,8 @@ class Arrival:
         for name, module in self.model.named_modules():
             if not name.startswith(inside):
                 self._bring(module)
+        if any(p.is_meta for p in self.model.parameters()):
+            self.model.tie_weights()
 
     @torch.no_grad()
     def layer(self, layer: anatomy.Layer) -> None:
@@ -80,10 +83,13 @@ class Arrival:
             self._bring(module)
 
     def _bring(self, module: nn.Module) -> None:
-        for parameter in module.parameters(recurse=False):
+        for name, parameter in list(module.named_parameters(recurse=False)):
             if id(parameter) not in self._here:  # tied weights come once
-                self._here.add(id(parameter))
                 dtype = torch.float32 if id(parameter) in self._wide else self.dtype
+                if parameter.is_meta:
+                    parameter = nn.Parameter(self._drawn(name, parameter), requires_grad=False)
+                    setattr(module, name, parameter)
+                self._here.add(id(parameter))
                 there = parameter.data.to(self.device)
                 if self.dtype != torch.bfloat16:
                     there = there.half()
@@ -93,3 +99,10 @@ class Arrival:
             if exact is not None:  # a constant, which the files' dtype has rounded
                 buffer = torch.tensor(exact, dtype=self.dtype)
             setattr(module, name, buffer.to(self.device))
+
+    def _drawn(self, name: str, parameter: nn.Parameter) -> torch.Tensor:
+        """Matrices from a normal distribution as families are initialized, norms of one, biases of zero."""
+        empty = torch.empty(parameter.shape, device=self.device, dtype=torch.float16)
+        if parameter.ndim == 1:
+            return empty.fill_(float("bias" not in name))
+        return empty.normal_(0, 0.02, generator=self._chance)

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 SCHEMA = 1
+RANDOM = "random: architecture only"  # ``Report.weights`` of what was never trained
 PARTS = ("vision tower", "Q-Former", "projector", "decoder attention", "decoder MLP", "embeddings", "lm_head", "other")
 
 
@@ -24,7 +25,10 @@ class Hardware:
 
 @dataclass(frozen=True)
 class Size:
-    """Bytes and logical parameters by part (``PARTS``), counted before packing; ``disk_bytes`` of the checkpoint."""
+    """Bytes and logical parameters by part (``PARTS``), counted before packing.
+
+    ``disk_bytes``: of the checkpoint, 0 where none was saved.
+    """
 
     weight_bytes: dict[str, int]
     parameters: dict[str, int]

@@ -15,7 +15,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from vlmcomp import machine, store, zoo
-from vlmcomp.bench import CANNOT_WRITE, MARK, REPO, Plan, Progress, circumstances, origin
+from vlmcomp.bench import CANNOT_WRITE, MARK, REPO, Plan, Progress, built, circumstances, hardware, origin
 from vlmcomp.measure import latency, tasks
 from vlmcomp.recipe import Recipe
 from vlmcomp.report import Quality, Report
@@ -48,10 +48,13 @@ def run(
     from tqdm import tqdm
 
     plan.check()
-    for recipe in recipes:
-        zoo.check(recipe)
+    for entry in map(zoo.check, recipes):
+        if plan.random:
+            from vlmcomp import architecture
+
+            architecture.check(entry, plan.layers)
     store.probe(root)
-    say, slug, found = say or tqdm.write, machine.hardware(plan.device).slug, {}
+    say, slug, found = say or tqdm.write, hardware(plan).slug, {}
     with tqdm(total=len(recipes), unit="recipe", disable=None) as bar:
         for wait in (False, True):
             for recipe in (r for r in recipes if r not in found):
@@ -74,7 +77,7 @@ def _lock(file: Path, wait: bool) -> FileLock:
 
 def _settle(recipe: Recipe, plan: Plan, root: Path, force: bool, tell: Say, say: Say) -> Report:
     """The finished report of ``recipe``, or a new one."""
-    file = store.path(machine.hardware(plan.device).slug, recipe, root)
+    file = store.path(hardware(plan).slug, recipe, root)
     report = None if force else finished(file, plan)
     if report is not None and report.latency is not None and report.latency.floor is None:
         report = None  # timed before there were floors
@@ -108,9 +111,7 @@ def retime(
     Raises:
         ValueError: none of the recipes has a report here.
     """
-    from vlmcomp.build import build
-
-    slug = machine.hardware(plan.device).slug
+    slug = hardware(plan).slug
     files = [store.path(slug, recipe, root) for recipe in recipes]
     whole = [report for file in files if (report := finished(file, plan)) is not None]
     if not whole:
@@ -119,7 +120,7 @@ def retime(
     vlms = []
     for report in whole:
         say(f"building {report.recipe}", 0.0)
-        vlms.append(build(Recipe.parse(report.recipe), device=plan.device, source=plan.source))
+        vlms.append(built(Recipe.parse(report.recipe), plan))
     settings = {"new_tokens": plan.new_tokens, "warmup": plan.warmup, "runs": plan.runs, "seed": plan.seed}
     timed = latency.interleaved(vlms, progress=say, **settings)
     timed = [replace(t, floor=latency.floor(vlm, t.prompt_tokens)) for vlm, t in zip(vlms, timed)]
@@ -137,7 +138,7 @@ def summary(report: Report) -> str:
     """One line: the recipe's exact match by task, speed and size, or why it failed."""
     if report.error is not None or report.latency is None or report.size is None:
         return f"{report.recipe}: failed: {report.error}"
-    hits = ", ".join(map(_scored, report.quality.values()))
+    hits = ", ".join(map(_scored, report.quality.values())) or report.weights
     speed = f"{report.latency.decode_ms_per_token_median:.3g} ms/token"
     return f"{report.recipe}: {hits}, {speed}, {report.size.total_bytes / 1e6:.4g} MB"
 

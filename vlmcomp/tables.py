@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from vlmcomp.paired import Interval, Paired, compare, speed_interval
 from vlmcomp.recipe import PRECISIONS, Recipe
-from vlmcomp.report import Latency, Pruned, Quality, Report, p95
+from vlmcomp.report import RANDOM, Latency, Pruned, Quality, Report, p95
 from vlmcomp.store import Rows
 
 MAIN_TASK, SIDE_TASK = "shapes-vqa", "easy-vqa"
@@ -67,7 +67,7 @@ def groups(reports: Sequence[Report], timing: bool = True) -> list[list[Report]]
             asked = tuple((q.task, q.version, q.samples, q.seed) for q in report.quality.values())
             means = tuple((q.bertscore_encoder, q.meteor_data, q.rouge1_stemmed) for q in report.quality.values())
             timed = timing and report.latency and (report.latency.new_tokens, report.latency.threads)
-            found.setdefault((*_place(report), report.revision, asked, means, timed), []).append(report)
+            found.setdefault((*_place(report), report.source, report.revision, asked, means, timed), []).append(report)
     for report in failed:
         homes = [k for k in found if k[:2] == _place(report)] or [_place(report)]
         for home in homes:
@@ -113,6 +113,8 @@ def caption(reports: Sequence[Report]) -> str:
     report = next((r for r in order(reports) if r.error is None), reports[0])
     machine = report.hardware
     parts = [f"{machine.name} ({machine.device}, {machine.cores} cores, {machine.memory_bytes / 1e9:.0f} GB)"]
+    if report.weights == RANDOM:
+        parts.append("random weights: the architecture alone, quality is not asked about")
     parts.append(f"weights {report.source}" + (f" ({report.revision})" if report.revision else ""))
     parts += [f"{q.task} {q.version}: {q.samples:,} questions" for q in report.quality.values()]
     if (timed := report.latency) is not None:

@@ -105,7 +105,10 @@ def bench(args: argparse.Namespace) -> int | None:
     if args.model and not args.all:
         raise ValueError("--model belongs to --all: name the recipes, or give --all as well")
     from vlmcomp import bench, sweep
+    from vlmcomp.measure import tasks
 
+    if args.weights == "random" and (args.task or args.source or args.all):
+        raise ValueError("--weights random answers no questions: name the recipes, without --task, --source and --all")
     if args.quick and args.samples is not None:
         raise ValueError("--quick says how many samples: leave --samples out")
     models = [args.model] if args.model else matrix.embedded()
@@ -120,7 +123,8 @@ def bench(args: argparse.Namespace) -> int | None:
         "source": args.source,
         "encoder": args.encoder,
     }
-    plan = bench.Plan(**settings, **({"tasks": tuple(args.task)} if args.task else {}))
+    asked = () if args.weights == "random" else tuple(args.task or tasks.TASKS)
+    plan = bench.Plan(asked, **settings, random=args.weights == "random", layers=args.layers)
     if args.retime:
         for group in [[r for r in recipes if r.model == model] for model in dict.fromkeys(r.model for r in recipes)]:
             try:

@@ -7,10 +7,16 @@ from pathlib import Path
 
 from vlmcomp import machine, store
 from vlmcomp.prune.importance import DEFAULT, SCORES
-from vlmcomp.study import cost, language, peer, shapes
+from vlmcomp.study import cost, language, peer, shapes, timing
 from vlmcomp.study.cells import Cell, Ledger, duel, grid
 
-PARTS = {"cost": cost.Study, "language": language.Study, "peer": shapes.Study, "shapes": shapes.Study}
+PARTS = {
+    "timing": timing.Study,
+    "cost": cost.Study,
+    "language": language.Study,
+    "peer": shapes.Study,
+    "shapes": shapes.Study,
+}
 SEEDS = (0, 1, 2)
 Progress = Callable[[str], None]
 
@@ -33,6 +39,8 @@ def cells(part: str, seeds: Sequence[int] = SEEDS) -> list[Cell]:
         return duel(part, shapes.MLP_STEPS, DEFAULT, peers, seeds)
     if part == "language":
         return list(grid(part, language.STEPS, language.SCORES, peers, seeds[:1]))
+    if part == "timing":
+        return timing.CELLS
     if part == "cost":
         return [Cell(part, name, "second order", True) for name in cost.SHAPES]
     raise ValueError(f"there is no part '{part}' in the study: choose from {', '.join(PARTS)}")

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from vlmcomp.paired import mcnemar
+from vlmcomp.paired import mcnemar, mean_interval
 from vlmcomp.prune.importance import DEFAULT
 from vlmcomp.study.cells import DENSE, unpacked
 
@@ -188,6 +188,19 @@ def cost(rows: Sequence[Row], projected: dict[str, float]) -> str:
     return f"{title}\n\n{_lines(head, body)}"
 
 
+def timing(rows: Sequence[Row]) -> str:
+    """Our clock beside the peer's: medians, and the mean of the ratios taken round by round."""
+    if not rows:
+        return ""
+    body = []
+    for r in rows:
+        ratio = mean_interval([a / b for a, b in zip(r["ours_ms"], r["peer_ms"], strict=True)])
+        medians = (f"{statistics.median(r[name]):.2f}" for name in ("ours_ms", "peer_ms"))
+        body.append([r["step"], *medians, f"{ratio.value:.3f} ({ratio.low:.3f} to {ratio.high:.3f})"])
+    title = f"**ms/token by our clock and by {rows[0]['score']}** ({len(rows[0]['ours_ms'])} rounds in turns, batch 1)"
+    return f"{title}\n\n{_lines(['Precision', 'ask', 'plain generate', 'ratio (95 %)'], body)}"
+
+
 def caption(study: Mapping[str, Any]) -> str:
     """What a study's numbers were measured on and with."""
     machine, versions, rows = study["hardware"], study["versions"], study["cells"]
@@ -201,7 +214,10 @@ def caption(study: Mapping[str, Any]) -> str:
 
 def render(study: Mapping[str, Any], projected: dict[str, float], *, whole: bool) -> str:
     """All of a study as Markdown; of the measures on shapes only the headline unless ``whole``."""
-    part = {name: [r for r in study["cells"] if r["part"] == name] for name in ("shapes", "peer", "language", "cost")}
+    part = {
+        name: [r for r in study["cells"] if r["part"] == name]
+        for name in ("shapes", "peer", "language", "cost", "timing")
+    }
     blocks = [
         caption(study),
         shapes(part["shapes"], MEASURES if whole else HEADLINE),
@@ -209,5 +225,6 @@ def render(study: Mapping[str, Any], projected: dict[str, float], *, whole: bool
         duel(part["peer"]),
         language(part["language"]),
         cost(part["cost"], projected),
+        timing(part["timing"]),
     ]
     return "\n\n".join(filter(None, blocks))
