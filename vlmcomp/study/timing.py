@@ -1,4 +1,4 @@
-"""Is our clock right? The same answers timed by ``ask`` and by PyTorch's own benchmark of plain ``generate``, in turns."""
+"""Is our clock right? The same answers timed by ``ask`` and by PyTorch's benchmark of plain ``generate``, in turns."""
 
 from __future__ import annotations
 
