@@ -16,6 +16,7 @@ FLOORS = {
     "report": 0,
     "store": 0,
     "frontier": 0,
+    "palette": 0,
     "tables": 0,
     "shapes.scenes": 0,  # descriptions and pixels; no torch
     "shapes.questions": 0,

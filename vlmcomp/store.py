@@ -44,7 +44,7 @@ def save(report: Report, rows: dict[str, Rows] | None = None, root: Path = PRECO
     target.parent.mkdir(parents=True, exist_ok=True)
     if rows is not None:
         text = json.dumps(rows, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-        _write(_rows_path(target), gzip.compress(text.encode(), mtime=0))
+        write_bytes(_rows_path(target), gzip.compress(text.encode(), mtime=0))
     write_json(target, report.to_dict())
     if rows is None:
         _rows_path(target).unlink(missing_ok=True)
@@ -75,7 +75,7 @@ def write_json(target: Path, data: dict[str, Any]) -> None:
 
 def write_text(target: Path, text: str) -> None:
     """Write ``text`` in one step, so that a reader finds the old file or the new one."""
-    _write(target, text.encode())
+    write_bytes(target, text.encode())
 
 
 def load(file: Path) -> Report:
@@ -138,7 +138,7 @@ def _rounded(value: Any) -> Any:
     return value
 
 
-def _write(target: Path, data: bytes) -> None:
+def write_bytes(target: Path, data: bytes) -> None:
     """Replace ``target`` in one step; what is interrupted leaves it as it was."""
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=".", suffix=".tmp")
     try:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import plotly.graph_objects as go
 
 from vlmcomp.frontier import pareto
+from vlmcomp.palette import COLORS
 from vlmcomp.recipe import Recipe
 from vlmcomp.report import Latency, Quality, Report
 
@@ -23,14 +24,6 @@ LATENCIES: dict[str, Callable[[Latency], float]] = {
     "Decoding, ms per token": lambda t: t.decode_ms_per_token_median,
     "Time to first token, ms": lambda t: t.ttft_ms_median,
     "End to end, ms": lambda t: t.end_to_end_ms_median,
-}
-# Okabe and Ito's colours: told apart with any colour vision, legible on white and on near black.
-COLORS = {
-    "FP16 baseline": "#0072B2",
-    "quantized": "#E69F00",
-    "MLP pruned": "#009E73",
-    "heads pruned": "#CC79A7",
-    "combined": "#D55E00",
 }
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "hexagon", "star")
 _HOVER = (
