@@ -188,8 +188,7 @@ def verdict(after: Report, before: Report, after_rows: Mapping[str, Rows], befor
 def _speed(before: Latency, after: Latency) -> str:
     found = speed_interval(before, after)
     if found is None:
-        ratio = before.decode_ms_per_token_median / after.decode_ms_per_token_median
-        return f"Tokens come at {ratio:.2f}x its speed, but the two were not timed in turns (bench --retime)."
+        return "Their speeds do not compare: they were not timed in turns (bench --retime)."
     span = f"{1 + found.low:.2f}x to {1 + found.high:.2f}x"
     if not found.seen:
         return f"In ms/token no difference is seen ({span})."
