@@ -17,6 +17,10 @@ FLOORS = {
     "store": 0,
     "frontier": 0,
     "palette": 0,
+    "flat": 0,
+    "plots": 0,
+    "draw": 0,
+    "interactive": 0,
     "tables": 0,
     "shapes.scenes": 0,  # descriptions and pixels; no torch
     "shapes.questions": 0,

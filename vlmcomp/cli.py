@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from vlmcomp import store, verbs
+from vlmcomp import flat, store, verbs
 
 _RECIPE = "MODEL/STEPS+PRECISION, for example llava-shapes/heads25+glu30+int4"
 _Verb = Callable[[argparse.Namespace], int | None]  # returns the exit status; None is 0
@@ -85,9 +85,17 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--seeds", type=int, default=3, metavar="N", help="calibration sets (default 3)")
     sub.add_argument("--force", action="store_true", help="measure anew what is already measured")
     sub.add_argument("--out", metavar="FILE", help="default: this machine's file in precomputed/")
-    sub = verb("report", verbs.report, "print the results as tables", "", "--readme README.md")
+    reported = ("", "--readme README.md", "--format csv --out results.csv", "--plots plots --model llava-shapes")
+    sub = verb("report", verbs.report, "print the results as tables, or draw them", *reported)
     sub.add_argument("--root", default=str(store.PRECOMPUTED), help="folder of the reports")
-    sub.add_argument("--readme", help="rewrite the generated blocks of this file instead")
+    sub.add_argument("--model", help="only this model's results")
+    sub.add_argument("--hardware", metavar="SLUG", help="only this machine's results")
+    way = sub.add_mutually_exclusive_group()
+    way.add_argument("--readme", metavar="FILE", help="rewrite the generated blocks and plots of this file instead")
+    way.add_argument("--format", choices=list(flat.FORMATS), help="one flat row a recipe, with every circumstance")
+    text = "draw one machine's results into this folder, as PNG, SVG and self-contained Plotly HTML"
+    way.add_argument("--plots", metavar="DIR", help=text)
+    sub.add_argument("--out", metavar="FILE", help="write the tables there instead of printing them")
     text = "first compute every score anew from the recorded answers; needs no model"
     sub.add_argument("--rescore", action="store_true", help=text)
     sub.add_argument("--encoder", help="BERTScore encoder of --rescore; default: the one that was used")

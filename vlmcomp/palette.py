@@ -10,3 +10,4 @@ COLORS = {
     "heads pruned": "#CC79A7",
     "combined": "#D55E00",
 }
+INK, QUIET = "#1e293b", "#64748b"  # of text on white; of lines and small print

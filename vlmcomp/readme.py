@@ -1,7 +1,8 @@
-"""The generated blocks of the README: nothing in them is written by hand."""
+"""The generated blocks and plots of the README: nothing in them is made by hand."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -31,6 +32,23 @@ def fill(text: str, reports: Sequence[Report], root: Path) -> str:
         if content := blocks[name]():
             text = tables.rewrite(text, content, name)
     return text
+
+
+def pictures(text: str, reports: Sequence[Report], root: Path) -> dict[str, bytes]:
+    """The PNG of every plot that ``text`` shows, such as ``![...](assets/quality-size.png)``, by its path there.
+
+    Raises:
+        ValueError: a plot is shown for which nothing was measured.
+    """
+    from vlmcomp import draw, plots
+
+    shown = {found[1]: found[0] for found in re.finditer(rf"(?<=\]\()[\w./-]*?({'|'.join(plots.NAMES)})\.png", text)}
+    if not shown:
+        return {}
+    made = {plot.name: plot for plot in plots.plots(_shown(reports), lambda report: store.load_rows(report, root))}
+    if missing := sorted(set(shown) - set(made)):
+        raise ValueError(f"it shows the plot {missing[0]}.png, for which nothing was measured")
+    return {path: draw.png(made[name]) for name, path in shown.items()}
 
 
 def _shown(reports: Sequence[Report]) -> list[Report]:

@@ -64,7 +64,7 @@ def groups(reports: Sequence[Report], timing: bool = True) -> list[list[Report]]
     failed = [r for r in reports if r.error is not None]
     for report in reports:
         if report.error is None:
-            asked = tuple((q.task, q.version, q.samples, q.seed) for q in report.quality.values())
+            asked = tuple((q.task, q.version, q.task_sha256, q.samples, q.seed) for q in report.quality.values())
             means = tuple((q.bertscore_encoder, q.meteor_data, q.rouge1_stemmed) for q in report.quality.values())
             timed = timing and report.latency and (report.latency.new_tokens, report.latency.threads)
             found.setdefault((*_place(report), report.source, report.revision, asked, means, timed), []).append(report)
@@ -79,9 +79,9 @@ def _place(report: Report) -> tuple[str, str]:
     return report.hardware.slug, Recipe.parse(report.recipe).model
 
 
-def paired(rows: RowsOf, report: Report, baseline: Report) -> Paired | None:
-    """What changed against the baseline on the main task; None where the answers to it are not recorded."""
-    before, after = (rows(r).get(MAIN_TASK, []) for r in (baseline, report))
+def paired(rows: RowsOf, report: Report, baseline: Report, task: str = MAIN_TASK) -> Paired | None:
+    """What changed against the baseline on one task; None where the answers to it are not recorded."""
+    before, after = (rows(r).get(task, []) for r in (baseline, report))
     try:
         return compare(before, after)
     except ValueError:
@@ -90,7 +90,7 @@ def paired(rows: RowsOf, report: Report, baseline: Report) -> Paired | None:
 
 def results(reports: Sequence[Report], rows: RowsOf) -> str:
     """One group as a table, a row a recipe; changes are to the group's own FP16 baseline, with bootstrap intervals."""
-    baseline = _baseline(reports)
+    baseline = baseline_of(reports)
     lines = [_results_row(report, baseline, rows) for report in order(reports)]
     return table(_HEAD, lines, _LEFT)
 
@@ -188,7 +188,8 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
-def _baseline(reports: Sequence[Report]) -> Report | None:
+def baseline_of(reports: Sequence[Report]) -> Report | None:
+    """The FP16 report that the others of one group are held against; None where it is missing or failed."""
     whole = (r for r in reports if r.error is None)
     return next((r for r in whole if str(Recipe.parse(r.recipe).baseline) == r.recipe), None)
 

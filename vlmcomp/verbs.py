@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from vlmcomp import matrix, store, tables, zoo
+from vlmcomp import flat, matrix, store, tables, zoo
 from vlmcomp.recipe import Recipe
 from vlmcomp.report import Report
 
@@ -200,23 +200,61 @@ def _rescored(reports: list[Report], root: Path, encoder: str | None) -> list[Re
     return [found for found, _ in done]
 
 
+def _chosen(reports: list[Report], args: argparse.Namespace) -> list[Report]:
+    """The reports of ``--model`` and ``--hardware``."""
+    for name, read in (("model", lambda r: Recipe.parse(r.recipe).model), ("hardware", lambda r: r.hardware.slug)):
+        wanted, known = getattr(args, name), sorted({read(r) for r in reports})
+        if wanted and wanted not in known:
+            raise ValueError(f"no reports of --{name} {wanted}: choose {' or '.join(known)}")
+        reports = [r for r in reports if wanted in (None, read(r))]
+    return reports
+
+
 def report(args: argparse.Namespace) -> None:
     root = Path(args.root)
     reports = store.load_all(root)
     if not reports:  # an empty block must not wipe the README's
         raise ValueError(f"there are no reports in {root}: run 'vlmcomp bench' first")
+    if args.readme and (args.model or args.hardware):
+        raise ValueError("--readme shows every model: leave out --model and --hardware")
+    if args.out and (args.readme or args.plots):
+        raise ValueError("--out is for tables: leave it out with --readme and --plots")
+    reports = _chosen(reports, args)
     if args.rescore:
         reports = _rescored(reports, root, args.encoder)
-    if args.readme is None:
-        print(tables.block(reports, lambda report: store.load_rows(report, root)))
+    if args.readme:
+        _rewrite(Path(args.readme), reports, root)
         return
+
+    def rows(found: Report) -> dict[str, store.Rows]:
+        return store.load_rows(found, root)
+
+    if args.plots:
+        from vlmcomp import draw
+
+        for file in draw.save_all(reports, rows, Path(args.plots), print):
+            print(file)
+        return
+    text = flat.FORMATS[args.format](flat.flatten(reports, rows)) if args.format else tables.block(reports, rows)
+    if not args.out:
+        print(text)
+        return
+    Path(args.out).parent.mkdir(parents=True, exist_ok=True)
+    store.write_text(Path(args.out), text + "\n")
+    print(f"{args.out} holds {len(reports)} reports of {root}")
+
+
+def _rewrite(file: Path, reports: list[Report], root: Path) -> None:
     from vlmcomp import readme
 
-    file = Path(args.readme)
     try:
         new = readme.fill(file.read_text(encoding="utf-8"), reports, root)
+        pictures = readme.pictures(new, reports, root)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None
+    for name, picture in pictures.items():
+        (file.parent / name).parent.mkdir(parents=True, exist_ok=True)
+        store.write_bytes(file.parent / name, picture)
     store.write_text(file, new)
     print(f"{file} holds the results of {root}")
 
