@@ -127,6 +127,10 @@ def test_machines_and_models_do_not_mix() -> None:
     assert plots.one_machine([*slow, *MADE, other]) == [*MADE, other]
     titles = [panel.title for panel in plots.plots([*MADE, other], _none)[0].panels]
     assert titles == ["llava-shapes", "qwen2-vl-shapes"]
+    alone = replace(MADE[2], latency=replace(MADE[2].latency, new_tokens=8))
+    found = {plot.name: plot for plot in plots.plots([*MADE[:2], alone], _none)}
+    for name, count in {"quality-latency": 2, "floor-reached": 2, "quality-size": 3}.items():
+        assert len(_dots(found[name])) == count  # other times share no axis, sizes do
     random = [replace(r, weights="random: architecture only", quality={}) for r in MADE]
     (only,) = plots.plots(random, _none)
     assert only.name == "floor-reached" and only.panels[0].title == "llava-shapes (random weights)"
@@ -139,7 +143,9 @@ def test_the_command_writes_the_same_bytes_twice(tmp_path: Path, capsys: pytest.
     command = ["report", "--root", str(tmp_path / "results"), "--plots"]
     for folder in ("one", "two"):
         assert main([*command, str(tmp_path / folder)]) == 0
-    assert "for the others give --hardware cpu-slow-1c" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "for the others give --hardware cpu-slow-1c" in said
+    assert "left out, because they failed or do not compare with the others: llava-shapes/int4\n" in said
     files = sorted(f.name for f in (tmp_path / "one").iterdir())
     assert files == sorted(f"{name}.{kind}" for name in plots.NAMES for kind in ("png", "svg", "html"))
     for name in files:

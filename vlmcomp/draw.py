@@ -46,7 +46,8 @@ _RADII, _ANGLES = (11, 18, 26, 36, 48, 62, 80), range(0, 360, 30)  # pixels and 
 def save_all(reports: Sequence[Report], rows: RowsOf, folder: Path, say: Callable[[str], None]) -> list[Path]:
     """Draw all plots of one machine into ``folder``, each as PNG, SVG and HTML.
 
-    Where ``reports`` come from several machines, the one that measured most models is drawn, and ``say`` is told.
+    Where ``reports`` come from several machines, the one that measured most models is drawn; ``say`` is
+    told, as it is of recipes that no plot shows.
 
     Returns:
         The files written, each in one step.
@@ -61,6 +62,9 @@ def save_all(reports: Sequence[Report], rows: RowsOf, folder: Path, say: Callabl
     drawn = plots(mine, rows)
     if not drawn:
         raise ValueError("nothing was measured that could be drawn: run 'vlmcomp bench' first")
+    shown = {str(dot.recipe) for plot in drawn for panel in plot.panels for dot in panel.dots}
+    if absent := [r.recipe for r in mine if r.recipe not in shown]:
+        say(f"left out, because they failed or do not compare with the others: {', '.join(absent)}")
     folder.mkdir(parents=True, exist_ok=True)
     made = []
     for plot in drawn:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
 from vlmcomp.frontier import frontier
 from vlmcomp.matrix import of_model, share_kept
-from vlmcomp.paired import median_interval
+from vlmcomp.paired import Interval, median_interval
 from vlmcomp.palette import COLORS, QUIET
 from vlmcomp.recipe import Recipe
 from vlmcomp.report import Report, timed_in_turns
@@ -122,14 +123,14 @@ def _panels(groups: Sequence[_Group], rows: RowsOf, panel: _PanelOf) -> tuple[Pa
 
 def _quality_latency(groups: Sequence[_Group], rows: RowsOf) -> Plot | None:
     def panel(group: _Group, rows: RowsOf) -> Panel:
-        whole = [r for r in group if MAIN_TASK in r.quality and r.latency]
+        whole = _timed_alike([r for r in group if MAIN_TASK in r.quality])
         best = {r.recipe for r in frontier(whole, rows, ["quality", "latency"])}
         dots = [_against_quality(r, _milliseconds(r), group, rows, best) for r in whole]
         return Panel(_title(group), tuple(dots), _staircase(dots) if _all_in_turns(whole) else ())
 
     if not (panels := _panels(groups, rows, panel)):
         return None
-    turns = all(_all_in_turns([r for r in g if r.latency and MAIN_TASK in r.quality]) for g in groups)
+    turns = all(_all_in_turns(_timed_alike([r for r in g if MAIN_TASK in r.quality])) for g in groups)
     said = _ABOVE if turns else "Times not taken in turns separate no two: no line there, and quality alone decides."
     note = f"{_circumstances(groups)} {_timing(groups)} {_QUALITY_BARS} {said}"
     return Plot("quality-latency", "Quality against latency", _DECODE, _EXACT, panels, note)
@@ -179,7 +180,7 @@ def _kept_pruned(groups: Sequence[_Group], rows: RowsOf) -> Plot | None:
 def _floor_reached(groups: Sequence[_Group], rows: RowsOf) -> Plot | None:
     def panel(group: _Group, rows: RowsOf) -> Panel:
         dots = []
-        for report in (r for r in group if r.latency and r.latency.floor):
+        for report in (r for r in _timed_alike(group) if r.latency and r.latency.floor):
             y, bounds = _milliseconds(report)
             x = report.latency.floor.decode_ms_per_token  # type: ignore[union-attr]
             dots.append(Dot(Recipe.parse(report.recipe), x, y, None, bounds))
@@ -214,22 +215,29 @@ def _only(report: Report, kind: str) -> bool:
 
 
 def _kept(report: Report, dense: Report, rows: RowsOf) -> Dot:
-    y = 100 * share_kept(report, dense)  # type: ignore[operator]
-    found = paired(rows, report, dense)
-    bounds = found and tuple(y + 100 * (end - found.difference.value) / found.before for end in _ends(found.difference))
-    return Dot(Recipe.parse(report.recipe), report.pruned[0].real_percent, y, None, bounds)  # type: ignore[arg-type]
+    y, found, bounds = 100 * (share_kept(report, dense) or 0.0), paired(rows, report, dense), None
+    if found is not None and found.before:
+        bounds = _around(y, found.difference, 100 / found.before)
+    return Dot(Recipe.parse(report.recipe), report.pruned[0].real_percent, y, None, bounds)
 
 
-def _ends(interval: object) -> Bounds:
-    return interval.low, interval.high  # type: ignore[attr-defined]
+def _around(y: float, found: Interval, scale: float) -> Bounds:
+    """The ends of ``found`` about ``y``, which stands where its value does."""
+    return y + scale * (found.low - found.value), y + scale * (found.high - found.value)
 
 
 def _against_quality(report: Report, x: tuple[float, Bounds], group: _Group, rows: RowsOf, best: set[str]) -> Dot:
     y, dense, bounds = 100 * report.quality[MAIN_TASK].exact_match, baseline_of(group), None
     if dense is not None and dense is not report and (found := paired(rows, report, dense)) is not None:
-        low, high = _ends(found.difference)  # type: ignore[misc]
-        bounds = (y + 100 * (low - found.difference.value), y + 100 * (high - found.difference.value))
+        bounds = _around(y, found.difference, 100)
     return Dot(Recipe.parse(report.recipe), x[0], y, x[1], bounds, report.recipe in best)
+
+
+def _timed_alike(group: _Group) -> _Group:
+    """The timed reports that asked for as many tokens on as many threads as most: others share no axis with them."""
+    timed = [(r, (r.latency.new_tokens, r.latency.threads)) for r in group if r.latency]
+    ways = Counter(way for _, way in timed)
+    return [r for r, way in timed if way == ways.most_common(1)[0][0]]
 
 
 def _milliseconds(report: Report) -> tuple[float, Bounds]:
