@@ -231,10 +231,10 @@ def _points(difference: Interval) -> str:
     return f"{value} ({low} to {high})"
 
 
-def _speed(before: Latency, after: Latency) -> str:
+def _speed(before: Latency, after: Latency) -> str | None:
     found = speed_interval(before, after)
     if found is None:  # not timed in turns
-        return f"{before.decode_ms_per_token_median / after.decode_ms_per_token_median:.2f}x"
+        return None
     if not found.seen:
         return "no difference seen"
     return f"{1 + found.value:.2f}x ({1 + found.low:.2f} to {1 + found.high:.2f})"
