@@ -84,11 +84,14 @@ def test_a_claim_is_told_beside_each_family_and_gaps_stay_gaps() -> None:
     ]
     lines = claims.render([LLAVA, BLIP2], reports, lambda r: {}).splitlines()
     cells = {line.split(" | ")[0].strip("| "): line.strip("| ").split(" | ")[1:] for line in lines}
-    assert cells["INT4 size"] == ["-74 %", "-50.0 %", "–"]
-    assert cells["30 % of the MLP's neurons removed: ms/token"] == ["-47 %", "-25.0 %", "–"]
+    assert cells["INT4 size"][:3] == ["-74 %", "-50.0 %", "–"] and cells["INT4 size"][3].startswith("holds for 0 of 1:")
+    assert cells["30 % of the MLP's neurons removed: ms/token"][:3] == ["-47 %", "-25.0 %", "–"]
+    assert cells["INT8 size"][3] == "–" and cells["MLP neurons against heads"][3].startswith("holds for 1 of 1:")
     assert cells["30 % of the MLP's neurons removed: quality"][1] == "90.0 % kept, composite 90.0 % kept: –"
     assert "`glu30` -20.0 %: 90.0 % kept, `heads25` -10.0 %: 80.0 % kept" in cells["MLP neurons against heads"]
     stacked = [cells[k][1] for k in cells if k.startswith("Stacking")]
+    held = [cells[k][3][:14] for k in cells if k.startswith("Stacking")]
+    assert held == ["holds for 0 of", "holds for 1 of", "holds for 1 of"]
     assert stacked == ["0.450 / 0.360 = 1.25", "0.375 / 0.375 = 1.00", "0.360 / 0.360 = 1.00"]
 
 

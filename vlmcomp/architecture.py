@@ -70,6 +70,7 @@ def dense(entry: Model, layers: int | None = None) -> Dense:
     _take_token_ids(config, sibling)
     with init_empty_weights(include_buffers=False):
         model: PreTrainedModel = AutoModelForImageTextToText.from_config(config)
+    model.tie_weights()  # emptied one by one, they have come apart
     model.generation_config = GenerationConfig.from_pretrained(place)
     return Dense(model.eval(), _reader(entry, config, place), None)
 

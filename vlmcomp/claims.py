@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from vlmcomp import zoo
 from vlmcomp.matrix import of_model, share_kept
+from vlmcomp.paired import Paired
 from vlmcomp.recipe import Recipe, Step
 from vlmcomp.report import Report, speedup
 from vlmcomp.tables import RowsOf, paired, table
 
 _HEADS, _PERCENT = Step("heads", 25), 30
+_NEAR = 0.05  # of a product: so near counts as multiplying
 
 
 class Family:
     """One model's reports, asked for by steps and precision; what is not measured is None."""
 
     def __init__(self, model: str, reports: Sequence[Report], rows: RowsOf) -> None:
-        self.rows = rows
+        self.rows, self._paired = rows, {}
         self.model, self.mlp = model, Step(zoo.find(model).mlp, _PERCENT)
         self._reports: Mapping[str, Report] = {r.recipe: r for r in reports if r.error is None}
 
@@ -47,10 +51,17 @@ class Family:
             return None
         return share_kept(*pair, score)
 
+    def paired(self, steps: tuple[Step, ...], precision: str) -> Paired | None:
+        """What changed against FP16, question by question."""
+        key = (steps, precision)
+        if key not in self._paired:  # several claims ask for the same
+            pair = self._pair(steps, precision)
+            self._paired[key] = None if pair is None else paired(self.rows, *pair)
+        return self._paired[key]
+
     def lost(self, steps: tuple[Step, ...], precision: str) -> str:
         """Whether a loss of exact match is shown, and whether the interval holds it below 2 %."""
-        pair = self._pair(steps, precision)
-        found = pair and paired(self.rows, *pair)
+        found = self.paired(steps, precision)
         if not found:
             return _NONE
         little = "less than 2 % lost" if found.little_lost else "less than 2 % lost is not shown"
@@ -85,19 +96,22 @@ def _against_heads(f: Family) -> str:
     return ", ".join(parts)
 
 
+def _stacked(f: Family, measure: str) -> tuple[float, float] | None:
+    """The combination, and the product of its parts."""
+    value = getattr(f, measure)
+    parts = [value((f.mlp,)), value((_HEADS,)), value((), "int4")]
+    whole = value((_HEADS, f.mlp), "int4")
+    if whole is None or None in parts or not all(parts):
+        return None
+    return whole, math.prod(parts)
+
+
 def _stacking(measure: str) -> _Value:
     """The combination against the product of its parts: 1.00 is exactly multiplicative."""
 
     def text(f: Family) -> str:
-        value = getattr(f, measure)
-        parts = [value((f.mlp,)), value((_HEADS,)), value((), "int4")]
-        whole = value((_HEADS, f.mlp), "int4")
-        if whole is None or None in parts:
-            return _NONE
-        product = parts[0] * parts[1] * parts[2]
-        if not product:
-            return _NONE
-        return f"{whole:.3f} / {product:.3f} = {whole / product:.2f}"
+        found = _stacked(f, measure)
+        return _NONE if found is None else f"{found[0]:.3f} / {found[1]:.3f} = {found[0] / found[1]:.2f}"
 
     return text
 
@@ -106,24 +120,106 @@ def _no_steps(f: Family) -> tuple[Step, ...]:
     return ()
 
 
-_ROWS: tuple[tuple[str, str, _Value], ...] = (
-    ("INT8 size", "-50 %", lambda f: _change(f.size((), "int8"))),
-    ("INT8 quality", "less than 2 % lost", _both(_no_steps, "int8")),
-    ("INT8 ms/token", "-20 %", lambda f: _change(f.latency((), "int8"))),
-    ("INT4 size", "-74 %", lambda f: _change(f.size((), "int4"))),
-    ("INT4 quality", "", _both(_no_steps, "int4")),
-    ("INT4 ms/token", "-20 %", lambda f: _change(f.latency((), "int4"))),
-    ("30 % of the MLP's neurons removed: ms/token", "-47 %", lambda f: _change(f.latency((f.mlp,)))),
-    ("30 % of the MLP's neurons removed: quality", "92 % kept", _both(lambda f: (f.mlp,), "fp16")),
-    ("MLP neurons against heads", "neurons lose less", _against_heads),
-    ("Stacking, size: heads, MLP and INT4 together / product of the three", "1", _stacking("size")),
-    ("Stacking, ms/token: the same", "1", _stacking("latency")),
-    ("Stacking, exact match: the same", "1", _stacking("quality")),
+@dataclass(frozen=True)
+class Claim:
+    """A statement of the study: what it ``said``, our ``value`` of a family, and whether it ``holds`` there.
+
+    ``holds`` is None where nothing is measured, or the study gave no number. ``why`` is the reason of the verdict.
+    """
+
+    name: str
+    said: str
+    value: _Value
+    holds: Callable[[Family], bool | None] = lambda f: None
+    why: str = ""
+
+
+def _at_most(value: Callable[[Family], float | None], bound: float) -> Callable[[Family], bool | None]:
+    return lambda f: None if (found := value(f)) is None else found <= bound
+
+
+def _little_lost(precision: str) -> Callable[[Family], bool | None]:
+    return lambda f: None if (found := f.paired((), precision)) is None else found.little_lost
+
+
+def _neurons_win(f: Family) -> bool | None:
+    """More is kept with the neurons gone, though they are more bytes."""
+    neurons, heads = f.quality((f.mlp,)), f.quality((_HEADS,))
+    return None if neurons is None or heads is None else neurons >= heads
+
+
+def _multiplies(measure: str) -> Callable[[Family], bool | None]:
+    return lambda f: None if (found := _stacked(f, measure)) is None else abs(found[0] / found[1] - 1) <= _NEAR
+
+
+_PART = "true of the quantized matrices alone: embeddings, lm_head and vision tower stay 16-bit"
+_SLOW = "bitsandbytes unpacks weights for every token, which costs these models more than reading them"
+CLAIMS = (
+    Claim(
+        "INT8 size", "-50 %", lambda f: _change(f.size((), "int8")), _at_most(lambda f: f.size((), "int8"), 0.5), _PART
+    ),
+    Claim(
+        "INT8 quality", "less than 2 % lost", _both(_no_steps, "int8"), _little_lost("int8"), "judged by the interval"
+    ),
+    Claim(
+        "INT8 ms/token",
+        "-20 %",
+        lambda f: _change(f.latency((), "int8")),
+        _at_most(lambda f: f.latency((), "int8"), 0.8),
+        _SLOW,
+    ),
+    Claim(
+        "INT4 size", "-74 %", lambda f: _change(f.size((), "int4")), _at_most(lambda f: f.size((), "int4"), 0.26), _PART
+    ),
+    Claim("INT4 quality", "", _both(_no_steps, "int4")),
+    Claim(
+        "INT4 ms/token",
+        "-20 %",
+        lambda f: _change(f.latency((), "int4")),
+        _at_most(lambda f: f.latency((), "int4"), 0.8),
+        _SLOW,
+    ),
+    Claim(
+        "30 % of the MLP's neurons removed: ms/token",
+        "-47 %",
+        lambda f: _change(f.latency((f.mlp,))),
+        _at_most(lambda f: f.latency((f.mlp,)), 0.53),
+        "less is multiplied, but attention, lm_head and the calling of kernels take as long as before",
+    ),
+    Claim(
+        "30 % of the MLP's neurons removed: quality",
+        "92 % kept",
+        _both(lambda f: (f.mlp,), "fp16"),
+        lambda f: None if (found := f.quality((f.mlp,))) is None else found >= 0.92,
+        "least squares makes up for what is removed",
+    ),
+    Claim("MLP neurons against heads", "neurons lose less", _against_heads, _neurons_win, "for more bytes removed"),
+    Claim(
+        "Stacking, size: heads, MLP and INT4 together / product of the three",
+        "1",
+        _stacking("size"),
+        _multiplies("size"),
+        "what stays 16-bit is counted in each of the three",
+    ),
+    Claim(
+        "Stacking, ms/token: the same", "1", _stacking("latency"), _multiplies("latency"), "overheads do not multiply"
+    ),
+    Claim("Stacking, exact match: the same", "1", _stacking("quality"), _multiplies("quality"), "losses hardly add up"),
 )
 
 
+def _verdict(claim: Claim, families: Sequence[Family]) -> str:
+    """For how many of the families the claim holds, and why."""
+    found = [claim.holds(f) for f in families]
+    known = [holds for holds in found if holds is not None]
+    if not known:
+        return _NONE
+    return f"holds for {sum(known)} of {len(known)}: {claim.why}"
+
+
 def render(models: Sequence[str], reports: Sequence[Report], rows: RowsOf) -> str:
-    """Each claim of the study beside every family's measurement, as a Markdown table."""
+    """Each claim of the study beside every family's measurement and a verdict, as a Markdown table."""
     families = [Family(model, group, rows) for model in models if (group := of_model(model, reports))]
-    head = ("Claim", "The study", *(f.model for f in families))
-    return table(head, [(claim, said or _NONE, *map(value, families)) for claim, said, value in _ROWS], 2)
+    head = ("Claim", "The study", *(f.model for f in families), "Verdict")
+    lines = [(c.name, c.said or _NONE, *map(c.value, families), _verdict(c, families)) for c in CLAIMS]
+    return table(head, lines, 2)
