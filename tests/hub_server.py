@@ -1,4 +1,4 @@
-"""A Hub of one model on this machine: enough of its HTTP interface to look a model up and to download it."""
+"""A Hub of one repository on this machine: enough of its HTTP interface to look it up and to download it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import pytest
+from huggingface_hub import constants
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -18,19 +21,23 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 class Hub:
     """``gated``: only requests with a token get files. ``breaks``: how many downloads of weights are cut off halfway;
     those of files whose names begin with ``broken`` always are. ``sent`` counts the bytes of files sent, ``asked``
-    names the files."""
+    names the files. ``kind``: models or datasets."""
 
     repo: str
     folder: Path
     gated: bool = False
     breaks: int = 0
     broken: str = ""
+    kind: str = "models"
     url: str = ""
     sent: int = 0
     asked: list[str] = field(default_factory=list)
 
     def files(self) -> list[Path]:
-        return sorted(file for file in self.folder.iterdir() if file.is_file())
+        return sorted(file for file in self.folder.rglob("*") if file.is_file())
+
+    def name(self, file: Path) -> str:
+        return file.relative_to(self.folder).as_posix()
 
 
 def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
@@ -53,11 +60,13 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
 
         def do_GET(self) -> None:
             path = self.path.partition("?")[0]
-            if not path.startswith((f"/api/models/{hub.repo}/", f"/{hub.repo}/")):
+            facts = f"/api/{hub.kind}/{hub.repo}/"
+            files = f"/{hub.repo}/resolve/" if hub.kind == "models" else f"/{hub.kind}/{hub.repo}/resolve/"
+            if not path.startswith((facts, files)):
                 return self._refuse(404, "RepoNotFound")
             if path.startswith("/api/"):
-                return self._facts(*path.removeprefix(f"/api/models/{hub.repo}/").split("/"))
-            name = path.rpartition("/")[2]
+                return self._facts(*path.removeprefix(facts).split("/"))
+            name = path.removeprefix(files).partition("/")[2]  # after the revision
             if hub.gated and not self.headers.get("Authorization"):
                 return self._refuse(401, "GatedRepo")
             return self._file(hub.folder / name)
@@ -68,9 +77,11 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             if revision not in ("main", COMMIT):
                 return self._refuse(404, "RevisionNotFound")
             if what == "revision":
-                siblings = [{"rfilename": f.name} for f in hub.files()]
+                siblings = [{"rfilename": hub.name(f)} for f in hub.files()]
                 return self._answer(json.dumps({"id": hub.repo, "sha": COMMIT, "siblings": siblings}).encode())
-            rows = [{"type": "file", "path": f.name, "size": f.stat().st_size, "oid": _oid(f)} for f in hub.files()]
+            rows = [
+                {"type": "file", "path": hub.name(f), "size": f.stat().st_size, "oid": _oid(f)} for f in hub.files()
+            ]
             return self._answer(json.dumps(rows).encode())
 
         def _file(self, file: Path) -> None:
@@ -98,9 +109,9 @@ def _oid(file: Path) -> str:
 
 
 @contextmanager
-def serve(repo: str, folder: Path) -> Iterator[Hub]:
-    """A running Hub that holds ``folder`` as the model ``repo``."""
-    hub = Hub(repo, folder)
+def serve(repo: str, folder: Path, kind: str = "models") -> Iterator[Hub]:
+    """A running Hub that holds ``folder`` as the model, or of another kind, ``repo``."""
+    hub = Hub(repo, folder, kind=kind)
     server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(hub))
     hub.url = f"http://127.0.0.1:{server.server_address[1]}"
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -109,3 +120,16 @@ def serve(repo: str, folder: Path) -> Iterator[Hub]:
     finally:
         server.shutdown()
         server.server_close()
+
+
+def connect(hub: Hub, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the Hub's client speak to ``hub``, with the cache ``cache``."""
+    for name, value in (
+        ("ENDPOINT", hub.url),
+        ("HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}"),
+        ("HF_HUB_OFFLINE", False),
+        ("HF_HUB_CACHE", str(cache)),
+        ("HF_HUB_DISABLE_XET", True),
+        ("DOWNLOAD_CHUNK_SIZE", 10_000),  # what an interruption loses
+    ):
+        monkeypatch.setattr(constants, name, value)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from families import write
-from hub_server import COMMIT, Hub, serve
+from hub_server import COMMIT, Hub, connect, serve
 from huggingface_hub import constants, file_download
 
 from vlmcomp import hub, zoo
@@ -32,15 +32,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def there(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """A Hub that can be reached, and an empty cache."""
     with serve(REPO, weights) as running:
-        for name, value in (
-            ("ENDPOINT", running.url),
-            ("HUGGINGFACE_CO_URL_TEMPLATE", running.url + "/{repo_id}/resolve/{revision}/{filename}"),
-            ("HF_HUB_OFFLINE", False),
-            ("HF_HUB_CACHE", str(tmp_path / "cache")),
-            ("HF_HUB_DISABLE_XET", True),
-            ("DOWNLOAD_CHUNK_SIZE", 10_000),  # what an interruption loses
-        ):
-            monkeypatch.setattr(constants, name, value)
+        connect(running, tmp_path / "cache", monkeypatch)
         yield running
 
 

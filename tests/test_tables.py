@@ -103,6 +103,40 @@ def test_types_stand_beside_the_commonest_answer() -> None:
     assert table["`llava-shapes/fp16`"]["count (2)"] == "50.0"
 
 
+def _with_others(recipe: str, exact: float) -> Report:
+    others = {
+        "vqav2": made.quality("vqav2", exact, samples=1200, vqa_accuracy=exact + 0.05),
+        "my-folder": made.quality("my-folder", exact / 2),
+    }
+    return made.report(recipe, quality=made.report().quality | others)
+
+
+def test_every_other_task_that_was_measured_is_shown() -> None:
+    group = [
+        _with_others("llava-shapes/int8", 0.5),
+        _with_others("llava-shapes/fp16", 0.6),
+        made.failed("llava-shapes/int4"),
+    ]
+    table = _cells(tables.other_tasks(group))
+    assert list(table) == ["`llava-shapes/fp16`", "`llava-shapes/int8`"]
+    row = {name: cell for name, cell in table["`llava-shapes/int8`"].items() if name != "Recipe"}
+    assert row == {
+        "vqav2 exact match % (1,200)": "50.0",
+        "vqav2 VQA accuracy %": "55.0",
+        "my-folder exact match % (4)": "25.0",
+    }
+    assert tables.other_tasks(group) in tables.block(group, _rows)
+
+
+def test_without_other_tasks_there_is_no_table_of_them() -> None:
+    assert tables.other_tasks([made.report()]) == "" and "other tasks" not in tables.block([made.report()], _rows)
+
+
+def test_a_task_that_only_some_recipes_were_asked_stands_apart() -> None:
+    text = tables.block([made.report(), _with_others("llava-shapes/int8", 0.5)], _rows)
+    assert text.count("| Recipe | What |") == 2 and text.count("vqav2 exact match") == 1
+
+
 def test_the_caption_names_the_circumstances() -> None:
     text = tables.caption([made.report(), made.report("llava-shapes/int8", date="2026-11-26T00:00:00+00:00")])
     for fact in ("Test CPU", "2 cores", "encoder A", "data A", "2 threads", "2026-11-24 to 2026-11-26", "sha256:0123"):

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -47,7 +47,7 @@ class Answer:
         return 1000 * self.new_tokens / spent if spent > 0 else 0.0
 
 
-def open_image(source: str | Path | Image.Image | None) -> Image.Image:
+def open_image(source: str | Path | BinaryIO | Image.Image | None) -> Image.Image:
     """The image as upright RGB.
 
     Raises:

@@ -211,7 +211,7 @@ def journals(recipe: Recipe, plan: Plan, root: Path) -> JournalOf:
 
     def of(task: tasks.Task) -> Journal:
         file = home.with_name(f".{recipe.name}.{task.sha256[:12]}.partial")
-        return Journal(file, {**fixed, **asked, "task": task.sha256})
+        return Journal(file, {**fixed, **asked, "task": task.sha256, "version": task.version})
 
     return of
 

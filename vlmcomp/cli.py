@@ -64,7 +64,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("recipes", nargs="*", metavar="RECIPE", help=_RECIPE)
     sub.add_argument("--all", action="store_true", help="every standard cell of --model")
     sub.add_argument("--model", help="for --all; default: all embedded models")
-    text = "shapes-vqa, easy-vqa or a folder with task.jsonl; may be repeated; default: the first two"
+    text = "shapes-vqa, easy-vqa, vqav2, gqa, textvqa, okvqa, or a folder with task.jsonl; of the Hub's four also "
+    text += "NAME@REVISION, or NAME=DIR for a copy; may be repeated; default: the first two"
     sub.add_argument("--task", action="append", help=text)
     sub.add_argument("--samples", type=int, help="questions a task")
     sub.add_argument("--quick", action="store_true", help="few questions; says what they cannot resolve")
@@ -140,6 +141,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     try:
         args = _parser().parse_args(argv)
         status = args.run(args) or 0

@@ -1,10 +1,11 @@
-"""Where dense weights come from: a folder as it is, or a download from the Hub that is checked before it starts."""
+"""Where weights and data come from: a folder as it is, or a download from the Hub that is checked before it starts."""
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -26,6 +27,7 @@ from vlmcomp.report import amount
 from vlmcomp.zoo import MODELS, Model
 
 _WANTED = {"allow_patterns": ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"], "ignore_patterns": ["*/*"]}
+_TROUBLE = (OSError, EntryNotFoundError, HFValidationError, HTTPError, RuntimeError)
 Progress = Callable[[str, float], None]  # what is being done, and the share done from 0 to 1
 
 
@@ -49,31 +51,60 @@ def fetch(model: Model, source: str | None, say: Progress) -> tuple[Path, str | 
     if source is not None and (place.count("/") != 1 or place[0] in "./~"):
         raise ValueError(f"the weights of {model.name} cannot be loaded from {place}: there is no such folder")
     revision = None if source else model.revision
+
+    def check(names: set[str], commit: str) -> None:
+        if "config.json" not in names or not any(name.endswith(".safetensors") for name in names):
+            raise ValueError(
+                f"{place} has no config.json with safetensors weights: it is not a model that can be loaded"
+            )
+        _check_family(Path(hf_hub_download(place, "config.json", revision=commit)), model, place)
+
     try:
-        return _download(model, place, revision, say)
-    except (OSError, EntryNotFoundError, HFValidationError, HTTPError, RuntimeError) as error:
+        folder, commit = _download(place, revision, _WANTED, say, check)
+    except _TROUBLE as error:
         _explain(error, model.name, place, revision, gated=model.gated and source is None)
+    _check_family(folder / "config.json", model, place)
+    return folder, commit
 
 
-def _download(model: Model, place: str, revision: str | None, say: Progress) -> tuple[Path, str]:
+def fetch_data(place: str, revision: str, patterns: Sequence[str], say: Progress) -> tuple[Path, str]:
+    """The files of the data set ``place`` that match ``patterns``, in the Hub's layout, and their commit.
+
+    Without a network, what was downloaded before is used, as far as it came.
+
+    Raises:
+        ValueError: one sentence on why they cannot be had.
+    """
+
+    def check(names: set[str], commit: str) -> None:
+        if lost := [pattern for pattern in patterns if not fnmatch.filter(names, pattern)]:
+            raise ValueError(f"{place} holds no {lost[0]} at {revision}: it is not laid out as expected")
+
+    wanted = {"repo_type": "dataset", "allow_patterns": list(patterns)}
+    try:
+        return _download(place, revision, wanted, say, check)
+    except _TROUBLE as error:
+        _explain(error, place, place, revision, gated=False, kind="data set")
+
+
+def _download(
+    place: str, revision: str | None, wanted: dict[str, Any], say: Progress, check: Callable[[set[str], str], None]
+) -> tuple[Path, str]:
+    """``check`` is told the names of the files and the commit before what is large comes."""
     say(f"looking up {place}", 0.0)
     try:
-        files: Any = snapshot_download(place, revision=revision, dry_run=True, **_WANTED)
+        files: Any = snapshot_download(place, revision=revision, dry_run=True, **wanted)
     except DryRunError as error:  # no network: what an earlier download left will do if it is whole
         if isinstance(error.__cause__, RepositoryNotFoundError):  # GatedRepoError is one
             raise error.__cause__ from None
-        folder = Path(snapshot_download(place, revision=revision, local_files_only=True, **_WANTED))
-        _check_family(folder / "config.json", model, place)
+        folder = Path(snapshot_download(place, revision=revision, local_files_only=True, **wanted))
         return folder, folder.name
-    names = {file.filename for file in files}
-    if "config.json" not in names or not any(name.endswith(".safetensors") for name in names):
-        raise ValueError(f"{place} has no config.json with safetensors weights: it is not a model that can be loaded")
+    check({file.filename for file in files}, files[0].commit_hash if files else "")
     commit = files[0].commit_hash
-    _check_family(Path(hf_hub_download(place, "config.json", revision=commit)), model, place)
     missing = sum(file.file_size for file in files if file.will_download)
     _check_disk(place, missing)
     bar = _bar(place, missing, say)
-    return Path(snapshot_download(place, revision=commit, tqdm_class=bar, **_WANTED)), commit
+    return Path(snapshot_download(place, revision=commit, tqdm_class=bar, **wanted)), commit
 
 
 def _check_family(config: Path, model: Model, place: str) -> None:
@@ -116,13 +147,15 @@ def _bar(place: str, total: int, say: Progress) -> type[tqdm]:
     return Bar
 
 
-def _explain(error: Exception, name: str, place: str, revision: str | None, gated: bool) -> NoReturn:
+def _explain(
+    error: Exception, name: str, place: str, revision: str | None, gated: bool, kind: str = "model"
+) -> NoReturn:
     """Raises ``error`` again as a ValueError of one sentence."""
-    page = f"https://huggingface.co/{place}"
+    page = f"https://huggingface.co/{'' if kind == 'model' else 'datasets/'}{place}"
     if isinstance(error, GatedRepoError) or (isinstance(error, RepositoryNotFoundError) and gated):
         text = f"{place} is gated: accept its licence at {page}, then log in with 'hf auth login' or set HF_TOKEN"
     elif isinstance(error, RepositoryNotFoundError):
-        text = f"the Hub has no model {place} for you: look at {page}, or log in with 'hf auth login' if it is private"
+        text = f"the Hub has no {kind} {place} for you: look at {page}, or log in with 'hf auth login' if it is private"
     elif isinstance(error, RevisionNotFoundError):
         text = f"the Hub no longer has the revision {revision} of {place}: look at {page}/commits"
     elif isinstance(error, HFValidationError):

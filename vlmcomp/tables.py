@@ -109,6 +109,23 @@ def by_type(reports: Sequence[Report], task: str = MAIN_TASK) -> str:
     return table(head, lines, 1)
 
 
+def other_tasks(reports: Sequence[Report]) -> str:
+    """One group's scores on the tasks that the results leave out; VQA accuracy where several people answered."""
+    whole = [r for r in order(reports) if r.error is None]
+    first = {q.task: q for r in whole for q in r.quality.values() if q.task not in (MAIN_TASK, SIDE_TASK)}
+    columns: list[tuple[str, str, Callable[[Quality], float | None]]] = []
+    for task, q in first.items():
+        columns.append((task, f"{task} exact match % ({q.samples:,})", lambda q: q.exact_match))
+        if q.vqa_accuracy is not None:
+            columns.append((task, f"{task} VQA accuracy %", lambda q: q.vqa_accuracy))
+    lines = [
+        [f"`{r.recipe}`"]
+        + [_percent(score(r.quality[task]) if task in r.quality else None) for task, _, score in columns]
+        for r in whole
+    ]
+    return table(("Recipe", *(name for _, name, _ in columns)), lines, 1) if columns else ""
+
+
 def caption(reports: Sequence[Report]) -> str:
     """What a group's numbers were measured on and with."""
     report = next((r for r in order(reports) if r.error is None), reports[0])
@@ -135,12 +152,14 @@ def caption(reports: Sequence[Report]) -> str:
 
 
 def block(reports: Sequence[Report], rows: RowsOf) -> str:
-    """Every group as Markdown: caption, results, and exact match by type of question."""
+    """Every group as Markdown: caption, results, exact match by type of question, and the other tasks."""
     parts = []
     for group in groups(reports):
         parts += [caption(group), results(group, rows)]
         if types := by_type(group):
             parts += [f"Exact match on {MAIN_TASK} in percent by type of question (number of questions):", types]
+        if others := other_tasks(group):
+            parts += ["The other tasks (number of questions):", others]
     return "\n\n".join(parts) or "Nothing has been measured yet."
 
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import random
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
 from pathlib import Path
@@ -46,19 +46,20 @@ class Task:
     """A named, versioned list of samples. ``usual`` is how many are asked when nobody says how many.
 
     ``asks_style``: the questions say nothing about the answer's style, so the model's own wording for a single
-    word is appended.
+    word is appended. ``metric``: the score that its authors report.
     """
 
     name: str
     title: str
     version: str
     licence: str
-    source: Callable[[], tuple[Sample, ...]]
+    source: Callable[[], Sequence[Sample]]
     usual: int
     asks_style: bool = False
+    metric: str = "exact match"
 
     @cached_property
-    def everything(self) -> tuple[Sample, ...]:
+    def everything(self) -> Sequence[Sample]:
         return self.source()
 
     @cached_property
@@ -87,7 +88,7 @@ class Task:
         chosen = self.everything
         if count is not None and self.count(count) < len(chosen):
             picks = random.Random(f"{self.name}-{self.version}-{seed}").sample(range(len(chosen)), count)
-            chosen = tuple(chosen[i] for i in sorted(picks))
+            chosen = [chosen[i] for i in sorted(picks)]
         if self.asks_style and one_word:
             return [replace(s, question=f"{s.question} {one_word}") for s in chosen]
         return list(chosen)
@@ -97,6 +98,13 @@ def drawn(sample: Sample) -> Sample:
     """``sample`` with its image drawn now and kept, for whoever asks it many times."""
     image = sample.image
     return replace(sample, draw=lambda: image)
+
+
+def agreed(said: Sequence[str]) -> str:
+    """The commonest of several answers, as it was first written; blank ones do not count. Empty if there is none."""
+    spoken = [text for text in said if text.strip()]
+    best = Counter(map(normalise, spoken)).most_common(1)
+    return next((text for text in spoken if normalise(text) == best[0][0]), "")
 
 
 def commonest(rows: Rows) -> dict[str, float]:
@@ -175,16 +183,21 @@ TASKS = {
 
 
 def find(name: str) -> Task:
-    """The task of that name, or the one in the folder ``name`` (``folder``).
+    """The task of that name, one of the Hub (``hub_tasks.find``), or the one in the folder ``name`` (``folder``).
 
     Raises:
-        ValueError: no such task, naming those there are, or a folder that is not a task.
+        ValueError: no such task, naming those there are, or one that cannot be had.
     """
     if name in TASKS:
         return TASKS[name]
+    from vlmcomp.measure import hub_tasks
+
+    if (found := hub_tasks.find(name)) is not None:
+        return found
     if Path(name).is_dir():
         return folder(Path(name).resolve())
-    raise ValueError(f"unknown task '{name}': choose from {', '.join(TASKS)}, or give a folder with {FILE}")
+    names = ", ".join((*TASKS, *hub_tasks.HUB))
+    raise ValueError(f"unknown task '{name}': choose from {names}, or give a folder with {FILE}")
 
 
 @cache
@@ -206,7 +219,9 @@ def folder(place: Path) -> Task:
     if len({sample.id for sample in found}) < max(1, len(found)):
         raise ValueError(f"{file}: " + ("two lines have the same id" if found else "it holds no questions"))
     version = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
-    if place.name in TASKS:
+    from vlmcomp.measure.hub_tasks import HUB
+
+    if place.name in TASKS or place.name in HUB:
         raise ValueError(f"{place} has the name of another task: rename the folder")
     return Task(place.name, place.name, version, "not stated", lambda: tuple(found), len(found))
 
@@ -224,8 +239,6 @@ def _own(file: Path, number: int, line: str) -> Sample:
         raise ValueError(f"{file}, line {number}: image, question and answer must be texts that are not empty")
     if not image.is_file():
         raise ValueError(f"{file}, line {number}: there is no image {image}")
-    best = Counter(map(normalise, said)).most_common(1)[0][0]
-    reference = next(text for text in said if normalise(text) == best)
     many = tuple(said) if len(said) > 1 else ()
     name, kind = str(row.get("id", number)), str(row.get("type", "question"))
-    return Sample(name, kind, question, reference, partial(open_image, image), many)
+    return Sample(name, kind, question, agreed(said), partial(open_image, image), many)
