@@ -67,7 +67,7 @@ def test_random_weights_are_measured_marked_and_never_scored(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plan = Plan((), random=True, layers=1, device="cpu", new_tokens=3, warmup=0, runs=1)
-    recipe = Recipe.parse("qwen2-vl-2b/glu30+int8")
+    recipe = Recipe.parse("qwen2-vl-2b/int8")
     (report,) = sweep.run([recipe], plan, root=tmp_path, say=lambda line: None)
     assert report.error is None and report.weights == RANDOM and not report.quality
     assert report.hardware.slug.endswith("-random") and "1 of 28 layers" in report.source

@@ -102,7 +102,7 @@ class Arrival:
 
     def _drawn(self, name: str, parameter: nn.Parameter) -> torch.Tensor:
         """Matrices from a normal distribution as families are initialized, norms of one, biases of zero."""
-        empty = torch.empty(parameter.shape, device=self.device, dtype=torch.float16)
+        empty = torch.empty(parameter.shape, device=self.device)  # float16 is drawn slowly on a CPU
         if parameter.ndim == 1:
             return empty.fill_(float("bias" not in name))
         return empty.normal_(0, 0.02, generator=self._chance)
