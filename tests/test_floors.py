@@ -26,6 +26,7 @@ FLOORS = {
     "shapes.questions": 0,
     "published": 0,
     "hub": 0,
+    "deploy": 0,
     "matrix": 0,
     "claims": 0,
     "answers": 0,

@@ -106,6 +106,12 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("recipe", metavar="RECIPE", help=_RECIPE)
     sub.add_argument("other", metavar="OTHER", help="the recipe it is held against")
     sub.add_argument("--root", default=str(store.PRECOMPUTED), help="folder of the reports")
+    deployed = ("--to user/space --dry-run", "--to user/space --hardware zero-a10g")
+    sub = verb("deploy", verbs.deploy, "push the app to a Space on the Hub", *deployed)
+    sub.add_argument("--to", required=True, metavar="USER/SPACE", help="made if it is not there")
+    sub.add_argument("--dry-run", action="store_true", help="list the files and licences, and push nothing")
+    text = "of the Space, such as cpu-basic, zero-a10g (ZeroGPU) or l4x1; default: the Hub's, or as it is"
+    sub.add_argument("--hardware", metavar="NAME", help=text)
     sub = verb("train", verbs.train, "train an embedded model", "llava-shapes --out trial --steps 200")
     sub.add_argument("name")
     sub.add_argument("--out", help="folder of the trained model")

@@ -259,6 +259,29 @@ def _rewrite(file: Path, reports: list[Report], root: Path) -> None:
     print(f"{file} holds the results of {root}")
 
 
+def deploy(args: argparse.Namespace) -> None:
+    from huggingface_hub.utils import logging
+
+    from vlmcomp import deploy
+    from vlmcomp.report import amount
+
+    logging.set_verbosity_error()  # the client's retries would stand before the sentence
+    deploy.check(args.to, args.hardware)
+    plan = deploy.plan()
+    for what, names in (("pushed as on the disk, not as committed", plan.changed), ("not tracked", plan.untracked)):
+        if names:
+            print(f"{what}: {', '.join(names)}", file=sys.stderr)
+    total = f"{len(plan.files)} files, {amount(sum(plan.files.values()))}, under {plan.licence}"
+    if not args.dry_run:
+        api = deploy.connect()
+        print(f"pushing {total} ...", file=sys.stderr, flush=True)
+        print(deploy.push(api, plan, args.to, args.hardware))
+        return
+    print(tables.aligned([("     BYTES", "FILE"), *((f"{size:10,}", name) for name, size in plan.files.items())]))
+    print("\n" + tables.aligned([("MODEL", "LICENCE"), *plan.models.items()]))
+    print(f"\n{total}, would go to the Space {args.to}; nothing was pushed")
+
+
 def train(args: argparse.Namespace) -> None:
     from vlmcomp.shapes.blueprints import BLUEPRINTS
     from vlmcomp.shapes.train import train
