@@ -63,8 +63,11 @@ def _logits(vlm: VLM, sample: tuple) -> torch.Tensor:
         "qwen2-vl-shapes/heads25+fp16",  # no stock config tells of its heads
     ],
 )
-def test_what_is_reloaded_is_what_was_built(text: str, kept: Cache, builds: list, samples: list) -> None:
+def test_what_is_reloaded_is_what_was_built(
+    text: str, kept: Cache, builds: list, samples: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
     recipe, told = Recipe.parse(text), []
+    monkeypatch.setitem(zoo.MODELS, recipe.model, replace(zoo.find(recipe.model), calibration=32))  # soon done
     first = obtain(recipe, "cpu", kept)
     again = obtain(recipe, "cpu", kept, lambda what, share: told.append((what, share)))
     assert builds == [recipe]
@@ -110,12 +113,12 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 def test_whatever_is_damaged_is_built_again(kept: Cache, builds: list, samples: list) -> None:
     wanted = _logits(obtain(INT8, "cpu", kept), samples[0])
     for number, (name, damage) in enumerate(DAMAGES.items(), 2):
-        ((entry, size),) = kept.entries()
+        ((entry, _),) = kept.entries()
         damage(entry)
         assert torch.equal(_logits(obtain(INT8, "cpu", kept), samples[0]), wanted), name
         assert len(builds) == number, name
-        ((entry, new_size),) = kept.entries()
-        assert new_size == size and kept.get(identify(INT8, "cpu"), "cpu", _silent) is not None, name
+        assert kept.get(identify(INT8, "cpu"), "cpu", _silent) is not None, name
+    assert len(kept.entries()) == 1
 
 
 def test_an_entry_that_is_whole_but_of_another_recipe_is_not_taken(kept: Cache, built) -> None:
