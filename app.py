@@ -20,7 +20,11 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=None, help="default: 7860, or the next free one")
     parser.add_argument("--model", choices=list(zoo.MODELS), default=zoo.DEFAULT)
     args = parser.parse_args()
-    page.launch(page.build(args.model), args.host, args.port, args.share)
+    try:
+        blocks = page.build(args.model)
+    except ValueError as error:  # a setting in the environment that cannot be used
+        parser.error(str(error))
+    page.launch(blocks, args.host, args.port, args.share)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def test_closing_the_stream_stops_the_generation(built, samples: list) -> None:
     vlm, calls = built("llava-shapes/fp16"), []
     handle = vlm.model.lm_head.register_forward_hook(lambda *_: calls.append(1))
     try:
-        run = stream(vlm, samples[0][0], "Describe the image.", max_new_tokens=200)
+        run = stream(vlm, samples[0][0], "Describe the image.", max_new_tokens=200, min_new_tokens=200)
         next(run)
         run.close()
     finally:

@@ -56,7 +56,19 @@ def test_a_model_comes_once_and_then_without_a_network(there: Hub, weights: Path
     sent = there.sent
     assert _fetch() == (folder, COMMIT) and there.sent == sent
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert _fetch() == (folder, COMMIT)
+    assert _fetch() == (folder, COMMIT) and hub.commit(zoo.find(NAME), None) == COMMIT
+
+
+def test_the_commit_is_known_before_anything_comes(there: Hub, weights: Path, monkeypatch) -> None:
+    entry = zoo.find(NAME)
+    assert hub.commit(entry, None) == COMMIT and hub.commit(entry, str(weights)) is None
+    assert there.sent == 0
+    there.gated = True
+    with pytest.raises(ValueError, match="is gated: accept its licence"):
+        hub.commit(entry, None)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ValueError, match="was not downloaded whole before"):
+        hub.commit(entry, None)
 
 
 def test_a_broken_connection_is_taken_up_where_it_stopped(there: Hub, weights: Path) -> None:
@@ -172,11 +184,12 @@ def test_the_command_line_builds_from_the_hub(there: Hub, tmp_path: Path) -> Non
     assert run().returncode == 0 and (out / "config.json").exists()
 
 
-def test_in_the_app_a_failed_download_is_its_cards_sentence(there: Hub, weights: Path) -> None:
+def test_in_the_app_a_failed_download_is_its_cards_sentence(there: Hub, weights: Path, monkeypatch) -> None:
     from PIL import Image
 
     from vlmcomp.demo.handlers import compare
 
+    monkeypatch.setattr("vlmcomp.measure.sizes.in_memory", lambda recipe: (0, 0))  # these weights are tiny
     there.gated = True
     asked = (Image.new("RGB", (96, 96)), "What is it?", [f"{NAME}/int8"])
     *_, last = compare(*asked)

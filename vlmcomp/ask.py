@@ -161,10 +161,12 @@ def ask(vlm: VLM, image: Image.Image, question: str, max_new_tokens: int = 64, m
     return run.answer(finished=True)
 
 
-def stream(vlm: VLM, image: Image.Image, question: str, max_new_tokens: int = 64) -> Iterator[Answer]:
+def stream(
+    vlm: VLM, image: Image.Image, question: str, max_new_tokens: int = 64, min_new_tokens: int = 0
+) -> Iterator[Answer]:
     """The greedy answer as it grows; the last one is ``finished``.
 
-    Closing the iterator stops the generation within a token.
+    Closing the iterator stops the generation within a token, and waits for that.
     """
     run, news, stop = _Run(vlm, image, question), queue.Queue(), threading.Event()
 
@@ -180,6 +182,8 @@ def stream(vlm: VLM, image: Image.Image, question: str, max_new_tokens: int = 64
     def work() -> None:
         try:
             settings = {"streamer": _Clock(heard), "stopping_criteria": [stopped]}
+            if min_new_tokens:
+                settings["min_new_tokens"] = min_new_tokens
             _generate(vlm, run.inputs, max_new_tokens=max_new_tokens, **settings)
             news.put(StopIteration())
         except Exception as error:  # handed to the reader, who is in another thread

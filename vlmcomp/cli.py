@@ -100,6 +100,11 @@ def _parser() -> argparse.ArgumentParser:
     text = "first compute every score anew from the recorded answers; needs no model"
     sub.add_argument("--rescore", action="store_true", help=text)
     sub.add_argument("--encoder", help="BERTScore encoder of --rescore; default: the one that was used")
+    text = "record the answers to the app's examples, which it shows where nothing can run"
+    sub = verb("record", verbs.record, text, "", "llava-shapes/int8")
+    sub.add_argument("recipes", nargs="*", metavar="RECIPE", help=f"{_RECIPE}; default: the embedded models' cells")
+    sub.add_argument("--device", type=_device, help="cpu, cuda or cuda:N; default: a GPU if there is one")
+    sub.add_argument("--out", default=str(store.PRECOMPUTED), help="folder of the reports")
     sub = verb(
         "compare", verbs.compare, "say what differs between two measured recipes", "llava-shapes/int4 llava-shapes/fp16"
     )

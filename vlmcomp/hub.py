@@ -67,6 +67,25 @@ def fetch(model: Model, source: str | None, say: Progress) -> tuple[Path, str | 
     return folder, commit
 
 
+def commit(model: Model, source: str | None) -> str | None:
+    """Which commit of the Hub ``fetch`` would take now, without downloading anything; None for a folder.
+
+    Raises:
+        ValueError: as ``fetch``.
+    """
+    place, revision = source or model.location, None if source else model.revision
+    if Path(place).is_dir():
+        return None
+    try:
+        return snapshot_download(place, revision=revision, dry_run=True, **_WANTED)[0].commit_hash
+    except DryRunError as error:
+        if isinstance(error.__cause__, RepositoryNotFoundError):
+            _explain(error.__cause__, model.name, place, revision, gated=model.gated and source is None)
+        return fetch(model, source, lambda text, share: None)[1]
+    except (*_TROUBLE, IndexError) as error:
+        _explain(error, model.name, place, revision, gated=model.gated and source is None)
+
+
 def fetch_data(place: str, revision: str, patterns: Sequence[str], say: Progress) -> tuple[Path, str]:
     """The files of the data set ``place`` that match ``patterns``, in the Hub's layout, and their commit.
 

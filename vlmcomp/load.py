@@ -65,7 +65,7 @@ class Arrival:
             kept |= set(model._keep_in_fp32_modules or ())
         wide = (p for n, p in model.named_parameters() if any(f".{k}." in f".{n}." for k in kept))
         self._wide, self._here = {id(p) for p in wide}, set()
-        self._chance = torch.Generator(self.device).manual_seed(0)
+        self._chance: torch.Generator | None = None  # made when needed: ZeroGPU's main process has none for CUDA
 
     @torch.no_grad()
     def rest(self) -> None:
@@ -102,6 +102,7 @@ class Arrival:
 
     def _drawn(self, name: str, parameter: nn.Parameter) -> torch.Tensor:
         """Matrices from a normal distribution as families are initialized, norms of one, biases of zero."""
+        self._chance = self._chance or torch.Generator(self.device).manual_seed(0)
         empty = torch.empty(parameter.shape, device=self.device)  # float16 is drawn slowly on a CPU
         if parameter.ndim == 1:
             return empty.fill_(float("bias" not in name))

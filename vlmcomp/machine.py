@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import os
@@ -57,6 +58,17 @@ def hardware(device: str | None = None) -> Hardware:
     name = _cpu_name()
     kind = "" if native_bfloat16() else "-fp32"  # the same name is sold with and without 16-bit arithmetic
     return Hardware(f"cpu-{slug(name)}-{cores}c{kind}", "cpu", name, cores, psutil.virtual_memory().total)
+
+
+def memory_limit() -> int:
+    """Bytes of RAM that this process may use: the machine's, or its container's."""
+    import psutil
+
+    limits = [psutil.virtual_memory().total]
+    for file in ("memory.max", "memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):
+            limits.append(int(Path("/sys/fs/cgroup", file).read_text()))
+    return min(limits)
 
 
 def slug(name: str) -> str:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import contextlib
 import gc
 import itertools
-import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Generic, TypeVar
 
 from vlmcomp.recipe import Recipe
@@ -19,7 +17,7 @@ from vlmcomp.report import amount
 
 T = TypeVar("T")
 Progress = Callable[[str, float], None]  # a text and a fraction from 0 to 1
-ZERO_GPU_BYTES = 40 * 10**9  # its memory queries are constants in the main process, so the budget is written here
+Pieces = Mapping[Hashable, int]  # what lies in memory -> its bytes; things that share have keys in common
 
 
 class ManagerError(RuntimeError):
@@ -27,11 +25,11 @@ class ManagerError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Resident:
-    """One model in memory: its weights in bytes and how many visitors hold it now."""
+class Held:
+    """One model in memory: bytes that nothing else there shares, and how many visitors hold it now."""
 
     recipe: Recipe
-    weight_bytes: int
+    own_bytes: int
     leases: int
 
 
@@ -40,7 +38,7 @@ class _Slot(Generic[T]):
     recipe: Recipe
     leases: int = 0
     thing: T | None = None
-    weight_bytes: int = 0
+    pieces: Pieces = field(default_factory=dict)
     ready: bool = False
     error: BaseException | None = None
     used_at: int = 0
@@ -52,38 +50,44 @@ class _Slot(Generic[T]):
                 listener(text, fraction)
 
 
-class Manager(Generic[T]):
-    """Builds each recipe at most once at a time and keeps what was built within ``budget_bytes``.
+def _nothing_shared(thing: object, others: Sequence[object]) -> None:
+    pass
 
-    Every wait for another visitor's lease is bounded by ``patience_seconds``, so no order of leases can lock up.
-    ``estimate`` guesses the bytes of a recipe never built before, so that room is made before the build and not
-    only after it; it never refuses a recipe. ``budget_bytes`` None means ``device_budget()``, asked at the first
-    build because it needs torch.
+
+class Manager(Generic[T]):
+    """Builds each recipe at most once at a time and keeps what was built within ``budget`` bytes.
+
+    ``pieces`` says what a built thing takes; ``join`` lets it share with the other variants of its model, so that
+    each piece counts once. ``estimate`` guesses, for a recipe never built before, the bytes of its own and those that
+    it has in common with other variants: room is made for them before the build, and what cannot fit is not built.
+    Memory that runs out during a build is met once: idle models go, and the build starts again. Every wait for
+    another visitor's lease is bounded by ``patience_seconds``, so no order of leases can lock up.
     """
 
     def __init__(
         self,
         build: Callable[[Recipe, Progress], T],
-        size: Callable[[T], int],
-        budget_bytes: int | None = None,
+        pieces: Callable[[T], Pieces],
+        budget: Callable[[], int],
         *,
-        estimate: Callable[[Recipe], int] | None = None,
+        join: Callable[[T, Sequence[T]], None] = _nothing_shared,
+        estimate: Callable[[Recipe], tuple[int, int]] = lambda recipe: (0, 0),
         patience_seconds: float = 120.0,
     ) -> None:
-        self._build, self._size, self._estimate = build, size, estimate
-        self._budget, self._patience = budget_bytes, patience_seconds
+        self._build, self._pieces, self._join, self._estimate = build, pieces, join, estimate
+        self._ask_budget, self._budget, self._patience = budget, None, patience_seconds
         self._slots: dict[Recipe, _Slot[T]] = {}
-        self._known: dict[Recipe, int] = {}
+        self._known: dict[Recipe, tuple[int, int]] = {}
         self._clock = itertools.count(1)
         self._change = threading.Condition()
         self._building = threading.Lock()
 
     @contextlib.contextmanager
     def lease(self, recipe: Recipe, progress: Progress | None = None) -> Iterator[T]:
-        """Hold the built ``recipe``; it stays in memory until the block ends. ``progress`` follows a build.
+        """Hold the built ``recipe``; it stays in memory until the block ends. No lock is held meanwhile.
 
         Raises:
-            ManagerError: it is larger than the budget, or everything else in memory stayed in use.
+            ManagerError: it is larger than the budget or the memory, or everything else there stayed in use.
             Exception: whatever ``build`` raised, to everyone who waited for that build.
         """
         slot, mine = self._claim(recipe, progress)
@@ -97,16 +101,39 @@ class Manager(Generic[T]):
                 slot.used_at = next(self._clock)
                 self._change.notify_all()
 
-    def resident(self) -> list[Resident]:
-        """What is in memory, the most recently used first; the bytes never sum to more than the budget."""
+    def held(self) -> list[Held]:
+        """What is in memory, the most recently used first."""
         with self._change:
-            ready = sorted((s for s in self._slots.values() if s.ready), key=lambda s: -s.used_at)
-            return [Resident(s.recipe, s.weight_bytes, s.leases) for s in ready]
+            ready = sorted(self._ready(), key=lambda s: -s.used_at)
+            return [Held(s.recipe, self._bytes(ready) - self._bytes(ready, s), s.leases) for s in ready]
+
+    def held_bytes(self) -> int:
+        """Bytes of all models in memory, what they share counted once; never more than the budget."""
+        with self._change:
+            return self._bytes(self._ready())
 
     @property
     def budget_bytes(self) -> int | None:
         """Bytes that models may take together; None as long as the device has not been asked."""
         return self._budget
+
+    def drop_idle(self, keep: Recipe | None = None) -> None:
+        """Let every model but ``keep`` go that no visitor holds."""
+        with self._change:
+            for slot in [s for s in self._ready() if not s.leases and s.recipe != keep]:
+                del self._slots[slot.recipe]
+        _give_back()
+
+    def _ready(self) -> list[_Slot[T]]:
+        return [s for s in self._slots.values() if s.ready]
+
+    @staticmethod
+    def _bytes(slots: Sequence[_Slot[T]], without: _Slot[T] | None = None) -> int:
+        together: dict[Hashable, int] = {}
+        for slot in slots:
+            if slot is not without:
+                together |= slot.pieces
+        return sum(together.values())
 
     def _claim(self, recipe: Recipe, progress: Progress | None) -> tuple[_Slot[T], bool]:
         """The pinned slot of ``recipe``, and whether the caller has to fill it."""
@@ -117,7 +144,7 @@ class Manager(Generic[T]):
                 slot = self._slots[recipe] = _Slot(recipe)
             slot.leases += 1
             slot.used_at = next(self._clock)
-            if progress is not None:
+            if progress is not None and not slot.ready:
                 slot.listeners.append(progress)
             if not mine:
                 self._change.wait_for(lambda: slot.ready or slot.error is not None)
@@ -127,14 +154,13 @@ class Manager(Generic[T]):
 
     def _fill(self, slot: _Slot[T]) -> None:
         try:
+            if self._building.locked():
+                slot.tell("waiting until another model is built", 0.0)
             with self._building:  # one at a time: two half-built models could not make room for each other
-                self._make_room(slot.recipe, self._expected(slot.recipe))
-                thing = self._build(slot.recipe, slot.tell)
-                weight_bytes = self._size(thing)
-                with self._change:
-                    self._known[slot.recipe] = weight_bytes
-                    self._make_room(slot.recipe, weight_bytes)
-                    slot.thing, slot.weight_bytes, slot.ready = thing, weight_bytes, True
+                if self._budget is None:
+                    self._budget = self._ask_budget()
+                self._make_room(slot, *self._expected(slot.recipe))
+                self._admit(slot, self._built(slot))
         except BaseException as error:
             with self._change:
                 slot.error = error
@@ -145,49 +171,82 @@ class Manager(Generic[T]):
                 slot.listeners.clear()
                 self._change.notify_all()
 
-    def _expected(self, recipe: Recipe) -> int:
-        if self._budget is None:
-            self._budget = device_budget()
-        if recipe in self._known:
-            return self._known[recipe]
-        return min(self._estimate(recipe), self._budget) if self._estimate else 0
+    def _built(self, slot: _Slot[T]) -> T:
+        try:
+            return self._build(slot.recipe, slot.tell)
+        except Exception as error:  # its traceback holds what was half built until this block ends
+            if not out_of_memory(error):
+                raise
+        self.drop_idle()
+        slot.tell("memory ran out: starting again with more room", 0.0)
+        try:
+            return self._build(slot.recipe, slot.tell)
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+        _give_back()
+        raise ManagerError(f"this device's memory is too small to build {slot.recipe}: choose a smaller variant.")
 
-    def _make_room(self, recipe: Recipe, needed: int) -> None:
-        """Let idle models go, least recently used first, until ``needed`` bytes fit."""
+    def _admit(self, slot: _Slot[T], thing: T) -> None:
+        """Let the other variants share with ``thing``, and let it in."""
+        with self._change:
+            family = [s for s in self._ready() if s.recipe.model == slot.recipe.model]
+        self._join(thing, [s.thing for s in family if s.thing is not None])
+        pieces = self._pieces(thing)
+        total = sum(pieces.values())
+        common = sum(size for key, size in pieces.items() if any(key in s.pieces for s in family))
+        if not family:
+            common = min(total, self._known.get(slot.recipe, self._guess(slot.recipe))[1])
+        self._known[slot.recipe] = (total - common, common)
+
+        def added() -> int:
+            there = {key for s in self._ready() for key in s.pieces}
+            return sum(size for key, size in pieces.items() if key not in there)
+
+        with self._change:
+            self._make_room(slot, total, added)
+            slot.thing, slot.pieces, slot.ready = thing, pieces, True
+
+    def _guess(self, recipe: Recipe) -> tuple[int, int]:
+        with contextlib.suppress(ValueError):  # what is wrong with a recipe, its build says best
+            return self._estimate(recipe)
+        return (0, 0)
+
+    def _expected(self, recipe: Recipe) -> tuple[int, Callable[[], int]]:
+        """Bytes that ``recipe`` will take, and those that it adds to what is held at the time of asking."""
+        own, common = self._known.get(recipe) or self._guess(recipe)
+        return own + common, lambda: own + common * all(s.recipe.model != recipe.model for s in self._ready())
+
+    def _make_room(self, slot: _Slot[T], total: int, added: Callable[[], int]) -> None:
+        """Let idle models go, least recently used first, until what is ``added`` to the rest fits."""
         budget = self._budget
         assert budget is not None
-        if needed > budget:
+        if total > budget:
             raise ManagerError(
-                f"{recipe} takes {amount(needed)}, more than the {amount(budget)} for models here; "
+                f"{slot.recipe} takes {amount(total)}, more than the {amount(budget)} for models here; "
                 "choose a smaller variant."
             )
-        patient_until = time.monotonic() + self._patience
-        dropped = False
+        patient_until, dropped = time.monotonic() + self._patience, False
         with self._change:
-            while sum(s.weight_bytes for s in self._slots.values()) + needed > budget:
-                idle = [s for s in self._slots.values() if s.ready and not s.leases]
+            while self._bytes(self._ready()) + added() > budget:
+                idle = [s for s in self._ready() if not s.leases]
                 if idle:
                     del self._slots[min(idle, key=lambda s: s.used_at).recipe]
                     dropped = True
                 elif not self._change.wait(patient_until - time.monotonic()):
-                    raise ManagerError(f"There is no room for {recipe} while other models are in use; try again soon.")
+                    raise ManagerError(
+                        f"There is no room for {slot.recipe} while other models are in use; try again soon."
+                    )
         if dropped:
             _give_back()
 
 
-def device_budget() -> int:
-    """Bytes that models may take: 0.85 of the GPU's memory, else half of the memory this process may use."""
-    if os.environ.get("SPACES_ZERO_GPU"):
-        return ZERO_GPU_BYTES
-    import psutil
-    import torch
-
-    if torch.cuda.is_available():
-        return int(torch.cuda.get_device_properties(0).total_memory * 0.85)
-    limits = [psutil.virtual_memory().total]
-    with contextlib.suppress(OSError, ValueError):  # a container's own limit, where there is one
-        limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    return min(limits) // 2
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out: on a GPU, in RAM, or in a library that only says so."""
+    said = str(error).lower()
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and ("out of memory" in said or "can't allocate memory" in said)
+    )
 
 
 def _give_back() -> None:

@@ -168,6 +168,19 @@ def study(args: argparse.Namespace) -> None:
     print(text)
 
 
+def record(args: argparse.Namespace) -> None:
+    recipes = [Recipe.parse(r) for r in dict.fromkeys(args.recipes)]
+    recipes = recipes or [recipe for model in matrix.embedded() for recipe in matrix.recipes(model)]
+    for recipe in recipes:
+        zoo.check(recipe)
+    from vlmcomp import cache, machine, recorded
+
+    machine.hardware(args.device)
+    for recipe in recipes:
+        vlm = cache.obtain(recipe, args.device, cache.usual(), _on_stderr())
+        print(f"{recipe}: {recorded.save(recorded.answers(vlm), args.device, Path(args.out))}")
+
+
 def compare(args: argparse.Namespace) -> None:
     from vlmcomp import paired
 

@@ -3,53 +3,41 @@
 from __future__ import annotations
 
 import html
-import json
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from vlmcomp import store, zoo
+from vlmcomp import recorded, store, zoo
 from vlmcomp.demo.charts import TASK, Live
-from vlmcomp.manager import Manager, Progress
+from vlmcomp.manager import Progress
+from vlmcomp.policy import Policy, here
 from vlmcomp.recipe import Recipe
 from vlmcomp.report import Report
 
 if TYPE_CHECKING:
     from vlmcomp.ask import Answer
-    from vlmcomp.vlm import VLM
 
 MAX_VARIANTS = 6
 _USUAL = ("fp16", "int8", "int4", "glu30+fp16")
 _STEPS = ("glu10", "glu20", "glu30", "glu40", "glu50", "heads25", "heads50")
-EXAMPLES = zoo.ASSETS / "examples"
+EXAMPLES = recorded.EXAMPLES
 
 
-def _build(recipe: Recipe, progress: Progress) -> VLM:
-    from PIL import Image
-
-    from vlmcomp.ask import ask
-    from vlmcomp.build import build
-
-    vlm = build(recipe, progress=progress)
-    ask(vlm, Image.new("RGB", (96, 96)), "What is it?", 2)  # the first answer pays for start-up: no visitor should
-    return vlm
-
-
-def _size(vlm: VLM) -> int:
-    from vlmcomp.measure.size import weight_bytes
-
-    return sum(weight_bytes(vlm.model).values())
-
-
-MANAGER: Manager[VLM] = Manager(_build, _size)
+@cache
+def models() -> Policy:
+    """What answers here. Made once; on ZeroGPU before the app is launched, by the main thread."""
+    mlp = zoo.find(zoo.DEFAULT).mlp
+    combined = (f"{mlp}30+int8", f"heads25+{mlp}30+int4")
+    return here([Recipe.parse(v) for v in (*usual_variants(zoo.DEFAULT), *(f"{zoo.DEFAULT}/{c}" for c in combined))])
 
 
 @dataclass(frozen=True)
 class Card:
-    """One variant's place on the page. ``agrees``: same words as FP16, None while that is not known."""
+    """One variant's place on the page. ``agrees``: same words as FP16, None while that is not known. ``recorded``:
+    where and when the answer was recorded, and why it is not live; empty for a live one."""
 
     recipe: Recipe
     status: str
@@ -57,6 +45,7 @@ class Card:
     weight_bytes: int = 0
     agrees: bool | None = None
     error: bool = False
+    recorded: str = ""
 
 
 @dataclass(frozen=True)
@@ -102,7 +91,8 @@ def compare(
 ) -> Iterator[Comparison]:
     """Ask every variant in turn; yields the cards each time one of them has news.
 
-    A variant that fails says so on its card, and the others go on.
+    A variant that cannot be run shows its recorded answer or says why, and the others go on. Closing the iterator stops
+    the generation within a token.
 
     Raises:
         ValueError: image, question or recipes cannot be used, in one sentence.
@@ -116,28 +106,32 @@ def compare(
         cards[recipe] = replace(cards[recipe], status="building")
         yield Comparison(tuple(cards.values()), tuple(live))
         try:
-            for card in _answer(recipe, picture, text, progress):
-                cards[recipe] = _judge(card, cards.get(recipe.baseline))
-                yield Comparison(tuple(cards.values()), tuple(live))
+            with closing(_answer(recipe, picture, text, progress)) as news:
+                for card in news:
+                    cards[recipe] = _judge(card, cards.get(recipe.baseline))
+                    yield Comparison(tuple(cards.values()), tuple(live))
         except Exception as error:  # any failure of one variant is that card's news, not the page's end
             sentence = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            cards[recipe] = Card(recipe, sentence, error=True)
+            cards[recipe] = _judge(_instead(recipe, picture, text, sentence), cards.get(recipe.baseline))
         else:
             live.append(_measured(recipe, cards[recipe].answer))
         yield Comparison(tuple(cards.values()), tuple(live))
 
 
 def _answer(recipe: Recipe, picture: Any, text: str, progress: Progress) -> Iterator[Card]:
-    from vlmcomp.ask import stream
-
-    with MANAGER.lease(recipe, lambda what, share: progress(f"{recipe.name}: {what}", share)) as vlm:
-        held = _held(recipe)
-        for answer in stream(vlm, picture, text):
-            yield Card(recipe, "done" if answer.finished else "answering", answer, held)
+    told = models().answers(recipe, picture, text, lambda what, share: progress(f"{recipe.name}: {what}", share))
+    with closing(told) as news:
+        for answer in news:
+            yield Card(recipe, "done" if answer.finished else "answering", answer, models().weight_bytes(recipe))
 
 
-def _held(recipe: Recipe) -> int:
-    return next((r.weight_bytes for r in MANAGER.resident() if r.recipe == recipe), 0)
+def _instead(recipe: Recipe, picture: Any, text: str, why: str) -> Card:
+    """The recorded answer, which needs no model and waits for nobody, or else what went wrong."""
+    found = recorded.find(recipe, picture, text)
+    if found is None:
+        return Card(recipe, why, error=True)
+    where = f"recorded on {found.hardware}, {found.date[:10]}: {why}"
+    return Card(recipe, "done", found.answer, found.weight_bytes, recorded=where)
 
 
 def _judge(card: Card, baseline: Card | None) -> Card:
@@ -166,12 +160,16 @@ def _card_html(card: Card) -> str:
     elif answer is None:
         body = f'<p class="waiting">{html.escape(card.status)}…</p>'
     else:
-        body = f'<p class="answer">{html.escape(answer.text) or "&nbsp;"}</p>{_figures(card)}'
+        body = f'<p class="answer">{html.escape(answer.text) or "&nbsp;"}</p>{_origin(card)}{_figures(card)}'
     return (
         f'<article class="card {"done" if card.status == "done" else ""}" role="listitem">'
         f"<h3>{html.escape(card.recipe.name)}</h3><p class='what'>{html.escape(card.recipe.label)}</p>"
         f"{body}{_verdict(card)}</article>"
     )
+
+
+def _origin(card: Card) -> str:
+    return f'<p class="what">{html.escape(card.recorded)}</p>' if card.recorded else ""
 
 
 def _figures(card: Card) -> str:
@@ -211,17 +209,18 @@ def hardware() -> list[str]:
 
 def examples() -> list[list[str]]:
     """[image path, question] of each bundled example."""
-    items = json.loads((EXAMPLES / "examples.json").read_text())
-    return [[str(EXAMPLES / item["image"]), item["question"]] for item in items]
+    return [[str(image), question] for image, question in recorded.examples()]
 
 
 def resident_text() -> str:
     """What is in memory, in one line."""
-    held = MANAGER.resident()
+    if models().name == "replay":
+        return "No model runs on this machine: the examples show recorded answers."
+    held = models().held()
     if not held:
         return "No model is in memory yet: the first question builds it."
-    names = ", ".join(f"{r.recipe.name} ({r.weight_bytes / 1e6:.1f} MB)" for r in held)
-    budget = MANAGER.budget_bytes
+    names = ", ".join(f"{h.recipe.name} ({models().weight_bytes(h.recipe) / 1e6:.1f} MB)" for h in held)
+    budget = models().budget_bytes
     return f"In memory: {names}" + (f"; room for {budget / 1e9:.1f} GB." if budget else ".")
 
 
@@ -243,7 +242,3 @@ def results() -> list[dict[str, Any]]:
             }
         )
     return found
-
-
-def on_zero_gpu() -> bool:
-    return bool(os.environ.get("SPACES_ZERO_GPU"))

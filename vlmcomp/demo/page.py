@@ -94,7 +94,8 @@ def compare(image: str | None, question: str, recipes: list[str]) -> list[dict[s
         recipes: variants such as "llava-shapes/int8"; at most six.
 
     Returns:
-        One record a variant: recipe, answer, agrees with FP16, times in milliseconds, weight bytes, error.
+        One record a variant: recipe, answer, agrees with FP16, times in milliseconds, weight bytes,
+        where and when it was recorded if it is not live, error.
     """
     try:
         *_, last = handlers.compare(image, question, recipes)
@@ -109,6 +110,7 @@ def compare(image: str | None, question: str, recipes: list[str]) -> list[dict[s
             "tokens_per_second": c.answer.tokens_per_second if c.answer else None,
             "total_ms": c.answer.total_ms if c.answer else None,
             "weight_bytes": c.weight_bytes,
+            "recorded": c.recorded or None,
             "error": c.status if c.error else None,
         }
         for c in last.cards
@@ -122,10 +124,11 @@ def results() -> list[dict[str, Any]]:
 
 def build(model: str = zoo.DEFAULT) -> gr.Blocks:
     """The page, with ``model`` chosen at first."""
-    gpu = {"concurrency_id": "gpu", "concurrency_limit": 1}  # timed answers must not share the machine
+    gpu: dict[str, Any] = {"concurrency_id": "gpu", "concurrency_limit": 1}  # timed answers must not share the machine
+    if handlers.models().name == "replay":
+        gpu = {"concurrency_limit": None}
     machines = handlers.hardware()
     first = machines[0] if machines else None
-    ask, endpoint = (_on_gpu(f) for f in (_ask, compare)) if handlers.on_zero_gpu() else (_ask, compare)
     with gr.Blocks(title="vlmcomp", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
         gr.Markdown(_LEAD)
         live = gr.State([])
@@ -156,7 +159,7 @@ def build(model: str = zoo.DEFAULT) -> gr.Blocks:
         table = gr.Dataframe(_table(model, first), headers=_HEAD, interactive=False, label="The same as a table")
         inputs, outputs = [image, question, picked, *view], [cards, plot, live, held]
         runs = [
-            event(ask, inputs, outputs, api_visibility="private", show_progress_on=cards, **gpu)
+            event(_ask, inputs, outputs, api_visibility="private", show_progress_on=cards, **gpu)
             for event in (go.click, question.submit)
         ]
         stop.click(None, cancels=runs, api_visibility="private")
@@ -165,15 +168,9 @@ def build(model: str = zoo.DEFAULT) -> gr.Blocks:
             part.change(_draw, [*view, live], [plot, table], api_visibility="private")
         asked, told, knock = gr.JSON(visible=False), gr.JSON(visible=False), gr.Button(visible=False)
         # through the image component, which admits uploaded files alone; gr.api would take any path
-        knock.click(endpoint, [image, question, asked], told, api_name="compare", **gpu)
+        knock.click(compare, [image, question, asked], told, api_name="compare", **gpu)
         gr.api(results, api_name="results")
     return page.queue(max_size=32)
-
-
-def _on_gpu(function: Any) -> Any:
-    import spaces
-
-    return spaces.GPU(duration=60)(function)
 
 
 def launch(page: gr.Blocks, host: str, port: int | None, share: bool) -> None:

@@ -13,9 +13,11 @@ from vlmcomp import anatomy, tables, zoo
 from vlmcomp.calibrate import BATCH, moments_bytes
 from vlmcomp.measure.size import parameters
 from vlmcomp.prune import neurons
+from vlmcomp.prune.cut import plans
 from vlmcomp.published import SHAPES
-from vlmcomp.recipe import Step
+from vlmcomp.recipe import Recipe, Step
 from vlmcomp.report import PARTS
+from vlmcomp.vlm import compute_dtype, default_device
 
 COLUMNS = ("fp16", "int8", "int4", "mlp30+fp16", "mlp30+int8", "mlp30+int4")
 _NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)  # bytes a weight: the code, a byte a block of 64, 4 bytes a block of blocks
@@ -53,10 +55,45 @@ class Sizes:
 
 
 def skeleton(name: str) -> PreTrainedModel:
-    """The architecture of a real model on the meta device."""
+    """The architecture of a model on the meta device: of a real one from its published shapes."""
     entry = zoo.find(name)
+    embedded = entry.embedded
+    config = (
+        AutoConfig.from_pretrained(entry.location) if embedded else AutoConfig.for_model(entry.family, **SHAPES[name])
+    )
     with torch.device("meta"):
-        return AutoModelForImageTextToText.from_config(AutoConfig.for_model(entry.family, **SHAPES[name]))
+        return AutoModelForImageTextToText.from_config(config)
+
+
+def expected(recipe: Recipe) -> dict[str, float]:
+    """Bytes of the weights of ``recipe`` by part, before anything is downloaded or built.
+
+    Raises:
+        ValueError: as ``prune.cut.plans``.
+    """
+    model = skeleton(recipe.model)
+    names, counts = anatomy.of(model), parameters(model)
+    kept = dict.fromkeys(("decoder attention", "decoder MLP"), 1.0)
+    for plan in plans(model, recipe.steps):
+        kept["decoder attention" if plan.step.kind == "heads" else "decoder MLP"] = plan.kept / plan.total
+    held = {part: 2.0 * counts[part] for part in PARTS}
+    for path, linear in anatomy.decoder_linears(model):
+        part = names.part(path)
+        reads = path.endswith((f".{names.mlp_out}", f".{names.output}"))
+        held[part] += linear_bytes(linear, kept[part], recipe.precision, reads) - 2.0 * _count(linear)
+    return held
+
+
+def in_memory(recipe: Recipe) -> tuple[int, int]:
+    """Bytes that ``recipe`` takes on this machine: its own decoder layers, and what all variants of its model share.
+
+    Raises:
+        ValueError: as ``expected``.
+    """
+    held = expected(recipe)
+    wide = 2 if compute_dtype(default_device()) == torch.float32 else 1
+    own = held["decoder attention"] + held["decoder MLP"]
+    return int(own * (wide if recipe.precision == "fp16" else 1)), int((sum(held.values()) - own) * wide)
 
 
 def sizes(name: str) -> Sizes:

@@ -1,0 +1,71 @@
+"""Which memory a model lies in, and one copy of what variants of one model have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import nn
+
+from vlmcomp.vlm import VLM
+
+Pieces = dict[tuple[str, int], int]  # (device, address) of a tensor -> its bytes
+
+
+def pieces(model: nn.Module) -> Pieces:
+    """Where the weights, buffers and quantization states of ``model`` lie. What two models share has one key, so that
+    the union of their pieces is the memory that they take together."""
+    found: Pieces = {}
+    for tensor in _tensors(model):
+        key, size = (str(tensor.device), tensor.data_ptr()), tensor.numel() * tensor.element_size()
+        found[key] = max(size, found.get(key, 0))
+    return found
+
+
+def _tensors(model: nn.Module) -> Iterator[torch.Tensor]:
+    for module in model.modules():
+        for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+            yield tensor
+            yield from _states(getattr(tensor, "quant_state", None))  # bitsandbytes INT4
+            yield from _inner(tensor)
+        yield from _inner(getattr(module, "state", None))  # bitsandbytes INT8, once it has answered
+
+
+def _states(state: object | None) -> Iterator[torch.Tensor]:
+    if state is not None:
+        yield from _inner(state)
+        yield from _states(getattr(state, "state2", None))
+
+
+def _inner(holder: object | None) -> Iterator[torch.Tensor]:
+    """Tensors that are plain attributes: bitsandbytes keeps scales and code books so."""
+    return (value for value in getattr(holder, "__dict__", {}).values() if isinstance(value, torch.Tensor))
+
+
+@torch.no_grad()
+def share(vlm: VLM, others: Sequence[VLM]) -> None:
+    """Let the weights of ``vlm`` lie where equal ones of the same name lie in ``others``, and free its own.
+
+    Every variant keeps its vision tower, projector and embeddings, and often the attention, as the dense model has
+    them. Modules, and the hooks on them, stay each variant's own; weights are only read, so that variants may answer
+    at the same time. Packed weights are left alone: bitsandbytes moves them about.
+    """
+    for other in others:
+        if other.entry.name != vlm.entry.name or other.dtype_computed != vlm.dtype_computed:
+            continue
+        theirs = dict(_plain(other.model))
+        for name, tensor in _plain(vlm.model):
+            twin = theirs.get(name)
+            if twin is not None and _equal(tensor, twin):
+                tensor.data = twin.data
+
+
+def _plain(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.is_floating_point() and type(tensor) in (nn.Parameter, torch.Tensor):
+            yield name, tensor
+
+
+def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
+    alike = one.dtype == other.dtype and one.device == other.device and one.stride() == other.stride()
+    return alike and one.data_ptr() != other.data_ptr() and torch.equal(one, other)

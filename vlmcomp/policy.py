@@ -1,0 +1,108 @@
+"""Where answers come from: models kept in memory, a fixed set on ZeroGPU, or recordings alone."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from PIL import Image
+
+from vlmcomp import ask, cache, machine
+from vlmcomp.manager import Held, ManagerError, Progress
+from vlmcomp.recipe import Recipe
+from vlmcomp.resident import Resident
+from vlmcomp.zerogpu import Fixed
+
+ASKED = "VLMCOMP_POLICY"  # environment: one of NAMES, instead of what would be chosen
+ZERO_GPU = "SPACES_ZERO_GPU"
+NAMES = ("resident", "fixed", "replay")
+LEAST_BYTES = 1_500_000_000  # of RAM: torch itself takes half of that
+_NEEDED = ("torch", "transformers", "bitsandbytes")
+
+
+class Policy(Protocol):
+    """Answers questions, and says what it holds to do so."""
+
+    name: str
+
+    def answers(
+        self, recipe: Recipe, image: Image.Image, question: str, progress: Progress | None = None
+    ) -> Iterator[ask.Answer]:
+        """The answer of ``recipe`` as it grows. Closing the iterator frees the model within a token.
+
+        Raises:
+            ManagerError: it cannot be run here now; a recorded answer may stand in.
+            ValueError: its weights cannot be had.
+        """
+        ...
+
+    def weight_bytes(self, recipe: Recipe) -> int:
+        """Bytes of its weights as stored; 0 if it was never here."""
+        ...
+
+    def held(self) -> list[Held]: ...
+
+    @property
+    def budget_bytes(self) -> int | None: ...
+
+
+@dataclass(frozen=True)
+class Device:
+    """What this process may compute with: whether the libraries are there, and bytes of RAM."""
+
+    computes: bool
+    memory_bytes: int
+
+
+def device() -> Device:
+    """This machine, without importing torch."""
+    return Device(all(map(importlib.util.find_spec, _NEEDED)), machine.memory_limit())
+
+
+def choose(environ: Mapping[str, str], device: Device) -> str:
+    """The policy (of ``NAMES``) for an environment and a device; looks at nothing else.
+
+    Raises:
+        ValueError: the environment asks for an unknown policy, or one that cannot work there.
+    """
+    on_zero_gpu = environ.get(ZERO_GPU, "").lower() in ("1", "t", "true")
+    asked = environ.get(ASKED)
+    if asked and asked not in NAMES:
+        raise ValueError(f"{ASKED} is '{asked}': use one of {', '.join(NAMES)}")
+    if asked == "resident" and on_zero_gpu:
+        raise ValueError(f"{ASKED} is 'resident': ZeroGPU keeps nothing between questions, use fixed or replay")
+    if asked:
+        return asked
+    if not device.computes or device.memory_bytes < LEAST_BYTES:
+        return "replay"
+    return "fixed" if on_zero_gpu else "resident"
+
+
+def here(recipes: Sequence[Recipe]) -> Policy:
+    """The policy of this process; ``recipes`` are what a fixed set is made of. On ZeroGPU it must be called by the
+    main thread before the app is launched."""
+    chosen = choose(os.environ, device())
+    if chosen == "fixed":
+        return Fixed(recipes)
+    return Resident(cache.usual()) if chosen == "resident" else Replay()
+
+
+class Replay:
+    """Runs nothing: what was recorded is all there is."""
+
+    name = "replay"
+    budget_bytes = None
+
+    def answers(
+        self, recipe: Recipe, image: Image.Image, question: str, progress: Progress | None = None
+    ) -> Iterator[ask.Answer]:
+        raise ManagerError("no model runs on this machine: choose one of the examples, whose answers are recorded")
+
+    def weight_bytes(self, recipe: Recipe) -> int:
+        return 0
+
+    def held(self) -> list[Held]:
+        return []
