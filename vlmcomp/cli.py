@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from vlmcomp import flat, store, verbs
+from vlmcomp import flat, recommend, store, verbs, zoo
 
 _RECIPE = "MODEL/STEPS+PRECISION, for example llava-shapes/heads25+glu30+int4"
 _Verb = Callable[[argparse.Namespace], int | None]  # returns the exit status; None is 0
@@ -117,6 +117,16 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--dry-run", action="store_true", help="list the files and licences, and push nothing")
     text = "of the Space, such as cpu-basic, zero-a10g (ZeroGPU) or l4x1; default: the Hub's, or as it is"
     sub.add_argument("--hardware", metavar="NAME", help=text)
+    wanted = ("--memory 8GB --loss 2 --for memory --model llava-1.5-7b", "--memory 70MB --loss 1 --for speed")
+    sub = verb("recommend", verbs.recommend, "choose a recipe for a device from the measured results", *wanted)
+    sub.add_argument("--memory", required=True, metavar="AMOUNT", help="what the device has, such as 8GB")
+    sub.add_argument(
+        "--loss", type=float, default=1.0, metavar="POINTS", help="of exact match that may go (default: 1)"
+    )
+    sub.add_argument("--for", dest="goal", choices=recommend.GOALS, default="memory", help="default: memory")
+    sub.add_argument("--model", default=zoo.DEFAULT, help=f"default: {zoo.DEFAULT}")
+    sub.add_argument("--hardware", metavar="SLUG", help="only this machine's results")
+    sub.add_argument("--root", default=str(store.PRECOMPUTED), help="folder of the reports")
     sub = verb("train", verbs.train, "train an embedded model", "llava-shapes --out trial --steps 200")
     sub.add_argument("name")
     sub.add_argument("--out", help="folder of the trained model")

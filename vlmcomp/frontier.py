@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
-from vlmcomp.paired import compare, speed_interval
+from vlmcomp.paired import Question, difference, hits, speed_interval
 from vlmcomp.report import Report
-from vlmcomp.store import Rows
 from vlmcomp.tables import MAIN_TASK, RowsOf
 
 T = TypeVar("T")
@@ -104,19 +103,21 @@ def quality_seen(rows: RowsOf, task: str = MAIN_TASK) -> Seen[Report]:
 
     Where the answers of one of the two are not recorded the noise is not known, and only equal scores are a tie.
     """
-    read: dict[tuple[str, str], Rows] = {}
+    read: dict[tuple[str, str], dict[Question, bool]] = {}
+    shared: dict[Question, Question] = {}  # all reports of a task ask the same: one copy of the texts is enough
 
-    def answers(report: Report) -> Rows:
+    def answers(report: Report) -> dict[Question, bool]:
         key = (report.hardware.slug, report.recipe)
         if key not in read:
-            read[key] = rows(report).get(task, [])
+            found = hits(rows(report).get(task, []))
+            read[key] = {shared.setdefault(question, question): hit for question, hit in found.items()}
         return read[key]
 
     def seen(a: Report, b: Report) -> float:
         if not answers(a) or not answers(b):
             return a.quality[task].exact_match - b.quality[task].exact_match
-        difference = compare(answers(b), answers(a)).difference
-        return difference.value if difference.seen else 0
+        found = difference(answers(b), answers(a))
+        return found.value if found.seen else 0
 
     return seen
 
@@ -129,13 +130,41 @@ _MEASURED: dict[str, Callable[[Report, str], bool]] = {
 GOALS = tuple(_MEASURED)  # the cheapest to tell first
 
 
+Ways = Mapping[str, Seen[Report]]
+
+
+def ways(rows: RowsOf, task: str = MAIN_TASK) -> Ways:
+    """How each goal tells two reports apart. Verdicts are remembered, for whoever draws many frontiers of the same."""
+    goals = {"memory": memory_seen, "latency": latency_seen, "quality": quality_seen(rows, task)}
+    return {name: _remembered(goal) for name, goal in goals.items()}
+
+
+def _remembered(way: Seen[Report]) -> Seen[Report]:
+    """Each pair is drawn from once and in one order, so that the order of the reports changes nothing."""
+    found: dict[tuple[str, ...], float] = {}
+
+    def seen(a: Report, b: Report) -> float:
+        if a.recipe > b.recipe:
+            return -seen(b, a)
+        pair = (a.hardware.slug, a.recipe, b.hardware.slug, b.recipe)
+        if pair not in found:
+            found[pair] = way(a, b)
+        return found[pair]
+
+    return seen
+
+
 def frontier(
-    reports: Sequence[Report], rows: RowsOf, goals: Sequence[str] = GOALS, task: str = MAIN_TASK
+    reports: Sequence[Report],
+    rows: RowsOf,
+    goals: Sequence[str] = GOALS,
+    task: str = MAIN_TASK,
+    told: Ways | None = None,
 ) -> list[Report]:
     """The reports that no other dominates in the ``goals``, ties inside the noise being ties; in their given order.
 
     Whoever calls filters: ``reports`` are any that compare (``tables.groups``). Those that failed, or lack what a goal
-    asks for, have no place on it.
+    asks for, have no place on it. ``told``: ``ways(rows, task)`` kept from before.
 
     Raises:
         ValueError: an unknown goal or none, or reports that were not asked the same questions.
@@ -144,10 +173,5 @@ def frontier(
         raise ValueError(f"'{unknown[0]}' is not a goal: use some of {', '.join(GOALS)}")
     asked = [goal for goal in GOALS if goal in goals]
     whole = [r for r in reports if r.error is None and all(_MEASURED[goal](r, task) for goal in asked)]
-    ways = {"memory": memory_seen, "latency": latency_seen, "quality": quality_seen(rows, task)}
-
-    def turned(way: Seen[Report]) -> Seen[Report]:
-        """Each pair is drawn from in one order, so that the order of ``reports`` changes nothing."""
-        return lambda a, b: way(a, b) if a.recipe <= b.recipe else -way(b, a)
-
-    return undominated(whole, [turned(ways[goal]) for goal in asked])
+    told = told or ways(rows, task)
+    return undominated(whole, [told[goal] for goal in asked])

@@ -94,6 +94,25 @@ def compare(before: Rows, after: Rows, seed: int = 0) -> Paired:
     )
 
 
+Question = tuple[str, str, str]  # id, question, reference
+
+
+def hits(rows: Rows) -> dict[Question, bool]:
+    """Which questions were answered right, by exact match."""
+    return {(r["id"], r["question"], r["reference"]): exact_match(r["answer"], r["reference"]) for r in rows}
+
+
+def difference(before: Mapping[Question, bool], after: Mapping[Question, bool]) -> Interval:
+    """``compare(...).difference`` from what ``hits`` says of the two: much faster where many pairs are asked for.
+
+    Raises:
+        ValueError: the two were not asked the same questions.
+    """
+    if set(before) != set(after):
+        raise ValueError("the two were not asked the same questions: measure both with the same tasks and samples")
+    return mean_interval([hit - before[question] for question, hit in after.items()])
+
+
 def mcnemar(to_wrong: int, to_right: int) -> float:
     """Two-sided p of the exact McNemar test: changes of side are as likely one way as the other (McNemar 1947)."""
     changes = to_wrong + to_right

@@ -123,14 +123,14 @@ def _panels(groups: Sequence[_Group], rows: RowsOf, panel: _PanelOf) -> tuple[Pa
 
 def _quality_latency(groups: Sequence[_Group], rows: RowsOf) -> Plot | None:
     def panel(group: _Group, rows: RowsOf) -> Panel:
-        whole = _timed_alike([r for r in group if MAIN_TASK in r.quality])
+        whole = timed_alike([r for r in group if MAIN_TASK in r.quality])
         best = {r.recipe for r in frontier(whole, rows, ["quality", "latency"])}
-        dots = [_against_quality(r, _milliseconds(r), group, rows, best) for r in whole]
-        return Panel(_title(group), tuple(dots), _staircase(dots) if _all_in_turns(whole) else ())
+        dots = [_against_quality(r, decoding(r), group, rows, best) for r in whole]
+        return Panel(_title(group), tuple(dots), staircase(dots) if all_in_turns(whole) else ())
 
     if not (panels := _panels(groups, rows, panel)):
         return None
-    turns = all(_all_in_turns(_timed_alike([r for r in g if MAIN_TASK in r.quality])) for g in groups)
+    turns = all(all_in_turns(timed_alike([r for r in g if MAIN_TASK in r.quality])) for g in groups)
     said = _ABOVE if turns else "Times not taken in turns separate no two: no line there, and quality alone decides."
     note = f"{_circumstances(groups)} {_timing(groups)} {_QUALITY_BARS} {said}"
     return Plot("quality-latency", "Quality against latency", _DECODE, _EXACT, panels, note)
@@ -144,7 +144,7 @@ def _quality_size(groups: Sequence[_Group], rows: RowsOf) -> Plot | None:
         whole = [r for r in group if MAIN_TASK in r.quality and r.size]
         best = {r.recipe for r in frontier(whole, rows, ["quality", "memory"])}
         dots = [_against_quality(r, (r.size.total_bytes / unit, None), group, rows, best) for r in whole]
-        return Panel(_title(group), tuple(dots), _staircase(dots))
+        return Panel(_title(group), tuple(dots), staircase(dots))
 
     panels, note = _panels(groups, rows, panel), f"{_circumstances(groups)} {_QUALITY_BARS} {_ABOVE}"
     x_title = f"Weights, {name} (lower is better)"
@@ -180,8 +180,8 @@ def _kept_pruned(groups: Sequence[_Group], rows: RowsOf) -> Plot | None:
 def _floor_reached(groups: Sequence[_Group], rows: RowsOf) -> Plot | None:
     def panel(group: _Group, rows: RowsOf) -> Panel:
         dots = []
-        for report in (r for r in _timed_alike(group) if r.latency and r.latency.floor):
-            y, bounds = _milliseconds(report)
+        for report in (r for r in timed_alike(group) if r.latency and r.latency.floor):
+            y, bounds = decoding(report)
             x = report.latency.floor.decode_ms_per_token  # type: ignore[union-attr]
             dots.append(Dot(Recipe.parse(report.recipe), x, y, None, bounds))
         return Panel(_title(group), tuple(dots), _shares(dots))
@@ -217,11 +217,11 @@ def _only(report: Report, kind: str) -> bool:
 def _kept(report: Report, dense: Report, rows: RowsOf) -> Dot:
     y, found, bounds = 100 * (share_kept(report, dense) or 0.0), paired(rows, report, dense), None
     if found is not None and found.before:
-        bounds = _around(y, found.difference, 100 / found.before)
+        bounds = around(y, found.difference, 100 / found.before)
     return Dot(Recipe.parse(report.recipe), report.pruned[0].real_percent, y, None, bounds)
 
 
-def _around(y: float, found: Interval, scale: float) -> Bounds:
+def around(y: float, found: Interval, scale: float) -> Bounds:
     """The ends of ``found`` about ``y``, which stands where its value does."""
     return y + scale * (found.low - found.value), y + scale * (found.high - found.value)
 
@@ -229,24 +229,24 @@ def _around(y: float, found: Interval, scale: float) -> Bounds:
 def _against_quality(report: Report, x: tuple[float, Bounds], group: _Group, rows: RowsOf, best: set[str]) -> Dot:
     y, dense, bounds = 100 * report.quality[MAIN_TASK].exact_match, baseline_of(group), None
     if dense is not None and dense is not report and (found := paired(rows, report, dense)) is not None:
-        bounds = _around(y, found.difference, 100)
+        bounds = around(y, found.difference, 100)
     return Dot(Recipe.parse(report.recipe), x[0], y, x[1], bounds, report.recipe in best)
 
 
-def _timed_alike(group: _Group) -> _Group:
+def timed_alike(group: _Group) -> _Group:
     """The timed reports that asked for as many tokens on as many threads as most: others share no axis with them."""
     timed = [(r, (r.latency.new_tokens, r.latency.threads)) for r in group if r.latency]
     ways = Counter(way for _, way in timed)
     return [r for r, way in timed if way == ways.most_common(1)[0][0]]
 
 
-def _milliseconds(report: Report) -> tuple[float, Bounds]:
+def decoding(report: Report) -> tuple[float, Bounds]:
     """Median of the decoding times, and its interval."""
     found = median_interval(report.latency.decode_ms_per_token)  # type: ignore[union-attr]
     return found.value, (found.low, found.high)
 
 
-def _staircase(dots: Sequence[Dot]) -> tuple[Line, ...]:
+def staircase(dots: Sequence[Dot]) -> tuple[Line, ...]:
     """The best quality that the frontier has up to each x; what ties with it lies below the line."""
     best = sorted((dot.x, dot.y) for dot in dots if dot.best)
     if not best:
@@ -267,7 +267,7 @@ def _shares(dots: Sequence[Dot]) -> tuple[Line, ...]:
     return tuple(Line(f"{100 * s:.0f} %", tuple((x, x / s) for x in span), QUIET, dash=s < 1) for s in shown)
 
 
-def _all_in_turns(reports: Sequence[Report]) -> bool:
+def all_in_turns(reports: Sequence[Report]) -> bool:
     return all(timed_in_turns(reports[0].latency, r.latency) for r in reports)  # type: ignore[arg-type]
 
 

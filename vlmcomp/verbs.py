@@ -295,6 +295,30 @@ def deploy(args: argparse.Namespace) -> None:
     print(f"\n{total}, would go to the Space {args.to}; nothing was pushed")
 
 
+def recommend(args: argparse.Namespace) -> int | None:
+    from vlmcomp.recommend import Wish, advise, read_amount
+
+    wish, root = Wish(args.model, read_amount(args.memory), args.loss, args.goal), Path(args.root)
+    reports = store.load_all(root)
+    known = sorted({r.hardware.slug for r in reports})
+    if args.hardware and args.hardware not in known:
+        raise ValueError(f"no reports of --hardware {args.hardware}: choose {' or '.join(known)}")
+    reports = [r for r in reports if args.hardware in (None, r.hardware.slug)]
+    found = advise(wish, reports, lambda report: store.load_rows(report, root), _published)
+    if found.best is None:
+        print(f"nothing will do. {found.why}\n({found.basis})")
+        return 1
+    print(f"{found.best.recipe}\n{found.why}\n{found.cost}\n({found.basis})\n")
+    print(f"{found.command}\n\n{found.python}")
+    return None
+
+
+def _published(name: str) -> tuple[dict[str, int], dict[str, int]]:
+    from vlmcomp.measure import sizes
+
+    return sizes.by_recipe(name)
+
+
 def train(args: argparse.Namespace) -> None:
     from vlmcomp.shapes.blueprints import BLUEPRINTS
     from vlmcomp.shapes.train import train

@@ -1,72 +1,26 @@
-"""Reports to Plotly figures. Pure: the same reports and view give the same figure."""
+"""The scatter of a view. Colour is technique, shape is family, area is weight bytes, hollow is measured just now."""
 
 from __future__ import annotations
 
 import html
 import math
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import plotly.graph_objects as go
 
-from vlmcomp.frontier import pareto
-from vlmcomp.palette import COLORS
+from vlmcomp.demo import results
+from vlmcomp.demo.results import View
+from vlmcomp.palette import COLORS, QUIET
+from vlmcomp.plots import Bounds, Dot, arms, staircase
 from vlmcomp.recipe import Recipe
-from vlmcomp.report import Latency, Quality, Report
+from vlmcomp.recommend import needs
+from vlmcomp.report import Report, amount
+from vlmcomp.tables import MAIN_TASK
 
-TASK = "shapes-vqa"
-QUALITIES: dict[str, Callable[[Quality], float]] = {
-    "Exact match": lambda q: q.exact_match,
-    "Composite score": lambda q: q.composite,
-}
-LATENCIES: dict[str, Callable[[Latency], float]] = {
-    "Decoding, ms per token": lambda t: t.decode_ms_per_token_median,
-    "Time to first token, ms": lambda t: t.ttft_ms_median,
-    "End to end, ms": lambda t: t.end_to_end_ms_median,
-}
-_SYMBOLS = ("circle", "square", "diamond", "triangle-up", "hexagon", "star")
-_HOVER = (
-    "<b>%{customdata[0]}</b><br>%{customdata[1]}<br><br>"
-    "Exact match: %{customdata[2]:.1%} of %{customdata[3]} questions<br>"
-    "Composite: %{customdata[4]:.3f} (METEOR %{customdata[5]:.3f}, ROUGE-1 %{customdata[6]:.3f}, "
-    "BERTScore %{customdata[7]:.3f})<br>"
-    "First token: %{customdata[8]:.2f} ms<br>Decoding: %{customdata[9]:.2f} ms per token<br>"
-    "End to end: %{customdata[10]:.2f} ms for %{customdata[11]} tokens<br>"
-    "Weights: %{customdata[12]:.2f} MB<br>%{customdata[13]}, %{customdata[14]}<extra></extra>"
-)
-_LIVE_HOVER = (
-    "<b>%{customdata[0]}</b>, measured now<br>%{customdata[1]}<br><br>"
-    "First token: %{customdata[2]:.2f} ms<br>Decoding: %{customdata[3]}<br>"
-    "End to end: %{customdata[4]:.2f} ms for %{customdata[5]} tokens<br>"
-    "Latency of your one question on this machine;<br>quality is the recorded one of this variant<extra></extra>"
-)
-
-
-@dataclass(frozen=True)
-class View:
-    """What the visitor chose to see: one hardware, one model or all (None), and the two axes."""
-
-    hardware: str | None = None
-    model: str | None = None
-    quality: str = "Exact match"
-    latency: str = "Decoding, ms per token"
-
-
-@dataclass(frozen=True)
-class Point:
-    """One report that can be drawn: ``x`` milliseconds, ``y`` a share from 0 to 1."""
-
-    report: Report
-    recipe: Recipe
-    quality: Quality
-    latency: Latency
-    x: float
-    y: float
-
-    @property
-    def megabytes(self) -> float:
-        return self.report.size.total_bytes / 1e6 if self.report.size else 0.0
+_SYMBOLS = ("circle", "square", "diamond", "triangle-up", "hexagon", "star", "cross", "pentagon")
+SIGNS = dict(zip(_SYMBOLS, "●■◆▲⬢★✚⬟", strict=True))
+_RING = "#f43f5e"  # about the opened point
 
 
 @dataclass(frozen=True)
@@ -79,186 +33,199 @@ class Live:
     total_ms: float
     new_tokens: int
 
-    def on(self, latency: str) -> float | None:
-        """The value on that axis of ``LATENCIES``."""
-        return dict(zip(LATENCIES, (self.decode_ms_per_token, self.ttft_ms, self.total_ms), strict=True))[latency]
+
+def symbols(models: Sequence[str]) -> dict[str, str]:
+    """Every family has its shape, whatever the filter."""
+    return {m: _SYMBOLS[i % len(_SYMBOLS)] for i, m in enumerate(sorted(models))}
 
 
-@dataclass(frozen=True)
-class Selection:
-    """The reports of a view: drawn, and left out with the reason."""
-
-    points: tuple[Point, ...]
-    left_out: tuple[tuple[Report, str], ...]
+def _scale(found: Sequence[Report]) -> tuple[float, str]:
+    largest = max((r.size.total_bytes for r in found if r.size), default=0)
+    return (1e9, "GB") if largest >= 1e9 else (1e6, "MB")
 
 
-def select(reports: Sequence[Report], view: View) -> Selection:
-    """Split the reports of the view's hardware and model into those that share its axes and the others."""
-    points: list[Point] = []
-    left_out: list[tuple[Report, str]] = []
-    for report in reports:
-        recipe = Recipe.parse(report.recipe)
-        if report.hardware.slug != view.hardware or view.model not in (None, recipe.model):
-            continue
-        quality = report.quality.get(TASK)
-        if report.error is not None:
-            left_out.append((report, f"failed: {report.error}"))
-        elif quality is None or report.latency is None or report.size is None:
-            left_out.append((report, "not measured in full"))
+def dots(shown: Sequence[Report], view: View) -> list[Dot]:
+    """Places and 95 % intervals: x in ms per token or in the unit of the largest, y in percent."""
+    on = {(r.hardware.slug, r.recipe) for each in results.best(shown, view.axis) for r in each}
+    unit, _ = _scale(shown)
+    made = []
+    for report in shown:
+        assert report.size is not None
+        if view.axis == "size":
+            x, across = report.size.total_bytes / unit, None
         else:
-            x, y = LATENCIES[view.latency](report.latency), QUALITIES[view.quality](quality)
-            points.append(Point(report, recipe, quality, report.latency, x, y))
-    kinds = Counter(_comparable(p.quality) for p in points)
-    common = kinds.most_common(1)[0][0] if kinds else None
-    odd = [p for p in points if _comparable(p.quality) != common]
-    left_out += [(p.report, "scored with other questions or another metric version") for p in odd]
-    return Selection(tuple(p for p in points if p not in odd), tuple(left_out))
+            found = results.decoding(report)
+            x, across = found.value, (found.low, found.high)
+        y, both = 100 * report.quality[MAIN_TASK].exact_match, results.against_fp16(report)[0]
+        up: Bounds = None
+        if both is not None:
+            up = tuple(y + 100 * (end - both.difference.value) for end in (both.difference.low, both.difference.high))  # type: ignore[assignment]
+        made.append(Dot(Recipe.parse(report.recipe), x, y, across, up, (report.hardware.slug, report.recipe) in on))
+    return made
 
 
-def frontier(points: Sequence[Point]) -> list[Point]:
-    """The points that no other beats in both speed and quality, fastest first."""
-    return sorted(pareto(points, [lambda p: p.y, lambda p: -p.x]), key=lambda p: (p.x, p.y))
+def hover(report: Report) -> str:
+    """The numbers of a point for people, each by its name."""
+    quality, timed, size = report.quality[MAIN_TASK], report.latency, report.size
+    assert size is not None
+    both, speed = results.against_fp16(report)
+    lines = [f"<b>{report.recipe}</b>", Recipe.parse(report.recipe).label, ""]
+    lines.append(f"Exact match: {100 * quality.exact_match:.1f} % of {quality.samples:,} questions")
+    if both is not None:
+        value, low, high = both.difference.points()
+        lines.append(f"To FP16: {value} points ({low} to {high})")
+    lines.append(f"Composite: {100 * quality.composite:.1f} %")
+    if timed is not None:
+        lines.append(f"First token: {timed.ttft_ms_median:.2f} ms")
+        lines.append(f"Decoding: {timed.decode_ms_per_token_median:.2f} ms per token")
+        lines.append(f"End to end: {timed.end_to_end_ms_median:.2f} ms for {timed.new_tokens} tokens")
+    if speed is not None:
+        lines.append(f"Speed to FP16: {1 + speed.value:.2f}x ({1 + speed.low:.2f} to {1 + speed.high:.2f})")
+    lines.append(f"Weights: {size.total_bytes / 1e6:,.2f} MB; needs {amount(needs(report))}")
+    lines.append(f"{html.escape(report.hardware.name)}, {html.escape(report.date[:10])}")
+    return "<br>".join(lines)
 
 
-def scatter(reports: Sequence[Report], view: View, live: Sequence[Live] = ()) -> go.Figure:
-    """Quality against latency of one hardware; area is weight size, colour is technique, hollow is live."""
-    points = select(reports, view).points
+def scatter(view: View, live: Sequence[Live] = (), opened: str | None = None) -> go.Figure:
+    """Exact match of the view's reports against decoding time or weight bytes."""
+    shown = results.select(results.reports(), view).shown
     figure = go.Figure()
-    _style(figure, view)
-    if not points:
+    _style(figure, view, shown)
+    if not shown:
         figure.add_annotation(
-            text="No results recorded for this choice yet.", showarrow=False, x=0.5, y=0.5, xref="paper", yref="paper"
+            text="No recorded result fits this choice.", showarrow=False, x=0.5, y=0.5, xref="paper", yref="paper"
         )
         figure.update_xaxes(visible=False)
         figure.update_yaxes(visible=False)
         return figure
-    best = frontier(points)
-    figure.add_trace(
-        go.Scatter(
-            x=[p.x for p in best],
-            y=[p.y for p in best],
-            customdata=[[str(p.recipe)] for p in best],
-            mode="lines",
-            name="Pareto frontier",
-            line={"shape": "hv", "dash": "dot", "width": 2, "color": "#8793a6"},
-            hoverinfo="skip",
-        )
-    )
-    largest = max(p.megabytes for p in points)
+    placed, shapes = dots(shown, view), symbols(results.models_on(view.hardware))
+    by_recipe = {str(dot.recipe): dot for dot in placed}
+    _add_lines(figure, shown, view, by_recipe)
+    largest = max(r.size.total_bytes for r in shown if r.size)
     for technique in COLORS:
-        group = [p for p in points if p.recipe.technique == technique]
-        if group:
-            figure.add_trace(_bubbles(group, technique, largest, _symbols(points)))
-    _add_live(figure, points, view, live, largest)
+        inside = [(r, by_recipe[r.recipe]) for r in shown if by_recipe[r.recipe].recipe.technique == technique]
+        if inside:
+            figure.add_trace(_bubbles(inside, technique, largest, shapes))
+    if view.axis == "speed":
+        _add_live(figure, shown, live, by_recipe, shapes)
+    if opened in by_recipe:
+        _point_out(figure, by_recipe[opened])
     return figure
 
 
-def customdata(point: Point) -> list[str | float | int]:
-    """The hover's numbers in the order of its template, straight from the report."""
-    q, t, report = point.quality, point.latency, point.report
-    return [
-        str(point.recipe),
-        point.recipe.label,
-        q.exact_match,
-        q.samples,
-        q.composite,
-        q.meteor,
-        q.rouge1,
-        q.bertscore_f1,
-        t.ttft_ms_median,
-        t.decode_ms_per_token_median,
-        t.end_to_end_ms_median,
-        t.new_tokens,
-        point.megabytes,
-        html.escape(report.hardware.name),
-        html.escape(report.date),
-    ]
+def _add_lines(figure: go.Figure, shown: Sequence[Report], view: View, by_recipe: Mapping[str, Dot]) -> None:
+    """One staircase for each set that compares: times of several sessions have no line in common."""
+    for each in results.comparable(shown, view.axis):
+        for line in staircase([by_recipe[r.recipe] for r in each]):
+            x, y = zip(*line.points, strict=True)
+            style = {"shape": "hv", "dash": "dot", "width": 2, "color": QUIET}
+            figure.add_trace(go.Scatter(x=x, y=y, mode="lines", name="Pareto line", line=style, hoverinfo="skip"))
 
 
-def _comparable(quality: Quality) -> tuple[str, str, str]:
-    return quality.task_sha256, quality.bertscore_encoder, quality.meteor_data
-
-
-def _symbols(points: Sequence[Point]) -> dict[str, str]:
-    models = sorted({p.recipe.model for p in points})
-    return {m: _SYMBOLS[i % len(_SYMBOLS)] for i, m in enumerate(models)}
-
-
-def _diameter(megabytes: float, largest: float) -> float:
+def _diameter(count: int, largest: int) -> float:
     """Pixels: the area grows with the bytes, but the smallest still shows."""
-    return max(9.0, 44.0 * math.sqrt(megabytes / largest)) if largest else 9.0
+    return max(9.0, 34.0 * math.sqrt(count / largest)) if largest else 9.0
 
 
-def _bubbles(group: Sequence[Point], technique: str, largest: float, symbols: dict[str, str]) -> go.Scatter:
+def _errors(ends: Sequence[tuple[float, Bounds]], color: str) -> dict[str, object]:
+    below, above = (list(side) for side in zip(*(arms(middle, bounds) for middle, bounds in ends), strict=True))
+    shape = {"type": "data", "symmetric": False, "thickness": 1.2, "width": 3}
+    return {**shape, "array": above, "arrayminus": below, "color": color}
+
+
+def _bubbles(
+    inside: Sequence[tuple[Report, Dot]], technique: str, largest: int, shapes: Mapping[str, str]
+) -> go.Scatter:
+    color = COLORS[technique]
     return go.Scatter(
-        x=[p.x for p in group],
-        y=[p.y for p in group],
-        customdata=[customdata(p) for p in group],
-        mode="markers+text",
+        x=[d.x for _, d in inside],
+        y=[d.y for _, d in inside],
+        error_x=_errors([(d.x, d.x_bounds) for _, d in inside], color),
+        error_y=_errors([(d.y, d.y_bounds) for _, d in inside], color),
+        customdata=[[r.recipe] for r, _ in inside],
+        mode="markers",
         name=technique,
-        text=[p.recipe.name for p in group],
-        textposition="top center",
-        textfont={"size": 11},
-        hovertemplate=_HOVER,
+        hovertext=[hover(r) for r, _ in inside],
+        hoverinfo="text",
         marker={
-            "size": [_diameter(p.megabytes, largest) for p in group],
-            "color": COLORS[technique],
-            "opacity": 0.8,
-            "symbol": [symbols[p.recipe.model] for p in group],
-            "line": {"width": 1, "color": "#ffffff"},
+            "size": [_diameter(r.size.total_bytes, largest) for r, _ in inside if r.size],
+            "color": color,
+            "opacity": 0.85,
+            "symbol": [shapes[d.recipe.model] for _, d in inside],
+            "line": {"width": [3 if d.best else 1 for _, d in inside], "color": [_edge(d) for _, d in inside]},
         },
     )
 
 
-def _add_live(figure: go.Figure, points: Sequence[Point], view: View, live: Sequence[Live], largest: float) -> None:
+def _edge(dot: Dot) -> str:
+    """The frontier's points are ringed."""
+    return "#7c3aed" if dot.best else "#ffffff"
+
+
+def _add_live(
+    figure: go.Figure,
+    shown: Sequence[Report],
+    live: Sequence[Live],
+    by_recipe: Mapping[str, Dot],
+    shapes: Mapping[str, str],
+) -> None:
     """Hollow markers, one for each live answer whose recipe has a recorded quality on this view."""
-    recorded = {p.recipe: p for p in points}
-    drawn = [(m, recorded[m.recipe], x) for m in live if m.recipe in recorded and (x := m.on(view.latency)) is not None]
+    drawn = [m for m in live if str(m.recipe) in by_recipe and m.decode_ms_per_token is not None]
     if not drawn:
         return
-    symbols = _symbols(points)
     figure.add_trace(
         go.Scatter(
-            x=[x for _, _, x in drawn],
-            y=[p.y for _, p, _ in drawn],
-            customdata=[_live_customdata(m) for m, _, _ in drawn],
+            x=[m.decode_ms_per_token for m in drawn],
+            y=[by_recipe[str(m.recipe)].y for m in drawn],
+            customdata=[[str(m.recipe)] for m in drawn],
             mode="markers",
             name="measured now",
-            hovertemplate=_LIVE_HOVER,
+            hovertext=[live_hover(m) for m in drawn],
+            hoverinfo="text",
             marker={
-                "size": [_diameter(p.megabytes, largest) for _, p, _ in drawn],
-                "color": [COLORS[m.recipe.technique] for m, _, _ in drawn],
-                "symbol": [f"{symbols[m.recipe.model]}-open" for m, _, _ in drawn],
+                "size": 16,
+                "color": [COLORS[m.recipe.technique] for m in drawn],
+                "symbol": [f"{shapes[m.recipe.model]}-open" for m in drawn],
                 "line": {"width": 3},
             },
         )
     )
 
 
-def _live_customdata(live: Live) -> list[str | float | int]:
-    decode = live.decode_ms_per_token
-    decoding = "only one token came" if decode is None else f"{decode:.2f} ms per token"
-    return [str(live.recipe), live.recipe.label, live.ttft_ms, decoding, live.total_ms, live.new_tokens]
+def live_hover(live: Live) -> str:
+    assert live.decode_ms_per_token is not None
+    return "<br>".join(
+        [
+            f"<b>{live.recipe}</b>, measured now",
+            f"First token: {live.ttft_ms:.2f} ms",
+            f"Decoding: {live.decode_ms_per_token:.2f} ms per token",
+            f"End to end: {live.total_ms:.2f} ms for {live.new_tokens} tokens",
+            "Your one question on this machine; the quality is the recorded one",
+        ]
+    )
 
 
-def _style(figure: go.Figure, view: View) -> None:
+def _point_out(figure: go.Figure, dot: Dot) -> None:
+    figure.add_annotation(
+        x=dot.x, y=dot.y, text=f"<b>{dot.recipe.name}</b>", showarrow=True, arrowcolor=_RING, arrowwidth=2, ax=0, ay=-38
+    )
+
+
+def _style(figure: go.Figure, view: View, shown: Sequence[Report]) -> None:
     """Transparent ground; text and grid take the page's colours from the style sheet, so both themes fit."""
     figure.update_layout(
         template="none",
-        height=480,
+        height=440,
         autosize=True,
-        margin={"l": 64, "r": 16, "t": 16, "b": 56},
+        margin={"l": 52, "r": 12, "t": 12, "b": 48},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
-        font={"family": "system-ui, sans-serif", "size": 13, "color": "#64748b"},
-        legend={"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0, "itemsizing": "constant"},
+        font={"family": "system-ui, sans-serif", "size": 13, "color": QUIET},
+        showlegend=False,
         hoverlabel={"bgcolor": "#0f172a", "bordercolor": "#0f172a", "font": {"color": "#f8fafc", "size": 13}},
         hovermode="closest",
+        dragmode=False,
     )
-    figure.update_xaxes(title=f"{view.latency} (lower is better)", zeroline=False, automargin=True)
-    figure.update_yaxes(
-        title=f"{view.quality} (higher is better)",
-        tickformat=".0%" if view.quality == "Exact match" else ".2f",
-        zeroline=False,
-        automargin=True,
-    )
+    title = f"Weights, {_scale(shown)[1]}" if view.axis == "size" else "Decoding, ms per token"
+    figure.update_xaxes(title=f"{title} (less is better)", zeroline=False, automargin=True, rangemode="normal")
+    figure.update_yaxes(title="Exact match, %", zeroline=False, automargin=True)

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-import html
-from collections import Counter
+import json
+import random
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlmcomp import recorded, store, zoo
-from vlmcomp.demo.charts import TASK, Live
+from PIL import Image
+
+from vlmcomp import recorded, zoo
+from vlmcomp.demo import results
+from vlmcomp.demo.charts import Live
+from vlmcomp.demo.words import same
 from vlmcomp.manager import Progress
 from vlmcomp.policy import Policy, here
 from vlmcomp.recipe import Recipe
-from vlmcomp.report import Report
+from vlmcomp.report import amount
 
 if TYPE_CHECKING:
     from vlmcomp.ask import Answer
@@ -23,7 +28,16 @@ if TYPE_CHECKING:
 MAX_VARIANTS = 6
 _USUAL = ("fp16", "int8", "int4", "glu30+fp16")
 _STEPS = ("glu10", "glu20", "glu30", "glu40", "glu50", "heads25", "heads50")
-EXAMPLES = recorded.EXAMPLES
+
+
+@dataclass(frozen=True)
+class Example:
+    """A bundled image and question; ``answer`` where it is known."""
+
+    name: str
+    image: Path
+    question: str
+    answer: str | None = None
 
 
 @cache
@@ -36,8 +50,10 @@ def models() -> Policy:
 
 @dataclass(frozen=True)
 class Card:
-    """One variant's place on the page. ``agrees``: same words as FP16, None while that is not known. ``recorded``:
-    where and when the answer was recorded, and why it is not live; empty for a live one."""
+    """One variant's place on the page. ``agrees``: same words as FP16, None while that is not known.
+
+    ``device``: what answered; ``recorded``: where and when, for an answer that is not live, and ``why`` it is not.
+    """
 
     recipe: Recipe
     status: str
@@ -45,7 +61,9 @@ class Card:
     weight_bytes: int = 0
     agrees: bool | None = None
     error: bool = False
+    device: str = ""
     recorded: str = ""
+    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -58,7 +76,7 @@ class Comparison:
 
 def variants(model: str) -> list[str]:
     """The recipes offered for ``model``: those measured, else the standard ones."""
-    known = {r.recipe for r in reports() if r.error is None and Recipe.parse(r.recipe).model == model}
+    known = {r.recipe for r in results.reports() if r.error is None and Recipe.parse(r.recipe).model == model}
     mlp = zoo.find(model).mlp
     names = ["fp16", "int8", "int4", *(f"{s.replace('glu', mlp)}+fp16" for s in _STEPS)]
     names += [f"{mlp}30+int8", f"{mlp}30+int4", "heads25+int8", f"heads25+{mlp}30+int4"]
@@ -122,7 +140,8 @@ def _answer(recipe: Recipe, picture: Any, text: str, progress: Progress) -> Iter
     told = models().answers(recipe, picture, text, lambda what, share: progress(f"{recipe.name}: {what}", share))
     with closing(told) as news:
         for answer in news:
-            yield Card(recipe, "done" if answer.finished else "answering", answer, models().weight_bytes(recipe))
+            state = "done" if answer.finished else "answering"
+            yield Card(recipe, state, answer, models().weight_bytes(recipe), device=device())
 
 
 def _instead(recipe: Recipe, picture: Any, text: str, why: str) -> Card:
@@ -130,8 +149,8 @@ def _instead(recipe: Recipe, picture: Any, text: str, why: str) -> Card:
     found = recorded.find(recipe, picture, text)
     if found is None:
         return Card(recipe, why, error=True)
-    where = f"recorded on {found.hardware}, {found.date[:10]}: {why}"
-    return Card(recipe, "done", found.answer, found.weight_bytes, recorded=where)
+    where = f"recorded on {found.hardware}, {found.date[:10]}"
+    return Card(recipe, "done", found.answer, found.weight_bytes, recorded=where, why=why)
 
 
 def _judge(card: Card, baseline: Card | None) -> Card:
@@ -139,7 +158,7 @@ def _judge(card: Card, baseline: Card | None) -> Card:
         return card
     if not (card.answer.finished and baseline.answer.finished):
         return card
-    return replace(card, agrees=card.answer.text.lower() == baseline.answer.text.lower())
+    return replace(card, agrees=same(card.answer.text, baseline.answer.text))
 
 
 def _measured(recipe: Recipe, answer: Answer | None) -> Live:
@@ -148,97 +167,45 @@ def _measured(recipe: Recipe, answer: Answer | None) -> Live:
     return Live(recipe, answer.ttft_ms, decode, answer.total_ms, answer.new_tokens)
 
 
-def cards_html(comparison: Comparison) -> str:
-    """The cards side by side. Everything that a person or a model wrote is escaped."""
-    return f'<div class="cards" role="list">{"".join(map(_card_html, comparison.cards))}</div>'
+def examples() -> list[Example]:
+    """The bundled examples."""
+    items = json.loads((recorded.EXAMPLES / "examples.json").read_text(encoding="utf-8"))
+    return [
+        Example(Path(i["image"]).stem, recorded.EXAMPLES / i["image"], i["question"], i.get("answer")) for i in items
+    ]
 
 
-def _card_html(card: Card) -> str:
-    answer = card.answer
-    if card.error:
-        body = f'<p class="failed">{html.escape(card.status)}</p>'
-    elif answer is None:
-        body = f'<p class="waiting">{html.escape(card.status)}…</p>'
-    else:
-        body = f'<p class="answer">{html.escape(answer.text) or "&nbsp;"}</p>{_origin(card)}{_figures(card)}'
-    return (
-        f'<article class="card {"done" if card.status == "done" else ""}" role="listitem">'
-        f"<h3>{html.escape(card.recipe.name)}</h3><p class='what'>{html.escape(card.recipe.label)}</p>"
-        f"{body}{_verdict(card)}</article>"
-    )
+def example(name: str | None) -> Example | None:
+    return next((e for e in examples() if e.name == name), None)
 
 
-def _origin(card: Card) -> str:
-    return f'<p class="what">{html.escape(card.recorded)}</p>' if card.recorded else ""
+def surprise(seed: int | None = None) -> tuple[Image.Image, str, str]:
+    """A scene drawn by chance, a question about it, and the right answer."""
+    from vlmcomp.shapes.questions import sample_question
+    from vlmcomp.shapes.scenes import render, sample_scene
 
-
-def _figures(card: Card) -> str:
-    answer = card.answer
-    assert answer is not None
-    rows = (
-        ("First token", f"{answer.ttft_ms:.1f} ms"),
-        ("Speed", f"{answer.tokens_per_second:.1f} tokens/s"),
-        ("Total", f"{answer.total_ms:.1f} ms"),
-        ("Weights", f"{card.weight_bytes / 1e6:.2f} MB"),
-    )
-    return "<dl>" + "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in rows) + "</dl>"
-
-
-def _verdict(card: Card) -> str:
-    if card.status != "done" or card.error:
-        return ""
-    if card.recipe == card.recipe.baseline:
-        return '<p class="verdict">the FP16 baseline</p>'
-    if card.agrees is None:
-        return '<p class="verdict">add FP16 to see whether they agree</p>'
-    word = "same answer as FP16" if card.agrees else "differs from FP16"
-    return f'<p class="verdict {"same" if card.agrees else "differs"}">{word}</p>'
+    rng = random.Random(seed)
+    scene = sample_scene(rng)
+    question = sample_question(rng, scene)
+    return render(scene), question.text, question.answer
 
 
 @cache
-def reports() -> list[Report]:
-    """Every recorded result."""
-    return store.load_all()
+def device() -> str:
+    """What answers here, for people."""
+    from vlmcomp import machine
+
+    here = machine.hardware(None)
+    return here.name if here.device != "cpu" else f"{here.name} CPU, {here.cores} cores"
 
 
-def hardware() -> list[str]:
-    """Slugs of the machines that results were recorded on, the one with the most first."""
-    counts = Counter(r.hardware.slug for r in reports())
-    return sorted(counts, key=lambda slug: (-counts[slug], slug))
-
-
-def examples() -> list[list[str]]:
-    """[image path, question] of each bundled example."""
-    return [[str(image), question] for image, question in recorded.examples()]
-
-
-def resident_text() -> str:
-    """What is in memory, in one line."""
+def status() -> str:
+    """What answers here and what is in memory, in one line."""
     if models().name == "replay":
         return "No model runs on this machine: the examples show recorded answers."
     held = models().held()
     if not held:
         return "No model is in memory yet: the first question builds it."
-    names = ", ".join(f"{h.recipe.name} ({models().weight_bytes(h.recipe) / 1e6:.1f} MB)" for h in held)
+    names = ", ".join(f"{h.recipe.name} ({amount(models().weight_bytes(h.recipe))})" for h in held)
     budget = models().budget_bytes
-    return f"In memory: {names}" + (f"; room for {budget / 1e9:.1f} GB." if budget else ".")
-
-
-def results() -> list[dict[str, Any]]:
-    """Every recorded result as plain numbers: the API's view of the chart."""
-    found = []
-    for r in reports():
-        quality = r.quality.get(TASK)
-        found.append(
-            {
-                "recipe": r.recipe,
-                "hardware": r.hardware.slug,
-                "error": r.error,
-                "exact_match": quality.exact_match if quality else None,
-                "composite": quality.composite if quality else None,
-                "ttft_ms": r.latency.ttft_ms_median if r.latency else None,
-                "decode_ms_per_token": r.latency.decode_ms_per_token_median if r.latency else None,
-                "weight_bytes": r.size.total_bytes if r.size else None,
-            }
-        )
-    return found
+    return f"In memory: {names}" + (f"; room for {amount(budget)}." if budget else ".")

@@ -1,125 +1,49 @@
-"""Layout and wiring of the app."""
+"""The page: its frame, its four views, links to any state of it, and how it is served."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict
+import importlib.util
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from PIL.Image import DecompressionBombError
 
 from vlmcomp import zoo
-from vlmcomp.demo import handlers
-from vlmcomp.demo.charts import LATENCIES, QUALITIES, Live, View, scatter
+from vlmcomp.demo import about, api, choose, compare, explore, handlers, link, results
+from vlmcomp.demo.choose import Choose
+from vlmcomp.demo.compare import Compare
+from vlmcomp.demo.explore import Explore
+from vlmcomp.demo.link import Link
 from vlmcomp.recipe import Recipe
 
-CSS = Path(__file__).with_name("style.css").read_text()
-THEME = gr.themes.Soft(primary_hue="blue", neutral_hue="slate", font=["system-ui", "sans-serif"])
-_LEAD = """# vlmcomp
-What does compression cost a vision-language model? Ask one question of the same model in FP16, INT8, INT4 and with
-neurons or attention heads removed, and see answers, speed and size side by side."""
-_HEAD = ["Recipe", "Exact match %", "Composite", "First token ms", "ms per token", "Weights MB"]
+_HERE = Path(__file__)
+CSS = _HERE.with_name("style.css").read_text(encoding="utf-8")
+SHARE = _HERE.with_name("share.js").read_text(encoding="utf-8")
+THEME = gr.themes.Base(
+    primary_hue="indigo",
+    secondary_hue="indigo",
+    neutral_hue="slate",
+    radius_size="lg",
+    font=["Inter", "system-ui", "sans-serif"],
+    font_mono=["ui-monospace", "Consolas", "monospace"],
+)
+_LEAD = """<div class="lead"><h1>vlmcomp</h1><p>What does compression cost a vision-language model? Ask the same
+question of a model in FP16, in INT8 and INT4, and with neurons or attention heads removed.</p></div>"""
+_TITLES = {"compare": "Compare", "explore": "Explore", "choose": "Choose for me", "about": "About the numbers"}
+_DARK = "() => { document.body.classList.toggle('dark'); }"
 
 
-class _Upload(gr.Image):
-    """An image whose unreadable file is one sentence, and not an error inside the component."""
-
-    is_template = True  # drawn as the component it extends
-
-    def preprocess(self, payload: Any) -> Any:
-        try:
-            return super().preprocess(payload)
-        except (OSError, SyntaxError, DecompressionBombError):
-            raise gr.Error(
-                "the image cannot be read: use a PNG, JPEG or WebP file of usual size", print_exception=False
-            ) from None
-
-
-def _table(model: str, hardware: str | None) -> list[list[Any]]:
-    rows = []
-    for r in handlers.results():
-        if Recipe.parse(r["recipe"]).model != model or r["hardware"] != hardware:
-            continue
-        if r["error"] or r["exact_match"] is None:
-            rows.append([r["recipe"], "failed", "", "", "", ""])
-            continue
-        shown = (f"{100 * r['exact_match']:.1f}", f"{r['composite']:.3f}", f"{r['ttft_ms']:.1f}")
-        rows.append([r["recipe"], *shown, f"{r['decode_ms_per_token']:.2f}", f"{r['weight_bytes'] / 1e6:.2f}"])
-    return rows
-
-
-def _ask(
-    image: str | None,
-    question: str,
-    recipes: list[str],
-    model: str,
-    hardware: str | None,
-    quality: str,
-    latency: str,
-    progress: gr.Progress = gr.Progress(),  # noqa: B008 - Gradio finds it by its default
-) -> Iterator[tuple[str, Any, list[dict[str, Any]], str]]:
-    view = View(hardware, model, quality, latency)
-    try:
-        for news in handlers.compare(image, question, recipes, lambda text, share: progress(share, desc=text)):
-            live = [{**asdict(m), "recipe": str(m.recipe)} for m in news.live]
-            done = len(news.live) == len(news.cards) or not any(c.status == "answering" for c in news.cards)
-            figure = scatter(handlers.reports(), view, news.live) if done else gr.skip()
-            yield handlers.cards_html(news), figure, live, handlers.resident_text()
-    except ValueError as error:
-        raise gr.Error(str(error), print_exception=False) from None
-
-
-def _draw(model: str, hardware: str | None, quality: str, latency: str, live: list[dict[str, Any]]) -> tuple[Any, Any]:
-    measured = [Live(**{**m, "recipe": Recipe.parse(m["recipe"])}) for m in live]
-    figure = scatter(handlers.reports(), View(hardware, model, quality, latency), measured)
-    return figure, _table(model, hardware)
-
-
-def _choose_model(model: str) -> Any:
-    return gr.CheckboxGroup(choices=_choices(model), value=handlers.usual_variants(model))
-
-
-def _choices(model: str) -> list[tuple[str, str]]:
-    return [(Recipe.parse(v).name, v) for v in handlers.variants(model)]
-
-
-def compare(image: str | None, question: str, recipes: list[str]) -> list[dict[str, Any]]:
-    """Ask one question about an image of several compressed variants.
-
-    Args:
-        image: path of an uploaded image.
-        question: the question, at most 500 characters.
-        recipes: variants such as "llava-shapes/int8"; at most six.
-
-    Returns:
-        One record a variant: recipe, answer, agrees with FP16, times in milliseconds, weight bytes,
-        where and when it was recorded if it is not live, error.
-    """
-    try:
-        *_, last = handlers.compare(image, question, recipes)
-    except ValueError as error:
-        raise gr.Error(str(error), print_exception=False) from None
-    return [
-        {
-            "recipe": str(c.recipe),
-            "answer": c.answer.text if c.answer else None,
-            "agrees_with_fp16": c.agrees,
-            "ttft_ms": c.answer.ttft_ms if c.answer else None,
-            "tokens_per_second": c.answer.tokens_per_second if c.answer else None,
-            "total_ms": c.answer.total_ms if c.answer else None,
-            "weight_bytes": c.weight_bytes,
-            "recorded": c.recorded or None,
-            "error": c.status if c.error else None,
-        }
-        for c in last.cards
-    ]
-
-
-def results() -> list[dict[str, Any]]:
-    """Every recorded result: recipe, hardware, quality, latency and weight bytes."""
-    return handlers.results()
+def settings() -> dict[str, Any]:
+    """What ``launch`` is given besides the address."""
+    return {
+        "theme": THEME,
+        "css": CSS,
+        "max_file_size": "16mb",
+        "show_error": False,
+        "footer_links": ["api"],
+        "run_history": False,
+        "mcp_server": importlib.util.find_spec("mcp") is not None,
+    }
 
 
 def build(model: str = zoo.DEFAULT) -> gr.Blocks:
@@ -127,68 +51,121 @@ def build(model: str = zoo.DEFAULT) -> gr.Blocks:
     gpu: dict[str, Any] = {"concurrency_id": "gpu", "concurrency_limit": 1}  # timed answers must not share the machine
     if handlers.models().name == "replay":
         gpu = {"concurrency_limit": None}
-    machines = handlers.hardware()
-    first = machines[0] if machines else None
     with gr.Blocks(title="vlmcomp", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
-        gr.Markdown(_LEAD)
-        live = gr.State([])
-        with gr.Row(elem_classes="sides"):
-            with gr.Column(scale=2, min_width=320):
-                image = _Upload(type="filepath", sources=["upload", "webcam", "clipboard"], label="Image", height=300)
-                question = gr.Textbox(label="Question", placeholder="What color is the shape?", lines=2, max_lines=4)
-                gr.Examples(handlers.examples(), [image, question], label="Examples", examples_per_page=8)
-            with gr.Column(scale=3, min_width=320):
-                choice = gr.Dropdown(list(zoo.MODELS), value=model, label="Model")
-                picked = gr.CheckboxGroup(
-                    _choices(model), value=handlers.usual_variants(model), label="Variants (at most six)"
-                )
-                with gr.Row():
-                    go = gr.Button("Ask", variant="primary", elem_id="ask")
-                    stop = gr.Button("Stop", variant="secondary")
-                cards = gr.HTML('<p class="hint">Answers appear here.</p>', elem_id="cards")
-                held = gr.Markdown(handlers.resident_text(), elem_classes="resident")
-        gr.Markdown(
-            "## Quality against speed\nRecorded results; bubble area is weight size. Hollow: measured just now."
-        )
-        with gr.Row():
-            machine = gr.Dropdown(machines, value=first, label="Recorded on")
-            quality = gr.Dropdown(list(QUALITIES), value=next(iter(QUALITIES)), label="Quality")
-            latency = gr.Dropdown(list(LATENCIES), value=next(iter(LATENCIES)), label="Latency")
-        view = [choice, machine, quality, latency]
-        plot = gr.Plot(scatter(handlers.reports(), View(first, model)), elem_id="scatter", show_label=False)
-        table = gr.Dataframe(_table(model, first), headers=_HEAD, interactive=False, label="The same as a table")
-        inputs, outputs = [image, question, picked, *view], [cards, plot, live, held]
-        runs = [
-            event(_ask, inputs, outputs, api_visibility="private", show_progress_on=cards, **gpu)
-            for event in (go.click, question.submit)
-        ]
-        stop.click(None, cancels=runs, api_visibility="private")
-        choice.change(_choose_model, choice, picked, api_visibility="private")
-        for part in view:
-            part.change(_draw, [*view, live], [plot, table], api_visibility="private")
-        asked, told, knock = gr.JSON(visible=False), gr.JSON(visible=False), gr.Button(visible=False)
-        # through the image component, which admits uploaded files alone; gr.api would take any path
-        knock.click(compare, [image, question, asked], told, api_name="compare", **gpu)
-        gr.api(results, api_name="results")
+        with gr.Row(elem_classes="top"):
+            gr.HTML(_LEAD, min_width=240, scale=6)
+            share = gr.Button("Copy link", size="sm", elem_id="share", scale=0, min_width=110)
+            dark = gr.Button("Light / dark", size="sm", elem_id="theme", scale=0, min_width=110)
+        address = gr.Textbox(label="Link to what you see", visible=False, elem_id="link", buttons=["copy"])
+        seen = gr.State("compare")
+        with gr.Tabs(elem_id="views") as tabs:
+            with gr.Tab(_TITLES["compare"], id="compare") as first:
+                asked = compare.view(model, gpu)
+            with gr.Tab(_TITLES["explore"], id="explore") as second:
+                explored = explore.view(model, asked.live)
+            with gr.Tab(_TITLES["choose"], id="choose") as third:
+                chosen = choose.view(model)
+            with gr.Tab(_TITLES["about"], id="about") as fourth:
+                claimed = about.view()
+        for tab, name in zip((first, second, third, fourth), link.VIEWS):
+            tab.select(lambda name=name: name, None, seen, api_visibility="private", show_progress="hidden")
+        fourth.select(about.study, None, claimed, api_visibility="private", show_progress="hidden")
+        dark.click(None, js=_DARK, api_visibility="private")
+        _wire(page, asked, explored, chosen, (tabs, seen, share, address))
+        _wire_api(asked, gpu)
     return page.queue(max_size=32)
+
+
+def _wire(page: gr.Blocks, asked: Compare, explored: Explore, chosen: Choose, frame: tuple[Any, ...]) -> None:
+    """Links, and the chart's redrawing after the page is opened and after answers."""
+    tabs, seen, share, address = frame
+    quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+    form = [asked.model, asked.picked, asked.image, asked.question, asked.known]
+    wish = [chosen.model, chosen.memory, chosen.loss, chosen.goal]
+    redraw = {"fn": explore.draw, "inputs": [*explored.filter, explored.opened, asked.live], "outputs": explored.drawn}
+    opening = page.load(_restore, None, [tabs, seen, *form, *explored.filter, explored.opened, *wish], **quiet)
+    opening.then(**redraw, **quiet)
+    for run in asked.runs:
+        run.then(**redraw, **quiet)
+    state = [seen, asked.model, asked.picked, asked.question, asked.known, *explored.filter, explored.opened, *wish]
+    copied = share.click(_query, state, address, **quiet)
+    copied.then(None, address, address, js=SHARE, **quiet)
+
+
+def _wire_api(asked: Compare, gpu: dict[str, Any]) -> None:
+    variants, told, knock = gr.JSON(visible=False), gr.JSON(visible=False), gr.Button(visible=False)
+    # through the image component, which admits uploaded files alone; gr.api would take any path
+    knock.click(api.compare, [asked.image, asked.question, variants], told, api_name="compare", **gpu)
+    gr.api(api.recommend, api_name="recommend", concurrency_limit=2)
+    gr.api(api.results, api_name="results")
+
+
+def _restore(request: gr.Request) -> tuple[Any, ...]:
+    """Every component as the page's address asks for it."""
+    found, bad = link.read(dict(request.query_params))
+    if bad:
+        gr.Warning(f"This link names something that is not here ({', '.join(bad)}): the usual is shown instead.")
+    image, question, known = None, found.question, compare.NOTHING_KNOWN
+    if found.example:
+        image, usual, known = compare.shown_example(found.example)
+        question = question or usual
+    picked = gr.CheckboxGroup(choices=compare.choices(found.model), value=link.recipes(found))
+    machines = results.hardware()
+    hardware = found.hardware or (machines[0] if machines else None)
+    there, end = results.models_on(hardware), explore.largest(hardware)
+    families = [m for m in found.families if m in there] or results.usual_models(hardware, found.model)
+    filters = (
+        hardware,
+        gr.CheckboxGroup(there, value=families),
+        list(found.techniques),
+        found.axis,
+        gr.Slider(0, end, explore.megabytes(found.fits, hardware)),
+        found.least,
+    )
+    opened = gr.Dropdown([found.opened] if found.opened else [], value=found.opened or None)
+    wish = (found.model, found.memory or choose.USUAL_MEMORY, found.loss, found.goal)
+    form = (found.model, picked, image, question, known)
+    return gr.Tabs(selected=found.view), found.view, *form, *filters, opened, *wish
+
+
+def _query(*state: Any) -> Any:
+    seen, model, picked, question, known, *rest = state
+    hardware, families, techniques, axis, fits, least, opened, chosen, memory, loss, goal = rest
+    example = (known or {}).get("example", "")
+    usual = (known or {}).get("question")
+    machines = results.hardware()
+    found = Link(
+        view=seen,
+        model=chosen if seen == "choose" else model,
+        variants=() if seen == "choose" else _variants(model, picked),
+        example=example,
+        question="" if example and question == usual else question or "",
+        hardware="" if machines and hardware == machines[0] else hardware or "",
+        families=() if families == results.usual_models(hardware, model) else tuple(families),
+        techniques=tuple(techniques or ()),
+        axis=axis,
+        fits=explore.fits_text(fits, hardware),
+        least=least or 0.0,
+        opened=opened or "",
+        memory="" if memory == choose.USUAL_MEMORY else memory or "",
+        loss=loss,
+        goal=goal,
+    )
+    return gr.Textbox(found.query(), visible=True)
+
+
+def _variants(model: str, picked: list[str]) -> tuple[str, ...]:
+    """The chosen variants by name; none where they are the usual ones."""
+    return () if picked == handlers.usual_variants(model) else tuple(Recipe.parse(p).name for p in picked)
 
 
 def launch(page: gr.Blocks, host: str, port: int | None, share: bool) -> None:
     """Serve ``page``; a share link that cannot be had does not stop it."""
-    settings: dict[str, Any] = {
-        "server_name": host,
-        "server_port": port,
-        "theme": THEME,
-        "css": CSS,
-        "max_file_size": "16mb",
-        "show_error": False,
-        "footer_links": ["api"],
-        "run_history": False,
-    }
+    place: dict[str, Any] = {"server_name": host, "server_port": port, **settings()}
     try:
-        page.launch(share=share, **settings)
+        page.launch(share=share, **place)
     except Exception as error:
         if not share:
             raise
         print(f"No share link could be made ({type(error).__name__}); serving on this machine alone.")
-        page.launch(share=False, **settings)
+        page.launch(share=False, **place)

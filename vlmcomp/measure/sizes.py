@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import nn
@@ -137,6 +138,21 @@ def linear_bytes(linear: nn.Linear, kept: float, precision: str, reads: bool) ->
 def published() -> list[Sizes]:
     """The sizes of every real model in ``published.SHAPES``."""
     return [sizes(name) for name in SHAPES]
+
+
+@cache
+def by_recipe(name: str) -> tuple[dict[str, int], dict[str, int]]:
+    """Bytes of the weights and at the peak of building, of each column as a recipe: those that remove nothing first.
+
+    Raises:
+        ValueError: a model whose shapes are not published.
+    """
+    if name not in SHAPES:
+        raise ValueError(f"{name} has no published shapes: choose one of {', '.join(SHAPES)}")
+    found, mlp = sizes(name), zoo.find(name).mlp
+    texts = {column: f"{name}/{column.replace('mlp', mlp)}" for column in COLUMNS}
+    weights = {texts[c]: round(found.total(c)) for c in COLUMNS}
+    return weights, {texts[c]: round(found.building(c)) for c in COLUMNS}
 
 
 def render(models: Sequence[Sizes]) -> str:
