@@ -142,7 +142,9 @@ def view(model: str, gpu: dict[str, Any]) -> Compare:
             )
             examples = gr.HTML(strip(), js_on_load=STRIP, elem_id="examples")
         with gr.Column(scale=3, min_width=300):
-            question = gr.Textbox(label="Question", placeholder="What color is the shape?", lines=1, max_lines=4)
+            question = gr.Textbox(
+                label="Question", placeholder="What color is the shape?", max_lines=4, elem_id="question"
+            )
             names = gr.Dropdown([(m.title, m.name) for m in zoo.MODELS.values()], value=model, label="Model")
             picked = gr.CheckboxGroup(
                 choices(model), value=handlers.usual_variants(model), label="Variants, two to six", elem_id="variants"
