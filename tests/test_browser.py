@@ -53,7 +53,7 @@ def visit(browser: Any, url: str) -> Iterator[Any]:
         contexts.append(browser.new_context(viewport={"width": width, "height": 900}))
         tab = contexts[-1].new_page()
         tab.set_default_timeout(PATIENCE)
-        tab.on("pageerror", lambda error: failures.append(str(error)))
+        tab.on("pageerror", lambda error: failures.append(f"{error} {error.stack}"))
         tab.goto(url + query, wait_until="domcontentloaded")
         tab.wait_for_selector("#views [role=tab]")
         return tab
@@ -75,8 +75,16 @@ def view(tab: Any, name: str) -> None:
 
 
 def choose_variants(tab: Any, *names: str) -> None:
-    for box in tab.locator("#variants input[type=checkbox]").all():
-        box.set_checked(box.get_attribute("name") in names)
+    for box in tab.locator("#variants label").all():
+        box.locator("input").set_checked(box.inner_text().strip() in names)
+
+
+def open_by_keyboard(tab: Any, recipe: str) -> None:
+    tab.get_by_label("Open a recipe").focus()
+    tab.keyboard.press("ControlOrMeta+a")
+    tab.keyboard.type(recipe, delay=10)
+    tab.keyboard.press("ArrowDown")
+    tab.keyboard.press("Enter")
 
 
 @pytest.mark.parametrize("width", WIDTHS)
@@ -135,11 +143,10 @@ def test_a_point_a_row_and_the_keyboard_open_the_same_card(visit: Any) -> None:
     tab.mouse.up()
     tab.wait_for_function(f"document.querySelector('.details h3')?.innerText === '{wanted}'")
     assert tab.locator(".losses article img").count() > 0
-    row = tab.locator("#table td").filter(has_text="llava-shapes/heads25+int8").first
+    row = tab.locator("#table [role=gridcell]").filter(has_text="llava-shapes/heads25+int8").first
     row.click()
     tab.wait_for_function("document.querySelector('.details h3')?.innerText === 'llava-shapes/heads25+int8'")
-    tab.get_by_label("Open a recipe").fill("glu20+int4")
-    tab.keyboard.press("Enter")
+    open_by_keyboard(tab, "llava-shapes/glu20+int4")
     tab.wait_for_function("document.querySelector('.details h3')?.innerText === 'llava-shapes/glu20+int4'")
 
 
@@ -169,8 +176,7 @@ def test_a_link_restores_the_page_in_a_fresh_browser(visit: Any) -> None:
     tab.wait_for_selector("#scatter .js-plotly-plot .point")
     tab.get_by_label("Quality vs size").check()
     tab.get_by_label("quantized").check()
-    tab.get_by_label("Open a recipe").fill("int4")
-    tab.keyboard.press("Enter")
+    open_by_keyboard(tab, "paligemma-shapes/int4")
     tab.wait_for_selector(".details h3")
     tab.click("#share")
     tab.wait_for_function("document.querySelector('#link textarea, #link input')?.value.startsWith('http')")
@@ -184,7 +190,7 @@ def test_a_link_restores_the_page_in_a_fresh_browser(visit: Any) -> None:
     assert fresh.get_by_label("quantized").is_checked() and fresh.get_by_label("Quality vs size").is_checked()
     view(fresh, "Compare")
     assert fresh.get_by_label("Question").input_value() == "What shape is the largest object?"
-    assert fresh.locator("#variants input:checked").evaluate_all("boxes => boxes.map(b => b.name)") == ["fp16", "int4"]
+    assert fresh.locator("#variants label:has(input:checked)").all_inner_texts() == ["fp16", "int4"]
     fresh.wait_for_selector("[data-testid=image] img, .image-container img, .image-frame img")
 
 

@@ -94,6 +94,8 @@ _READ: Mapping[str, Callable[[str], Any]] = {
     "goal": _one_of(lambda: GOALS),
 }
 
+NAMES = tuple(f.name for f in fields(Link))
+
 
 def read(query: Mapping[str, str]) -> tuple[Link, list[str]]:
     """The state that a query asks for, and the names of its parts that cannot be had: those are left as usual.

@@ -30,6 +30,7 @@ THEME = gr.themes.Base(
 _LEAD = """<div class="lead"><h1>vlmcomp</h1><p>What does compression cost a vision-language model? Ask the same
 question of a model in FP16, in INT8 and INT4, and with neurons or attention heads removed.</p></div>"""
 _TITLES = {"compare": "Compare", "explore": "Explore", "choose": "Choose for me", "about": "About the numbers"}
+_RESTORED = 18  # components
 _DARK = "() => { document.body.classList.toggle('dark'); }"
 
 
@@ -101,8 +102,11 @@ def _wire_api(asked: Compare, gpu: dict[str, Any]) -> None:
 
 
 def _restore(request: gr.Request) -> tuple[Any, ...]:
-    """Every component as the page's address asks for it."""
-    found, bad = link.read(dict(request.query_params))
+    """Every component as the page's address asks for it; none where it asks for nothing."""
+    asked = dict(request.query_params)
+    if not set(asked) & set(link.NAMES):
+        return (gr.skip(),) * _RESTORED
+    found, bad = link.read(asked)
     if bad:
         gr.Warning(f"This link names something that is not here ({', '.join(bad)}): the usual is shown instead.")
     image, question, known = None, found.question, compare.NOTHING_KNOWN
@@ -125,7 +129,9 @@ def _restore(request: gr.Request) -> tuple[Any, ...]:
     opened = gr.Dropdown([found.opened] if found.opened else [], value=found.opened or None)
     wish = (found.model, found.memory or choose.USUAL_MEMORY, found.loss, found.goal)
     form = (found.model, picked, image, question, known)
-    return gr.Tabs(selected=found.view), found.view, *form, *filters, opened, *wish
+    # a visitor may have moved on meanwhile: only a link that names a view takes them there
+    place = (gr.Tabs(selected=found.view), found.view) if "view" in asked else (gr.skip(), gr.skip())
+    return *place, *form, *filters, opened, *wish
 
 
 def _query(*state: Any) -> Any:
