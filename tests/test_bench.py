@@ -15,7 +15,7 @@ import made_reports as made
 import pytest
 
 from vlmcomp import machine, store, sweep
-from vlmcomp.bench import Plan
+from vlmcomp.bench import Plan, with_other_tasks
 from vlmcomp.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -111,6 +111,23 @@ def test_failed_damaged_and_foreign_reports_are_measured_again(swept: tuple[Path
     file.write_text("{")
     assert sweep.finished(file, PLAN) is None
     assert sweep.finished(tmp_path / "none.json", PLAN) is None
+
+
+def test_another_task_joins_what_was_measured_alike(swept: tuple[Path, list[str]], tmp_path: Path) -> None:
+    old = next(r for r in store.load_all(swept[0]) if r.recipe == str(FP16))
+    rows = store.load_rows(old, swept[0])
+    file = store.save(old, rows, tmp_path)
+    other = replace(old.quality["easy-vqa"], task="mine")
+    new = replace(old, quality={"mine": other, "easy-vqa": replace(other, exact_match=0.5)})
+    both, all_rows = with_other_tasks(new, {"mine": [], "easy-vqa": []}, tmp_path)
+    assert both.quality == {"shapes-vqa": old.quality["shapes-vqa"], **new.quality}
+    assert all_rows == {"shapes-vqa": rows["shapes-vqa"], "mine": [], "easy-vqa": []}
+    store.save(replace(old, versions={"torch": "1"}), rows, tmp_path)
+    assert with_other_tasks(new, {"mine": []}, tmp_path) == (new, {"mine": []})
+    before = file.read_bytes()
+    with pytest.raises(ValueError, match="also holds easy-vqa, measured by another version"):
+        sweep.run([FP16], replace(PLAN, tasks=("shapes-vqa",), samples=7), root=tmp_path, say=print)
+    assert file.read_bytes() == before
 
 
 def test_a_failure_is_recorded_and_the_sweep_goes_on(tmp_path: Path) -> None:

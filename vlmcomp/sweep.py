@@ -15,7 +15,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from vlmcomp import machine, store, zoo
-from vlmcomp.bench import CANNOT_WRITE, MARK, REPO, Plan, Progress, built, circumstances, hardware, origin
+from vlmcomp.bench import CANNOT_WRITE, MARK, REPO, Plan, Progress, built, circumstances, hardware, made_alike, origin
 from vlmcomp.measure import latency, tasks
 from vlmcomp.recipe import Recipe
 from vlmcomp.report import Quality, Report
@@ -84,11 +84,27 @@ def _settle(recipe: Recipe, plan: Plan, root: Path, force: bool, tell: Say, say:
     kept = report is not None
     if force:
         _forget(file)
+    elif report is None:
+        _spare_others(file, recipe, plan)
     if report is None:
         report = _in_fresh_process(recipe, plan, root, file, tell)
         _forget(file)
     say(summary(report) + (" (kept)" if kept else ""))
     return report
+
+
+def _spare_others(file: Path, recipe: Recipe, plan: Plan) -> None:
+    """Refuse to measure where that would drop scores of tasks that ``plan`` does not ask."""
+    try:
+        old = store.load(file)
+    except (OSError, ValueError):
+        return
+    others = set(old.quality) - {tasks.find(name).name for name in plan.tasks}
+    if others and not made_alike(old, circumstances(recipe, plan)):
+        raise ValueError(
+            f"{file} also holds {', '.join(sorted(others))}, measured by another version or on other weights: name "
+            "those tasks too, give another folder with --out, or drop them with --force"
+        )
 
 
 def _forget(file: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from vlmcomp.paired import mcnemar, mean_interval
@@ -96,9 +97,9 @@ def duel(rows: Sequence[Row], task: str = "shapes-vqa") -> str:
         body = []
         for name in dict.fromkeys(r["score"] for r in others):
             theirs = {(r["step"], r["seed"]): r for r in others if r["score"] == name}
-            body.append([name, *(_outcome(step, ours, theirs, task, kept) for step in steps)])
+            body.append([name, *(str(outcome(step, ours, theirs, task, kept) or "–") for step in steps)])
         blocks.append(
-            f"**{_named((DEFAULT, True))} against the peer, points of {text}** ({task})\n\n"
+            f"**{DEFAULT} + least squares against the peer, points of {text}** ({task})\n\n"
             + _lines(["Peer", *steps], body)
         )
     seeds = len({seed for _, seed in ours})
@@ -110,8 +111,20 @@ def duel(rows: Sequence[Row], task: str = "shapes-vqa") -> str:
     return "\n\n".join([*blocks, note])
 
 
-def _outcome(step: str, ours: Mapping, theirs: Mapping, task: str, kept: str) -> str:
-    """Mean difference in points, and the sets on which it is more than chance either way."""
+@dataclass(frozen=True)
+class Outcome:
+    """Mean difference in points, and on how many calibration sets it is more than chance either way."""
+
+    points: float
+    ahead: int
+    behind: int
+
+    def __str__(self) -> str:
+        return f"{self.points:+.1f} ({self.ahead}, {self.behind})"
+
+
+def outcome(step: str, ours: Mapping, theirs: Mapping, task: str, kept: str) -> Outcome | None:
+    """Ours against theirs, both by (step, seed); what looks at no data is there for the first seed alone."""
     points, ahead, behind = [], 0, 0
     for (mine, seed), row in ours.items():
         other = theirs.get((step, seed)) or theirs.get((step, min(s for _, s in ours)))
@@ -122,7 +135,7 @@ def _outcome(step: str, ours: Mapping, theirs: Mapping, task: str, kept: str) ->
         points.append(100 * (won - lost) / len(pairs))
         told = mcnemar(won, lost) < SIGNIFICANT
         ahead, behind = ahead + (told and won > lost), behind + (told and lost > won)
-    return f"{statistics.fmean(points):+.1f} ({ahead}, {behind})" if points else "–"
+    return Outcome(statistics.fmean(points), ahead, behind) if points else None
 
 
 def equal_bytes(rows: Sequence[Row]) -> str:
