@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from vlmcomp import bench, matrix, store, sweep, zoo
+from vlmcomp import bench, matrix, store, sweep
 from vlmcomp.answers import exact_match
 from vlmcomp.cli import main
-from vlmcomp.demo.charts import View, customdata, frontier, scatter, select
 from vlmcomp.frontier import pareto
 from vlmcomp.measure import metrics, quality, tasks
 from vlmcomp.recipe import Recipe
@@ -73,20 +72,6 @@ def test_the_readme_shows_what_is_recorded(tmp_path: Path) -> None:
     again.write_text(text)
     assert main(["report", "--readme", str(again)]) == 0
     assert again.read_text() == text, "run: make readme"
-
-
-def test_the_chart_hovers_over_the_reports_numbers() -> None:
-    view = View(REPORTS[0].hardware.slug, zoo.DEFAULT)
-    points = select(REPORTS, view).points
-    drawn = {
-        row[0]: row for trace in scatter(REPORTS, view).data if "markers" in trace.mode for row in trace.customdata
-    }
-    assert set(drawn) == {str(p.recipe) for p in points}
-    for p in points:
-        assert list(drawn[str(p.recipe)]) == customdata(p)
-        assert p.x == p.latency.decode_ms_per_token_median and p.y == p.quality.exact_match
-    for p in frontier(points):
-        assert not any(q.x <= p.x and q.y >= p.y and (q.x, q.y) != (p.x, p.y) for q in points)
 
 
 def test_pareto_keeps_ties_and_drops_the_dominated() -> None:
