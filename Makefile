@@ -22,7 +22,7 @@ lint: $(BIN)/.dev
 	$(BIN)/ruff format --check .
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 bench: $(BIN)/.app
 	$(BIN)/python -m vlmcomp bench --all

@@ -9,6 +9,8 @@ from functools import cache
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+if "PYTEST_XDIST_WORKER" in os.environ:  # workers side by side take one core each
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["VLMCOMP_CACHE_GB"] = "0"  # tests neither read nor fill the user's cache of built variants
 
 import pytest

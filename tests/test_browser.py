@@ -61,7 +61,7 @@ def visit(browser: Any, url: str) -> Iterator[Any]:
     yield visit
     for context in contexts:
         context.close()
-    assert not failures
+    assert not failures, "\n".join(failures)
 
 
 def view(tab: Any, name: str) -> None:

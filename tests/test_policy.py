@@ -69,12 +69,12 @@ def test_replay_runs_nothing_and_needs_no_torch() -> None:
     code = """
 import sys
 from vlmcomp.demo import handlers
-for image, question in handlers.examples():
-    *_, last = handlers.compare(image, question, ["llava-shapes/int8", "llava-shapes/fp16"])
+for e in handlers.examples():
+    *_, last = handlers.compare(e.image, e.question, ["llava-shapes/int8", "llava-shapes/fp16"])
     assert [c.status for c in last.cards] == ["done", "done"] and not last.live, last
     assert all(c.answer.text and c.recorded.startswith("recorded on ") for c in last.cards), last
     assert last.cards[1].agrees is not None
-*_, last = handlers.compare(image, "Is there a star on the moon?", ["llava-shapes/fp16"])
+*_, last = handlers.compare(e.image, "Is there a star on the moon?", ["llava-shapes/fp16"])
 assert last.cards[0].error and "no model runs on this machine" in last.cards[0].status
 sys.exit(" ".join({"torch", "transformers", "bitsandbytes"} & set(sys.modules)) or 0)
 """
@@ -157,7 +157,7 @@ def test_a_stream_holds_no_lock_that_others_need(
         def other() -> None:
             with Image.open(file) as image:
                 done.append(recorded.find(INT8, image, question))
-            done.append(handlers.resident_text())
+            done.append(handlers.status())
             with closing(resident.answers(INT8, samples[1][0], "Is there a star?")) as theirs:
                 done.append(next(theirs))
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import os
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from made_reports import failed, report, rows
@@ -18,6 +20,7 @@ from vlmcomp.recommend import Advice, Wish, by_arithmetic, read_amount
 from vlmcomp.report import Latency, Memory, Report, Size
 from vlmcomp.tables import MAIN_TASK
 
+ROOT = Path(__file__).resolve().parents[1]
 COUNT = 400
 MEMORIES, LOSSES = (4_000_000, 6_000_000, 10_000_000), (0.0, 1.0, 5.0, 100.0)
 
@@ -164,7 +167,8 @@ def test_the_recorded_results_give_a_recipe_that_builds_and_loads_as_it_says(tmp
     monkeypatch.chdir(tmp_path)
     assert main(found.command.split()[1:]) == 0
     Image.new("RGB", (96, 96), "blue").save("photo.png")
-    done = subprocess.run([sys.executable, "-c", found.python], capture_output=True, text=True, timeout=300)
+    environ = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", found.python], env=environ, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 and done.stdout.strip(), done.stderr
 
 
