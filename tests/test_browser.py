@@ -55,7 +55,7 @@ def visit(browser: Any, url: str) -> Iterator[Any]:
         tab.set_default_timeout(PATIENCE)
         tab.on("pageerror", lambda error: failures.append(f"{error} {error.stack}"))
         tab.goto(url + query, wait_until="domcontentloaded")
-        tab.wait_for_selector("#views [role=tab]")
+        tab.wait_for_selector("body.ready #views [role=tab]")
         return tab
 
     yield visit

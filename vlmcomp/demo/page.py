@@ -32,6 +32,7 @@ question of a model in FP16, in INT8 and INT4, and with neurons or attention hea
 _TITLES = {"compare": "Compare", "explore": "Explore", "choose": "Choose for me", "about": "About the numbers"}
 _RESTORED = 18  # components
 _DARK = "() => { document.body.classList.toggle('dark'); }"
+_READY = "() => { document.body.classList.add('ready'); }"
 
 
 def settings() -> dict[str, Any]:
@@ -85,6 +86,7 @@ def _wire(page: gr.Blocks, asked: Compare, explored: Explore, chosen: Choose, fr
     wish = [chosen.model, chosen.memory, chosen.loss, chosen.goal]
     redraw = {"fn": explore.draw, "inputs": [*explored.filter, explored.opened, asked.live], "outputs": explored.drawn}
     opening = page.load(_restore, None, [tabs, seen, *form, *explored.filter, explored.opened, *wish], **quiet)
+    opening.then(None, js=_READY, **quiet)  # until then nothing can be clicked: what is restored would undo it
     opening.then(**redraw, **quiet)
     for run in asked.runs:
         run.then(**redraw, **quiet)
