@@ -168,7 +168,9 @@ def test_the_recorded_results_give_a_recipe_that_builds_and_loads_as_it_says(tmp
     assert main(found.command.split()[1:]) == 0
     Image.new("RGB", (96, 96), "blue").save("photo.png")
     environ = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", found.python], env=environ, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-c", found.python], env=environ, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0 and done.stdout.strip(), done.stderr
 
 

@@ -64,6 +64,8 @@ def open_image(source: str | Path | BinaryIO | Image.Image | None) -> Image.Imag
             raise ValueError(f"the image has {width} x {height} pixels: at most {MAX_PIXELS // 1_000_000} million fit")
         if min(width, height) < 2 or max(width, height) > 100 * min(width, height):
             raise ValueError(f"the image is only {width} x {height} pixels: choose one that shows something")
+        if image.mode.startswith("I"):  # 16 bits, of which a plain conversion would cut off all but the darkest
+            image = image.convert("I").point(lambda value: value * (255 / 65535)).convert("L")
         if image.mode in ("RGBA", "LA", "P"):  # transparency shows white, as in a browser
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

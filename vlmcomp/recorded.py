@@ -37,6 +37,11 @@ class Recorded:
     hardware: str
     date: str
 
+    @property
+    def place(self) -> str:
+        """Where and when, for people."""
+        return f"recorded on {self.hardware}, {self.date[:10]}"
+
 
 def examples() -> list[tuple[Path, str]]:
     """Image and question of each bundled example."""

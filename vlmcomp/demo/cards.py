@@ -28,11 +28,12 @@ def cards(comparison: Comparison, known: str | None = None) -> str:
 def _card(card: Card, dense: Card | None, known: str | None) -> str:
     done = card.status == "done" and not card.error
     state = "failed" if card.error else "done" if done else "working"
+    origin = _origin(card) if done or card.recorded else ""
     color, name = COLORS[card.recipe.technique], html.escape(str(card.recipe))
     return (
         f'<article class="card {state}" role="listitem" style="--hue:{color}" aria-label="{name}">'
         f"<header><h3>{html.escape(card.recipe.name)}</h3><p>{html.escape(card.recipe.label)}</p></header>"
-        f"{_body(card, dense)}{_verdicts(card, known) if done else ''}{_origin(card) if done else ''}</article>"
+        f"{_body(card, dense)}{_verdicts(card, known) if done else ''}{origin}</article>"
     )
 
 
@@ -45,7 +46,13 @@ def _body(card: Card, dense: Card | None) -> str:
     text = html.escape(answer.text) or "(no words)"
     if card.agrees is False and dense is not None and dense.answer is not None:
         text = marked(dense.answer.text, answer.text) or "(no words)"
-    return f'<p class="answer">{text}</p>{_figures(card)}'
+    return f'<p class="answer">{text}</p>{_figures(card)}{_coming(card)}'
+
+
+def _coming(card: Card) -> str:
+    """What a recorded answer waits for."""
+    waits = card.recorded and card.status != "done"
+    return f'<p class="waiting">the live answer: {html.escape(card.status)}…</p>' if waits else ""
 
 
 def _figures(card: Card) -> str:

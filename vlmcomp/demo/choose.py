@@ -112,5 +112,5 @@ def view(model: str) -> Choose:
             table = gr.HTML("", elem_id="others")
     inputs, outputs = [names, memory, loss, goal], [told, command, python, table]
     for event in (go.click, memory.submit):
-        event(_choose, inputs, outputs, api_visibility="private", show_progress_on=told)
+        event(_choose, inputs, outputs, api_visibility="private", show_progress_on=told, concurrency_limit=None)
     return Choose(names, memory, loss, goal)

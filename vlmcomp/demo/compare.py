@@ -121,6 +121,14 @@ def _ask(
                 yield told, _merged(live, comparison), handlers.status(), again
 
 
+def _at_once(image: str | None, question: str, recipes: list[str], known: dict[str, str]) -> Any:
+    """The recorded answers, while the live ones wait for their turn on this machine."""
+    try:
+        return cards.cards(handlers.at_once(image, question, recipes), _known(known or {}, question))
+    except ValueError:
+        return gr.skip()  # the turn that follows says what is wrong
+
+
 def _again(last: Any, live: list[dict[str, Any]], progress: gr.Progress = gr.Progress()) -> Iterator[tuple[Any, ...]]:  # noqa: B008
     with refuse():
         if not last:
@@ -138,7 +146,12 @@ def view(model: str, gpu: dict[str, Any]) -> Compare:
     with gr.Row(elem_classes="sides"):
         with gr.Column(scale=2, min_width=300):
             image = Upload(
-                type="filepath", format="png", sources=["upload", "webcam", "clipboard"], label="Image", height=250
+                type="filepath",
+                format="png",
+                image_mode=None,
+                sources=["upload", "webcam", "clipboard"],
+                label="Image",
+                height=250,
             )
             examples = gr.HTML(strip(), js_on_load=STRIP, elem_id="examples")
         with gr.Column(scale=3, min_width=300):
@@ -156,11 +169,12 @@ def view(model: str, gpu: dict[str, Any]) -> Compare:
                 chance = gr.Button("Surprise me", elem_id="surprise", min_width=90)
     shown = gr.HTML(cards.EMPTY, elem_id="cards")
     held = gr.Markdown(handlers.status(), elem_classes="status")
-    outputs, private = [shown, live, held, last], {"api_visibility": "private"}
-    busy = {**private, "show_progress_on": shown, **gpu}
-    inputs = [image, question, picked, known, live]
+    outputs, private = [shown, live, held, last], {"api_visibility": "private", "queue": False}
+    busy = {"api_visibility": "private", "show_progress_on": shown, **gpu}
+    inputs = [image, question, picked, known]
+    first = [event(_at_once, inputs, shown, show_progress="hidden", **private) for event in (go.click, question.submit)]
     runs = (
-        *(event(_ask, inputs, outputs, **busy) for event in (go.click, question.submit)),
+        *(event.then(_ask, [*inputs, live], outputs, **busy) for event in first),
         again.click(_again, [last, live], outputs, **busy),
     )
     stop.click(None, cancels=list(runs), **private)

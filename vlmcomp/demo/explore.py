@@ -208,7 +208,7 @@ def view(model: str, live: gr.State) -> Explore:
         label="The same as a table",
     )
     made = Explore(*filters, opened, plot, key, table, card)
-    quiet = {"api_visibility": "private", "show_progress": "hidden"}
+    quiet = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
     inputs = [*made.filter, opened, live]
     again = {"fn": draw, "inputs": inputs, "outputs": made.drawn, "trigger_mode": "always_last", **quiet}
     moved = made.hardware.input(_of_hardware, [made.hardware, made.families], [made.families, made.fits], **quiet)

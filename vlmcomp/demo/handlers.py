@@ -9,11 +9,12 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from PIL import Image
 
 from vlmcomp import recorded, zoo
+from vlmcomp.ask import Answer, clean_question, open_image
 from vlmcomp.demo import results
 from vlmcomp.demo.charts import Live
 from vlmcomp.demo.words import same
@@ -21,9 +22,6 @@ from vlmcomp.manager import Progress
 from vlmcomp.policy import Policy, here
 from vlmcomp.recipe import Recipe
 from vlmcomp.report import amount
-
-if TYPE_CHECKING:
-    from vlmcomp.ask import Answer
 
 MAX_VARIANTS = 6
 _USUAL = ("fp16", "int8", "int4", "glu30+fp16")
@@ -53,6 +51,7 @@ class Card:
     """One variant's place on the page. ``agrees``: same words as FP16, None while that is not known.
 
     ``device``: what answered; ``recorded``: where and when, for an answer that is not live, and ``why`` it is not.
+    A card with an answer that is not done shows the recorded one until the live one begins.
     """
 
     recipe: Recipe
@@ -115,10 +114,8 @@ def compare(
     Raises:
         ValueError: image, question or recipes cannot be used, in one sentence.
     """
-    from vlmcomp.ask import clean_question, open_image
-
     chosen, text, picture = check_recipes(recipes), clean_question(question), open_image(image)
-    cards = {r: Card(r, "waiting") for r in chosen}
+    cards = _at_once(chosen, picture, text)
     live: list[Live] = []
     for recipe in chosen:
         cards[recipe] = replace(cards[recipe], status="building")
@@ -136,6 +133,27 @@ def compare(
         yield Comparison(tuple(cards.values()), tuple(live))
 
 
+def at_once(image: Any, question: str | None, recipes: Sequence[str] | None) -> Comparison:
+    """What ``compare`` can say before any model is asked: the recorded answers. It waits for nobody.
+
+    Raises:
+        ValueError: as ``compare``.
+    """
+    chosen, text, picture = check_recipes(recipes), clean_question(question), open_image(image)
+    return Comparison(tuple(_at_once(chosen, picture, text).values()))
+
+
+def _at_once(chosen: Sequence[Recipe], picture: Image.Image, text: str) -> dict[Recipe, Card]:
+    cards: dict[Recipe, Card] = {}
+    for recipe in chosen:
+        found = recorded.find(recipe, picture, text)
+        card = Card(recipe, "waiting")
+        if found is not None:
+            card = replace(card, answer=found.answer, weight_bytes=found.weight_bytes, recorded=found.place)
+        cards[recipe] = _judge(card, cards.get(recipe.baseline))
+    return cards
+
+
 def _answer(recipe: Recipe, picture: Any, text: str, progress: Progress) -> Iterator[Card]:
     told = models().answers(recipe, picture, text, lambda what, share: progress(f"{recipe.name}: {what}", share))
     with closing(told) as news:
@@ -149,8 +167,7 @@ def _instead(recipe: Recipe, picture: Any, text: str, why: str) -> Card:
     found = recorded.find(recipe, picture, text)
     if found is None:
         return Card(recipe, why, error=True)
-    where = f"recorded on {found.hardware}, {found.date[:10]}"
-    return Card(recipe, "done", found.answer, found.weight_bytes, recorded=where, why=why)
+    return Card(recipe, "done", found.answer, found.weight_bytes, recorded=found.place, why=why)
 
 
 def _judge(card: Card, baseline: Card | None) -> Card:

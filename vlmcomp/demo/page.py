@@ -30,6 +30,8 @@ THEME = gr.themes.Base(
 _LEAD = """<div class="lead"><h1>vlmcomp</h1><p>What does compression cost a vision-language model? Ask the same
 question of a model in FP16, in INT8 and INT4, and with neurons or attention heads removed.</p></div>"""
 _TITLES = {"compare": "Compare", "explore": "Explore", "choose": "Choose for me", "about": "About the numbers"}
+# what takes no time neither waits behind answers nor is refused where too many wait; messages need the queue, though
+_QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
 _RESTORED = 18  # components
 _DARK = "() => { document.body.classList.toggle('dark'); }"
 _READY = "() => { document.body.classList.add('ready'); }"
@@ -70,8 +72,8 @@ def build(model: str = zoo.DEFAULT) -> gr.Blocks:
             with gr.Tab(_TITLES["about"], id="about") as fourth:
                 claimed = about.view()
         for tab, name in zip((first, second, third, fourth), link.VIEWS):
-            tab.select(lambda name=name: name, None, seen, api_visibility="private", show_progress="hidden")
-        fourth.select(about.study, None, claimed, api_visibility="private", show_progress="hidden")
+            tab.select(lambda name=name: name, None, seen, **_QUIET)
+        fourth.select(about.study, None, claimed, **_QUIET)
         dark.click(None, js=_DARK, api_visibility="private")
         _wire(page, asked, explored, chosen, (tabs, seen, share, address))
         _wire_api(asked, gpu)
@@ -81,18 +83,18 @@ def build(model: str = zoo.DEFAULT) -> gr.Blocks:
 def _wire(page: gr.Blocks, asked: Compare, explored: Explore, chosen: Choose, frame: tuple[Any, ...]) -> None:
     """Links, and the chart's redrawing after the page is opened and after answers."""
     tabs, seen, share, address = frame
-    quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     form = [asked.model, asked.picked, asked.image, asked.question, asked.known]
     wish = [chosen.model, chosen.memory, chosen.loss, chosen.goal]
     redraw = {"fn": explore.draw, "inputs": [*explored.filter, explored.opened, asked.live], "outputs": explored.drawn}
-    opening = page.load(_restore, None, [tabs, seen, *form, *explored.filter, explored.opened, *wish], **quiet)
-    opening.then(None, js=_READY, **quiet)  # until then nothing can be clicked: what is restored would undo it
-    opening.then(**redraw, **quiet)
+    restored = [tabs, seen, *form, *explored.filter, explored.opened, *wish]
+    opening = page.load(_restore, None, restored, **_QUIET | {"queue": True, "concurrency_limit": None})
+    opening.then(None, js=_READY, **_QUIET)  # until then nothing can be clicked: what is restored would undo it
+    opening.then(**redraw, **_QUIET)
     for run in asked.runs:
-        run.then(**redraw, **quiet)
+        run.then(**redraw, **_QUIET)
     state = [seen, asked.model, asked.picked, asked.question, asked.known, *explored.filter, explored.opened, *wish]
-    copied = share.click(_query, state, address, **quiet)
-    copied.then(None, address, address, js=SHARE, **quiet)
+    copied = share.click(_query, state, address, **_QUIET)
+    copied.then(None, address, address, js=SHARE, **_QUIET)
 
 
 def _wire_api(asked: Compare, gpu: dict[str, Any]) -> None:
