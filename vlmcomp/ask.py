@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 MAX_QUESTION = 500  # characters
 MAX_NEW_TOKENS = 256
 MAX_PIXELS = 50_000_000
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")  # not all that Pillow reads: some start other programs
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def open_image(source: str | Path | BinaryIO | Image.Image | None) -> Image.Imag
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = source if isinstance(source, Image.Image) else Image.open(source)
+            image = source if isinstance(source, Image.Image) else Image.open(source, formats=FORMATS)
         width, height = image.size
         if width * height > MAX_PIXELS:
             raise ValueError(f"the image has {width} x {height} pixels: at most {MAX_PIXELS // 1_000_000} million fit")

@@ -86,7 +86,8 @@ def draw(*values: Any) -> tuple[Any, ...]:
     view = read_view(*chosen)
     measured = [Live(**{**m, "recipe": Recipe.parse(m["recipe"])}) for m in live or ()]
     lines = results.table(view)
-    names = [line[0] for line in lines]
+    # every recipe of this machine, whatever the filter: a list that shrinks while it is open fails in the browser
+    names = [line[0] for line in results.table(View(view.hardware, axis="size"))]
     opened = opened if opened in names else None
     return (
         charts.scatter(view, measured, opened),
