@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
+import time
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
 from served import ASKED, BLUE, app
 
-from vlmcomp.demo import results
+from vlmcomp.demo import handlers, results
 from vlmcomp.recipe import Recipe
 
 WIDTHS = (1440, 390)
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync", "--no-first-run")
 HOLLOW = "document.querySelector('#scatter .js-plotly-plot')?.data.some(t => t.name === 'measured now')"
 PATIENCE = 120_000
+TURN = "!document.querySelector('.card').innerText.includes('recorded on')"  # the live answer has begun
 TRACES = "[...document.querySelector('#scatter .js-plotly-plot').data.map(t => t.name)]"
 
 
@@ -232,3 +236,62 @@ def test_choose_for_me_gives_a_recipe_and_its_command(visit: Any) -> None:
     tab.click("#choose")
     tab.wait_for_function("document.body.innerText.includes('is not an amount of memory')")
     assert tab.locator(".toast-body b:text('lots')").count() == 0
+
+
+def _slowly(monkeypatch: pytest.MonkeyPatch, gate: threading.Event) -> None:
+    """Every live answer stands still after its first token until ``gate`` is open."""
+    live = handlers._answer
+
+    def answer(*given: Any) -> Iterator[Any]:
+        with closing(live(*given)) as news:
+            for card in news:
+                yield card
+                while not gate.wait(0.05):
+                    yield card
+
+    monkeypatch.setattr(handlers, "_answer", answer)
+
+
+def test_recorded_answers_do_not_wait_for_another_visitors_live_one(visit: Any, monkeypatch) -> None:
+    gate = threading.Event()
+    _slowly(monkeypatch, gate)
+    try:
+        tab, other = visit("?variants=fp16,int8"), visit("?variants=fp16,int4")
+        for visitor in (tab, other):
+            visitor.locator("#examples button").first.click()
+            visitor.wait_for_function("document.querySelector('#question textarea, #question input').value !== ''")
+        tab.click("#ask")
+        tab.wait_for_selector(".card .answer")
+        tab.wait_for_function(
+            "!document.querySelector('.card').innerText.includes('recorded on')"
+        )  # its turn has begun
+        other.click("#ask")
+        other.wait_for_function("document.querySelectorAll('.card .badge.recorded').length === 2")
+        assert other.locator(".card .waiting").all_inner_texts() == ["the live answer: waiting…"] * 2
+        assert handlers.models().held()[0].leases == 1  # the other visitor's
+    finally:
+        gate.set()
+    for visitor in (tab, other):
+        visitor.wait_for_function("document.querySelectorAll('.card.done .badge.live').length === 2")
+
+
+@pytest.mark.parametrize("leaves", ["stop", "close"])
+def test_stopping_and_leaving_free_the_model(visit: Any, monkeypatch, leaves: str) -> None:
+    gate = threading.Event()
+    _slowly(monkeypatch, gate)
+    try:
+        tab = visit("?example=scene-20&variants=fp16,int8")
+        tab.click("#ask")
+        tab.wait_for_selector(".card .answer")
+        tab.wait_for_function(TURN)
+        assert any(held.leases for held in handlers.models().held())
+        if leaves == "stop":
+            tab.click("#stop")
+        else:
+            tab.close()
+        until = time.monotonic() + PATIENCE / 1000
+        while any(held.leases for held in handlers.models().held()) and time.monotonic() < until:
+            time.sleep(0.05)
+        assert not any(held.leases for held in handlers.models().held())
+    finally:
+        gate.set()
