@@ -37,6 +37,15 @@ _DARK = "() => { document.body.classList.toggle('dark'); }"
 _READY = "() => { document.body.classList.add('ready'); }"
 
 
+class Names(gr.JSON):
+    """JSON that tells programs it is a list of texts; of plain JSON an agent is given no valid schema."""
+
+    is_template = True  # drawn as the component it extends
+
+    def api_info(self) -> dict[str, Any]:
+        return {"type": "array", "items": {"type": "string"}}
+
+
 def settings() -> dict[str, Any]:
     """What ``launch`` is given besides the address."""
     return {
@@ -98,7 +107,7 @@ def _wire(page: gr.Blocks, asked: Compare, explored: Explore, chosen: Choose, fr
 
 
 def _wire_api(asked: Compare, gpu: dict[str, Any]) -> None:
-    variants, told, knock = gr.JSON(visible=False), gr.JSON(visible=False), gr.Button(visible=False)
+    variants, told, knock = Names(visible=False), gr.JSON(visible=False), gr.Button(visible=False)
     # through the image component, which admits uploaded files alone; gr.api would take any path
     knock.click(api.compare, [asked.image, asked.question, variants], told, api_name="compare", **gpu)
     gr.api(api.recommend, api_name="recommend", concurrency_limit=2)
