@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -16,6 +17,7 @@ os.environ["VLMCOMP_CACHE_GB"] = "0"  # tests neither read nor fill the user's c
 import pytest
 from PIL import Image
 
+from vlmcomp import zoo
 from vlmcomp.recipe import Recipe
 
 
@@ -30,6 +32,13 @@ def _build(text: str):
 def built() -> Callable:
     """``built("llava-shapes/int8")``: that recipe in memory, made once. Tests do not change what they get."""
     return _build
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The embedded model is pruned by few samples, for what is true of any number of them."""
+    entry = zoo.find(zoo.DEFAULT)
+    monkeypatch.setitem(zoo.MODELS, entry.name, replace(entry, calibration=64))
 
 
 @pytest.fixture(scope="session")

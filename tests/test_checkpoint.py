@@ -29,6 +29,7 @@ def _logits(vlm: VLM, samples: list) -> torch.Tensor:
         return vlm.model(**inputs.to(vlm.device, vlm.model.dtype)).logits
 
 
+@pytest.mark.usefixtures("few")
 @pytest.mark.parametrize("name", RECIPES)
 def test_saved_equals_loaded(name: str, samples: list, tmp_path: Path) -> None:
     vlm = build(Recipe.parse(f"llava-shapes/{name}"), device="cpu")

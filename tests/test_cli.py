@@ -88,6 +88,7 @@ def test_help_shows_examples(verb: str, capsys: pytest.CaptureFixture) -> None:
     assert stop.value.code == 0 and f"vlmcomp {verb}" in out.partition("examples:")[2]
 
 
+@pytest.mark.usefixtures("few")
 def test_build_accounts_for_every_part_and_ask_answers_from_it(
     picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

@@ -52,6 +52,7 @@ def test_the_untouched_parts_lie_in_one_place_and_answers_stay(model: str, sampl
     assert torch.equal(_logits(small, samples[0]), wanted)  # what was shared outlives the variant it came from
 
 
+@pytest.mark.usefixtures("few")
 def test_what_was_changed_is_not_shared() -> None:
     dense, pruned = _fresh("llava-shapes/fp16"), _fresh("llava-shapes/heads25+fp16")
     share(pruned, [dense])

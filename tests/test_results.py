@@ -118,6 +118,7 @@ def test_a_sweep_resumes_and_records_failures(tmp_path: Path) -> None:
     assert gzip.decompress(rows.read_bytes())
 
 
+@pytest.mark.usefixtures("few")
 def test_build_then_ask_gives_the_recipes_answer(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     image = str(ROOT / "assets/examples/easy-vqa-6.png")
     question = ["--image", image, "--question", "What color is the shape?", "--device", "cpu"]
