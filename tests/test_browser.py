@@ -50,13 +50,15 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def visit(browser: Any, url: str) -> Iterator[Any]:
-    """``visit(query, width)``: a page in a context of its own, whose scripts must not fail."""
+    """``visit(query, width)``: a page in a context of its own, whose scripts must not fail. Of a test that fails pytest
+    shows what the page asked of the app and said in the end."""
     contexts, failures = [], []
 
     def visit(query: str = "", width: int = 1440) -> Any:
         contexts.append(browser.new_context(viewport={"width": width, "height": 900}))
         tab = contexts[-1].new_page()
         tab.set_default_timeout(PATIENCE)
+        tab.on("requestfinished", lambda request: print(request.method, request.url, (request.post_data or "")[:200]))
         tab.on("pageerror", lambda error: failures.append(f"{error} {error.stack}"))
         tab.goto(url + query, wait_until="domcontentloaded")
         tab.wait_for_selector("body.ready #views [role=tab]")
@@ -64,6 +66,8 @@ def visit(browser: Any, url: str) -> Iterator[Any]:
 
     yield visit
     for context in contexts:
+        for tab in context.pages:
+            print(tab.url, tab.locator("#cards, .toast-body").all_inner_texts())
         context.close()
     assert not failures, "\n".join(failures)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import random
 from collections.abc import Iterator, Sequence
@@ -44,6 +45,12 @@ def models() -> Policy:
     mlp = zoo.find(zoo.DEFAULT).mlp
     combined = (f"{mlp}30+int8", f"heads25+{mlp}30+int4")
     return here([Recipe.parse(v) for v in (*usual_variants(zoo.DEFAULT), *(f"{zoo.DEFAULT}/{c}" for c in combined))])
+
+
+def get_ready() -> None:
+    """Import what the first live answer needs: seconds that nobody has to wait for."""
+    if models().name == "resident":
+        importlib.import_module("vlmcomp.build")
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -179,8 +180,8 @@ def _variants(model: str, picked: list[str]) -> tuple[str, ...]:
 
 
 def launch(page: gr.Blocks, host: str, port: int | None, share: bool) -> None:
-    """Serve ``page``; a share link that cannot be had does not stop it."""
-    place: dict[str, Any] = {"server_name": host, "server_port": port, **settings()}
+    """Serve ``page`` until it is stopped; a share link that cannot be had does not stop it."""
+    place: dict[str, Any] = {"server_name": host, "server_port": port, "prevent_thread_lock": True, **settings()}
     try:
         page.launch(share=share, **place)
     except Exception as error:
@@ -188,3 +189,5 @@ def launch(page: gr.Blocks, host: str, port: int | None, share: bool) -> None:
             raise
         print(f"No share link could be made ({type(error).__name__}); serving on this machine alone.")
         page.launch(share=False, **place)
+    threading.Thread(target=handlers.get_ready, daemon=True).start()  # while the first visitor looks around
+    page.block_thread()
