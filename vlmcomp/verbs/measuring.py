@@ -18,6 +18,9 @@ def add(verbs: Verbs) -> None:
     _bench_options(verbs.add("bench", bench, "measure recipes: size, memory, latency, quality", *measured))
     studied = ("", "--part shapes --samples 500")
     _study_options(verbs.add("study", study, "compare the ways to prune, and what pruning costs", *studied))
+    text = "measure what this device makes of each precision, and say which to take"
+    sub = verbs.add("doctor", doctor, text, "", "--model llava-1.5-7b")
+    sub.add_argument("--model", default=zoo.DEFAULT, help=f"at whose widths; default: {zoo.DEFAULT}")
     text = "record the answers to the app's examples, which it shows where nothing can run"
     sub = verbs.add("record", record, text, "", "llava-shapes/int8")
     sub.add_argument("recipes", nargs="*", metavar="RECIPE", help=f"{RECIPE}; default: the embedded models' cells")
@@ -132,6 +135,12 @@ def study(args: argparse.Namespace) -> None:
     text = study_tables.render(ledger.content(), cost.projection(), whole=True)
     store.write_text(ledger.file.with_suffix(".md"), text + "\n")
     print(text)
+
+
+def doctor(args: argparse.Namespace) -> None:
+    from vlmcomp import doctor as device
+
+    print(device.render(device.examine(args.model, say=on_stderr())))
 
 
 def record(args: argparse.Namespace) -> None:

@@ -1,0 +1,71 @@
+"""The doctor: what it measures is what a precision changes, and its advice follows from the numbers alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from torch import nn
+
+from vlmcomp import anatomy, doctor, zoo
+from vlmcomp.cli import main
+from vlmcomp.doctor import Diagnosis, Finding
+from vlmcomp.measure.sizes import in_memory, skeleton
+from vlmcomp.recipe import PRECISIONS, Recipe
+from vlmcomp.report import Hardware
+
+HERE = Hardware("cpu-test", "cpu", "Test", 2, 10**10)
+
+
+def _diagnosis(*found: tuple[int, float], budget: int = 100) -> Diagnosis:
+    """Of (bytes, ms) of each precision."""
+    findings = [
+        Finding(Recipe("llava-shapes", (), p), size, size <= budget, tuple(ms + 0.001 * i for i in range(15)), ms / 2)
+        for p, (size, ms) in zip(PRECISIONS, found, strict=True)
+    ]
+    return Diagnosis(HERE, "float32", 2, 1e10, 1e11, budget, tuple(findings))
+
+
+@pytest.mark.parametrize("model", [m.name for m in zoo.MODELS.values() if m.embedded])
+def test_every_family_is_measured_at_its_own_linears(model: str) -> None:
+    found = doctor.examine(model, rounds=2)
+    assert [f.recipe.precision for f in found.findings] == list(PRECISIONS)
+    assert all(len(f.ms) == 2 and min(f.ms) > 0 and f.floor_ms > 0 for f in found.findings)
+    assert [f.needs_bytes for f in found.findings] == [sum(in_memory(f.recipe)) for f in found.findings]
+    dense = doctor._block(model, "fp16", "cpu")
+    shapes = [(m.in_features, m.out_features) for m in dense.modules() if isinstance(m, nn.Linear)]
+    layer = anatomy.layers(skeleton(model))[0]
+    assert shapes == [(m.in_features, m.out_features) for m in layer.block.modules() if isinstance(m, nn.Linear)]
+    floors = [f.floor_ms for f in found.findings]
+    assert floors == sorted(floors, reverse=True) and floors[0] > 3 * floors[2]  # bytes as they lie in memory
+
+
+def test_the_fastest_that_fits_is_advised_and_the_smallest() -> None:
+    text = "\n".join(doctor.advice(_diagnosis((90, 4.0), (60, 2.0), (40, 3.0))))
+    assert "For speed: llava-shapes/int8" in text and "For memory: llava-shapes/int4" in text and "not time" not in text
+    text = "\n".join(doctor.advice(_diagnosis((90, 4.0), (60, 8.0), (40, 12.0))))
+    assert "For speed: llava-shapes/fp16" in text
+    assert "int8 saves memory here, not time: its Linears take 2.0 times as long" in text
+    assert "int4 saves memory here, not time: its Linears take 3.0 times as long" in text
+    text = "\n".join(doctor.advice(_diagnosis((90, 4.0), (60, 8.0), (40, 12.0), budget=70)))
+    assert "For speed: llava-shapes/int8" in text
+    assert doctor.advice(_diagnosis((90, 4.0), (60, 8.0), (40, 12.0), budget=9))[0].startswith("Nothing fits: int4")
+
+
+def test_a_difference_inside_the_noise_is_none() -> None:
+    noisy = _diagnosis((90, 4.0), (60, 3.9), (40, 5.0))
+    first, second, third = noisy.findings
+    second = replace(second, ms=tuple(3.9 + (0.5 if i % 2 else -0.5) for i in range(15)))
+    noisy = replace(noisy, findings=(first, second, third))
+    assert "For speed: llava-shapes/fp16" in "\n".join(doctor.advice(noisy))
+    assert "no difference seen" in doctor.render(noisy)
+
+
+def test_the_command_prints_device_floor_and_advice(capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
+    monkeypatch.setattr(doctor, "ROUNDS", 2)
+    assert main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    for said in ("device ", "GB/s", "TFLOP/s", "FLOOR", "llava-shapes/int4", "For speed: ", "For memory: "):
+        assert said in out, out
+    assert main(["doctor", "--model", "gpt"]) == 2
+    assert "unknown model" in capsys.readouterr().err

@@ -1,0 +1,182 @@
+"""What a device makes of each precision: measured on one decoder layer of a model at its true widths.
+
+The Linears of the layer are what a precision changes. Their weights are random, since speed does not depend on them;
+nothing is downloaded. What attention scores, norms, lm_head and the calls between kernels cost is left out: a model's
+own reports have that.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from vlmcomp import anatomy, machine, tables, zoo
+from vlmcomp.measure.sizes import in_memory, skeleton
+from vlmcomp.memory import pieces
+from vlmcomp.paired import Interval, faster
+from vlmcomp.quantize import BACKENDS, quantize
+from vlmcomp.recipe import PRECISIONS, Recipe
+from vlmcomp.report import Hardware, amount
+from vlmcomp.resident import device_budget
+from vlmcomp.vlm import compute_dtype, default_device
+
+ROUNDS = 15  # timed, after
+WARMUP = 3
+_STEPS = 4  # tokens a round: one alone is near the clock's resolution for a small layer
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One precision of the model here.
+
+    ``needs_bytes``: of the weights in memory. ``ms``: of the decoder's Linears for one token, round by round, the
+    precisions in turns. ``floor_ms``: of reading the same weights once at the measured bandwidth.
+    """
+
+    recipe: Recipe
+    needs_bytes: int
+    fits: bool
+    ms: tuple[float, ...]
+    floor_ms: float
+
+    @property
+    def median_ms(self) -> float:
+        return statistics.median(self.ms)
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    hardware: Hardware
+    dtype: str
+    threads: int
+    bandwidth_bytes_s: float
+    flops_s: float
+    budget_bytes: int
+    findings: tuple[Finding, ...]
+
+
+def examine(model: str, rounds: int | None = None, say: Callable[[str, float], None] | None = None) -> Diagnosis:
+    """Measure this device (a GPU if there is one) for ``model``; takes the memory of a decoder layer in each precision.
+
+    Raises:
+        ValueError: an unknown model.
+    """
+    zoo.find(model)
+    say = say or (lambda text, share: None)
+    device = default_device()
+    say("measuring memory and arithmetic", 0.0)
+    bandwidth, flops, budget = machine.bandwidth(device), machine.flops(device), device_budget()
+    say(f"timing a decoder layer of {model}", 0.2)
+    count, blocks = len(anatomy.layers(skeleton(model))), [_block(model, p, device) for p in PRECISIONS]
+    times = _in_turns([_step(block, device) for block in blocks], device, rounds or ROUNDS)
+    findings = []
+    for precision, block, ms in zip(PRECISIONS, blocks, times):
+        recipe = Recipe(model, (), precision)
+        needs, layer = sum(in_memory(recipe)), sum(pieces(block).values())
+        floor = 1000 * count * layer / bandwidth
+        findings.append(Finding(recipe, needs, needs <= budget, tuple(count * x for x in ms), floor))
+    dtype = str(compute_dtype(device)).removeprefix("torch.")
+    return Diagnosis(
+        machine.hardware(device), dtype, torch.get_num_threads(), bandwidth, flops, budget, tuple(findings)
+    )
+
+
+def _block(model: str, precision: str, device: str) -> nn.Module:
+    """The first decoder layer's Linears with random weights, in ``precision``."""
+    layer, dtype = anatomy.layers(skeleton(model))[0], compute_dtype(device)
+    block = layer.block.to_empty(device=device).to(dtype)
+    with torch.no_grad():
+        for parameter in block.parameters():
+            parameter.normal_(0, 0.02)
+    if precision != "fp16":
+        quantize(layer, precision, dtype)
+    return block
+
+
+def _step(block: nn.Module, device: str) -> Callable[[], None]:
+    """What one token asks of the Linears of ``block``."""
+    linears = [module for module in block.modules() if isinstance(module, nn.Linear)]
+    inputs = [torch.randn(1, 1, linear.in_features, dtype=compute_dtype(device), device=device) for linear in linears]
+
+    @torch.inference_mode()
+    def step() -> None:
+        for linear, x in zip(linears, inputs):
+            linear(x)
+
+    return step
+
+
+def _in_turns(steps: Sequence[Callable[[], None]], device: str, rounds: int) -> list[list[float]]:
+    """Milliseconds of each step, one by one in turns."""
+    times: list[list[float]] = [[] for _ in steps]
+    for number in range(WARMUP + rounds):
+        for step, held in zip(steps, times):
+            _wait(device)
+            start = time.perf_counter()
+            for _ in range(_STEPS):
+                step()
+            _wait(device)
+            if number >= WARMUP:
+                held.append(1000 * (time.perf_counter() - start) / _STEPS)
+    return times
+
+
+def _wait(device: str) -> None:
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)
+
+
+def against_fp16(diagnosis: Diagnosis) -> dict[str, Interval]:
+    """By precision: how much faster than FP16 it is, minus 1, with its 95 % interval."""
+    dense = diagnosis.findings[0]
+    return {f.recipe.precision: faster(dense.ms, f.ms) for f in diagnosis.findings[1:]}
+
+
+def advice(diagnosis: Diagnosis) -> list[str]:
+    """What to take here, and why; a difference inside the noise is none."""
+    there = [f for f in diagnosis.findings if f.fits]
+    if not there:
+        least = min(diagnosis.findings, key=lambda f: f.needs_bytes)
+        return [f"Nothing fits: {least.recipe.precision} alone needs {amount(least.needs_bytes)}."]
+    speeds, said = against_fp16(diagnosis), []
+    fast = min(there, key=lambda f: f.median_ms)
+    dense = diagnosis.findings[0]
+    if fast is not dense and dense.fits and speeds[fast.recipe.precision].low <= 0:
+        fast = dense
+    small = min(there, key=lambda f: f.needs_bytes)
+    said.append(f"For speed: {fast.recipe} ({BACKENDS[fast.recipe.precision]}).")
+    said.append(f"For memory: {small.recipe}, {amount(small.needs_bytes)}.")
+    for precision, speed in speeds.items():
+        if speed.high < 0:
+            said.append(
+                f"{precision} saves memory here, not time: its Linears take {1 / (1 + speed.value):.1f} times as long."
+            )
+    return said
+
+
+def render(diagnosis: Diagnosis) -> str:
+    """The diagnosis as plain text."""
+    d = diagnosis
+    head = [
+        f"device     {d.hardware.name} ({d.hardware.device}, {d.hardware.cores} CPU cores, {d.threads} threads)",
+        f"memory     {amount(d.hardware.memory_bytes)}, of which models may take {amount(d.budget_bytes)} now",
+        f"bandwidth  {d.bandwidth_bytes_s / 1e9:.1f} GB/s, copying",
+        f"arithmetic {d.flops_s / 1e12:.3g} TFLOP/s in {d.dtype}",
+    ]
+    rows = [("RECIPE", "MEMORY", "FITS", "LINEARS ms/token", "AGAINST FP16 (95 %)", "FLOOR ms/token", "% OF FLOOR")]
+    speeds = against_fp16(d)
+    for f in d.findings:
+        speed = speeds.get(f.recipe.precision)
+        told = f"{1 + speed.value:.2f}x ({1 + speed.low:.2f} to {1 + speed.high:.2f})" if speed else "1.00x"
+        if speed and speed.low <= 0 <= speed.high:
+            told = "no difference seen"
+        reached = f"{100 * f.floor_ms / f.median_ms:.0f}"
+        fits = "yes" if f.fits else "no"
+        row = (str(f.recipe), amount(f.needs_bytes), fits, f"{f.median_ms:.2f}", told, f"{f.floor_ms:.2f}", reached)
+        rows.append(row)
+    return "\n".join([*head, "", tables.aligned(rows), "", *advice(d)])
