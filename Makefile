@@ -2,6 +2,7 @@
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
+BROWSER := tests/test_browser.py  # a browser, a server and models need both cores
 
 .PHONY: app test lint bench readme clean
 
@@ -22,7 +23,8 @@ lint: $(BIN)/.dev
 	$(BIN)/ruff format --check .
 
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore $(BROWSER)
+	$(BIN)/python -m pytest $(BROWSER)
 
 bench: $(BIN)/.app
 	$(BIN)/python -m vlmcomp bench --all

@@ -227,5 +227,6 @@ def _style(figure: go.Figure, view: View, shown: Sequence[Report]) -> None:
         dragmode=False,
     )
     title = f"Weights, {_scale(shown)[1]}" if view.axis == "size" else "Decoding, ms per token"
-    figure.update_xaxes(title=f"{title} (less is better)", zeroline=False, automargin=True, rangemode="normal")
+    words = {"text": f"{title} (less is better)", "font": {"size": 12}}  # has to fit a phone
+    figure.update_xaxes(title=words, zeroline=False, automargin=True, rangemode="normal")
     figure.update_yaxes(title="Exact match, %", zeroline=False, automargin=True)
