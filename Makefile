@@ -2,7 +2,8 @@
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
-BROWSER := tests/test_browser.py  # a browser, a server and models need both cores
+# a browser, a server and models need both cores
+BROWSER := tests/test_browser.py
 
 .PHONY: app test lint bench readme clean
 
