@@ -3,7 +3,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 # a browser, a server and models need both cores
-BROWSER := tests/test_browser.py
+BROWSER := tests/test_browser.py tests/test_visitors.py
 
 .PHONY: app test lint bench readme clean
 
@@ -24,7 +24,7 @@ lint: $(BIN)/.dev
 	$(BIN)/ruff format --check .
 
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore $(BROWSER)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(addprefix --ignore=,$(BROWSER))
 	$(BIN)/python -m pytest $(BROWSER)
 
 bench: $(BIN)/.app

@@ -219,6 +219,16 @@ def test_a_forged_file_reference_reads_nothing(url: str, image: Any) -> None:
     assert "event: complete" not in told and not any(leak in told for leak in _LEAKS), told
 
 
+@pytest.mark.parametrize("count", [-1, 10**12, "many", [5]])
+def test_a_token_count_that_nobody_asked_for_changes_nothing(url: str, client: Client, count: Any) -> None:
+    with BLUE.open("rb") as file:
+        (path,) = httpx.post(f"{url}gradio_api/upload", files={"files": file}, timeout=60).json()
+    told = called(url, "compare", [{"path": path, "meta": {"_type": "gradio.FileData"}}, ASKED, FP16, count])
+    assert '"answer": "blue"' in told or ("event: error" in told and not any(leak in told for leak in _LEAKS)), told
+    with pytest.raises(Exception, match="max_new_tokens"):
+        client.predict(handle_file(BLUE), ASKED, FP16, max_new_tokens=count, api_name="/compare")
+
+
 @pytest.mark.parametrize(
     "path",
     [

@@ -2,74 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import closing
 from typing import Any
 
 import pytest
-from served import ASKED, BLUE, app
+from served import ASKED, BLUE
 
-from vlmcomp.demo import handlers, results
+from vlmcomp.demo import results
 from vlmcomp.recipe import Recipe
 
+pytest_plugins = ["browsing"]
 WIDTHS = (1440, 390)
-FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync", "--no-first-run")
 HOLLOW = "document.querySelector('#scatter .js-plotly-plot')?.data.some(t => t.name === 'measured now')"
-PATIENCE = 120_000
-TURN = "!document.querySelector('.card').innerText.includes('recorded on')"  # the live answer has begun
 TRACES = "[...document.querySelector('#scatter .js-plotly-plot').data.map(t => t.name)]"
-
-
-@pytest.fixture(scope="module")
-def url(tmp_path_factory) -> Iterator[str]:
-    before = os.environ.get("VLMCOMP_CACHE")
-    os.environ["VLMCOMP_CACHE"] = str(tmp_path_factory.mktemp("cache"))
-    with app() as address:
-        yield address
-    del os.environ["VLMCOMP_CACHE"]
-    if before is not None:
-        os.environ["VLMCOMP_CACHE"] = before
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("no Chromium on this machine")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as play:
-        opened = play.chromium.launch(executable_path=chromium, args=list(FLAGS))
-        yield opened
-        opened.close()
-
-
-@pytest.fixture
-def visit(browser: Any, url: str) -> Iterator[Any]:
-    """``visit(query, width)``: a page in a context of its own, whose scripts must not fail. Of a test that fails pytest
-    shows what the page asked of the app and said in the end."""
-    contexts, failures = [], []
-
-    def visit(query: str = "", width: int = 1440) -> Any:
-        contexts.append(browser.new_context(viewport={"width": width, "height": 900}))
-        tab = contexts[-1].new_page()
-        tab.set_default_timeout(PATIENCE)
-        tab.on("requestfinished", lambda request: print(request.method, request.url, (request.post_data or "")[:200]))
-        tab.on("pageerror", lambda error: failures.append(f"{error} {error.stack}"))
-        tab.goto(url + query, wait_until="domcontentloaded")
-        tab.wait_for_selector("body.ready #views [role=tab]")
-        return tab
-
-    yield visit
-    for context in contexts:
-        for tab in context.pages:
-            print(tab.url, tab.locator("#cards, .toast-body").all_inner_texts())
-        context.close()
-    assert not failures, "\n".join(failures)
 
 
 def view(tab: Any, name: str) -> None:
@@ -240,62 +184,3 @@ def test_choose_for_me_gives_a_recipe_and_its_command(visit: Any) -> None:
     tab.click("#choose")
     tab.wait_for_function("document.body.innerText.includes('is not an amount of memory')")
     assert tab.locator(".toast-body b:text('lots')").count() == 0
-
-
-def _slowly(monkeypatch: pytest.MonkeyPatch, gate: threading.Event) -> None:
-    """Every live answer stands still after its first token until ``gate`` is open."""
-    live = handlers._answer
-
-    def answer(*given: Any) -> Iterator[Any]:
-        with closing(live(*given)) as news:
-            for card in news:
-                yield card
-                while not gate.wait(0.05):
-                    yield card
-
-    monkeypatch.setattr(handlers, "_answer", answer)
-
-
-def test_recorded_answers_do_not_wait_for_another_visitors_live_one(visit: Any, monkeypatch) -> None:
-    gate = threading.Event()
-    _slowly(monkeypatch, gate)
-    try:
-        tab, other = visit("?variants=fp16,int8"), visit("?variants=fp16,int4")
-        for visitor in (tab, other):
-            visitor.locator("#examples button").first.click()
-            visitor.wait_for_function("document.querySelector('#question textarea, #question input').value !== ''")
-        tab.click("#ask")
-        tab.wait_for_selector(".card .answer")
-        tab.wait_for_function(
-            "!document.querySelector('.card').innerText.includes('recorded on')"
-        )  # its turn has begun
-        other.click("#ask")
-        other.wait_for_function("document.querySelectorAll('.card .badge.recorded').length === 2")
-        assert other.locator(".card .waiting").all_inner_texts() == ["the live answer: waiting…"] * 2
-        assert handlers.models().held()[0].leases == 1  # the other visitor's
-    finally:
-        gate.set()
-    for visitor in (tab, other):
-        visitor.wait_for_function("document.querySelectorAll('.card.done .badge.live').length === 2")
-
-
-@pytest.mark.parametrize("leaves", ["stop", "close"])
-def test_stopping_and_leaving_free_the_model(visit: Any, monkeypatch, leaves: str) -> None:
-    gate = threading.Event()
-    _slowly(monkeypatch, gate)
-    try:
-        tab = visit("?example=scene-20&variants=fp16,int8")
-        tab.click("#ask")
-        tab.wait_for_selector(".card .answer")
-        tab.wait_for_function(TURN)
-        assert any(held.leases for held in handlers.models().held())
-        if leaves == "stop":
-            tab.click("#stop")
-        else:
-            tab.close()
-        until = time.monotonic() + PATIENCE / 1000
-        while any(held.leases for held in handlers.models().held()) and time.monotonic() < until:
-            time.sleep(0.05)
-        assert not any(held.leases for held in handlers.models().held())
-    finally:
-        gate.set()
