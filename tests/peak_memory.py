@@ -14,9 +14,9 @@ from pathlib import Path
 
 from vlmcomp import anatomy
 from vlmcomp.build import build, calibration_samples
-from vlmcomp.calibrate import moments_bytes
 from vlmcomp.load import load
 from vlmcomp.measure.size import weight_bytes
+from vlmcomp.moments import moments_bytes
 from vlmcomp.recipe import Recipe
 from vlmcomp.zoo import find
 

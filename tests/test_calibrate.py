@@ -18,13 +18,12 @@ from vlmcomp.calibrate import (
     PAD,
     QUESTION,
     Edit,
-    Moments,
     Weights,
-    moments_bytes,
     sequences,
     texts,
     walk,
 )
+from vlmcomp.moments import Moments, moments_bytes
 from vlmcomp.prune.cut import prune
 from vlmcomp.recipe import Step
 

@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 
-from vlmcomp.calibrate import Moments
+from vlmcomp.moments import Moments
 from vlmcomp.prune import importance
 from vlmcomp.prune.importance import SCORES, Units, choose
 from vlmcomp.prune.reconstruct import error, least_squares

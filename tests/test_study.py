@@ -12,10 +12,11 @@ import torch
 from made_models import tiny_llava, token_ids
 
 from vlmcomp import anatomy, store
-from vlmcomp.calibrate import moments_bytes, texts
+from vlmcomp.calibrate import texts
 from vlmcomp.cli import main
 from vlmcomp.measure import quality
 from vlmcomp.measure.size import parameters
+from vlmcomp.moments import moments_bytes
 from vlmcomp.prune.cut import Method, prune
 from vlmcomp.prune.importance import DEFAULT
 from vlmcomp.recipe import Step

@@ -33,8 +33,8 @@ _PATIENCE = 60.0  # seconds to wait for another process that writes
 _MADE_BY = ("torch", "transformers", "bitsandbytes")
 # What a built or saved variant depends on; a test holds that nothing which build and checkpoint import is missing.
 _CODE = (
-    *("anatomy", "ask", "build", "calibrate", "checkpoint", "hub", "load", "processor", "quantize", "recipe"),
-    *("report", "vlm", "zoo", "shapes.questions", "shapes.scenes"),
+    *("anatomy", "ask", "build", "calibrate", "checkpoint", "hub", "load", "moments", "processor", "quantize"),
+    *("recipe", "report", "vlm", "zoo", "shapes.questions", "shapes.scenes"),
     *(f"prune.{name}" for name in ("cut", "heads", "importance", "neurons", "reconstruct", "surgery")),
 )
 _log = logging.getLogger(__name__)

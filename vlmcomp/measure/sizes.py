@@ -11,8 +11,9 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 
 from vlmcomp import anatomy, tables, zoo
-from vlmcomp.calibrate import BATCH, moments_bytes
+from vlmcomp.calibrate import BATCH
 from vlmcomp.measure.size import parameters
+from vlmcomp.moments import moments_bytes
 from vlmcomp.prune import neurons
 from vlmcomp.prune.cut import plans
 from vlmcomp.published import SHAPES

@@ -9,7 +9,8 @@ import torch
 from transformers import PreTrainedModel
 
 from vlmcomp import anatomy
-from vlmcomp.calibrate import Care, Edit, Moments, Tokens, Weights, size, walk
+from vlmcomp.calibrate import Care, Edit, Tokens, Weights, size, walk
+from vlmcomp.moments import Moments
 from vlmcomp.prune import heads, neurons
 from vlmcomp.prune.importance import DEFAULT, Units, choose
 from vlmcomp.prune.reconstruct import least_squares

@@ -9,7 +9,7 @@ from itertools import combinations
 
 import torch
 
-from vlmcomp.calibrate import Moments
+from vlmcomp.moments import Moments
 from vlmcomp.prune.reconstruct import RIDGE, error, quadratic
 
 EXHAUSTIVE = 70  # so many subsets of heads at most are tried one by one

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from vlmcomp.calibrate import Moments
+from vlmcomp.moments import Moments
 
 RIDGE = 1e-3  # relative to the mean of the Gram matrix's diagonal
 

@@ -11,7 +11,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from vlmcomp import machine
-from vlmcomp.calibrate import moments_bytes, texts
+from vlmcomp.calibrate import texts
+from vlmcomp.moments import moments_bytes
 from vlmcomp.prune.cut import prune
 from vlmcomp.recipe import Step
 from vlmcomp.study.cells import Cell
