@@ -169,8 +169,10 @@ def test_a_stopped_sweep_keeps_what_is_finished(
         stderr=subprocess.DEVNULL,
         text=True,
     )
-    assert sweep.stdout.readline().strip().endswith("(kept)")  # the first is there, the second is under way
-    time.sleep(1.0)
+    assert sweep.stdout.readline().strip().endswith("(kept)")  # the first is there
+    until = time.monotonic() + 60
+    while not _children_measuring(tmp_path) and time.monotonic() < until:  # until the second is under way
+        time.sleep(0.1)
     sweep.send_signal(sent)
     assert sweep.wait(60) != 0
     sweep.stdout.close()
