@@ -6,6 +6,7 @@ import base64
 import csv
 import html
 import io
+import itertools
 import random
 import re
 from collections.abc import Iterator
@@ -14,13 +15,12 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from vlmcomp import matrix, store, zoo
+from vlmcomp import matrix, recorded, store, zoo
 from vlmcomp.answers import exact_match
 from vlmcomp.ask import Answer
-from vlmcomp.demo import cards, charts, choose, details, explore, handlers, link, results, words
+from vlmcomp.demo import cards, charts, choose, details, explore, handlers, results, words
 from vlmcomp.demo.charts import Live
 from vlmcomp.demo.handlers import Card, Comparison
-from vlmcomp.demo.link import Link
 from vlmcomp.demo.results import View
 from vlmcomp.frontier import frontier
 from vlmcomp.paired import compare, difference, hits
@@ -218,57 +218,16 @@ def test_a_card_says_where_it_comes_from_and_what_changed() -> None:
     assert "2.0 MB" in shown and "375.0 tokens/s" in shown
 
 
-def test_links_come_back_as_they_were() -> None:
-    full = Link(
-        view="explore",
-        model="blip2-shapes",
-        variants=("fp16", "heads25+ffn30+int4"),
-        example="scene-13",
-        question="Is there a <b>star</b> & a 100 % circle, please?",
-        hardware=results.hardware()[-1],
-        families=("llava-shapes", "blip2-shapes"),
-        techniques=("MLP pruned", "combined"),
-        axis="size",
-        fits="12.5MB",
-        least=80.0,
-        opened="llava-shapes/glu30+int4",
-        memory="70MB",
-        loss=2.5,
-        goal="speed",
-    )
-    for state in (Link(), full, replace(full, view="choose", variants=())):
-        assert link.read(_query(state.query())) == (state, [])
-    assert Link().query() == "?"
-
-
-def _query(text: str) -> dict[str, str]:
-    from urllib.parse import parse_qsl
-
-    return dict(parse_qsl(text.removeprefix("?")))
-
-
-@pytest.mark.parametrize(
-    "query",
-    [
-        {"model": "gpt"},
-        {"view": "../etc"},
-        {"variants": "fp16,int5"},
-        {"variants": ",".join(["fp16"] * 3 + [f"glu{i}+fp16" for i in range(10, 20)])},
-        {"example": "../../secret"},
-        {"question": "x" * 600},
-        {"hardware": "no"},
-        {"families": "llava-shapes,<b>"},
-        {"fits": "-1GB"},
-        {"least": "nan"},
-        {"least": "1e99"},
-        {"opened": "llava-shapes/none"},
-        {"loss": "much"},
-        {"goal": "beauty"},
-    ],
-)
-def test_a_bad_part_of_a_link_is_named_and_left_as_usual(query: dict[str, str]) -> None:
-    found, bad = link.read({**query, "utm_source": "x"})
-    assert found == Link() and bad == list(query)
+def test_recorded_answers_are_there_before_any_model_is_asked() -> None:
+    for example, model in itertools.product(handlers.examples(), results.models_on(HARDWARE)):
+        asked = handlers.usual_variants(model)
+        for card in handlers.at_once(example.image, example.question, asked).cards:
+            found = recorded.find(card.recipe, recorded.open_image(example.image), example.question)
+            assert (card.answer, card.recorded) == ((found.answer, found.place) if found else (None, ""))
+            assert card.status == "waiting" and not card.error
+            assert (card.agrees is None) == (card.answer is None or card.recipe == card.recipe.baseline)
+    (card,) = handlers.at_once(example.image, "Is there a star on the moon?", asked[:1]).cards
+    assert card.answer is None and not card.recorded
 
 
 def test_every_offered_variant_and_example_exists() -> None:
