@@ -31,9 +31,9 @@ THEME = gr.themes.Base(
 _LEAD = """<div class="lead"><h1>vlmcomp</h1><p>What does compression cost a vision-language model? Ask the same
 question of a model in FP16, in INT8 and INT4, and with neurons or attention heads removed.</p></div>"""
 _TITLES = {"compare": "Compare", "explore": "Explore", "choose": "Choose for me", "about": "About the numbers"}
-# what takes no time neither waits behind answers nor is refused where too many wait; messages need the queue, though
+# what takes no time neither waits behind answers nor is refused where too many wait
 _QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
-_RESTORED = 18  # components
+_RESTORED = 19  # components
 _DARK = "() => { document.body.classList.toggle('dark'); }"
 _READY = "() => { document.body.classList.add('ready'); }"
 
@@ -71,6 +71,7 @@ def build(model: str = zoo.DEFAULT) -> gr.Blocks:
             share = gr.Button("Copy link", size="sm", elem_id="share", scale=0, min_width=110)
             dark = gr.Button("Light / dark", size="sm", elem_id="theme", scale=0, min_width=110)
         address = gr.Textbox(label="Link to what you see", visible=False, elem_id="link", buttons=["copy"])
+        note = gr.Markdown(visible=False, elem_classes="note", elem_id="note")
         seen = gr.State("compare")
         with gr.Tabs(elem_id="views") as tabs:
             with gr.Tab(_TITLES["compare"], id="compare") as first:
@@ -85,19 +86,19 @@ def build(model: str = zoo.DEFAULT) -> gr.Blocks:
             tab.select(lambda name=name: name, None, seen, **_QUIET)
         fourth.select(about.study, None, claimed, **_QUIET)
         dark.click(None, js=_DARK, api_visibility="private")
-        _wire(page, asked, explored, chosen, (tabs, seen, share, address))
+        _wire(page, asked, explored, chosen, (tabs, seen, share, address, note))
         _wire_api(asked, gpu)
     return page.queue(max_size=32)
 
 
 def _wire(page: gr.Blocks, asked: Compare, explored: Explore, chosen: Choose, frame: tuple[Any, ...]) -> None:
     """Links, and the chart's redrawing after the page is opened and after answers."""
-    tabs, seen, share, address = frame
+    tabs, seen, share, address, note = frame
     form = [asked.model, asked.picked, asked.image, asked.question, asked.known]
     wish = [chosen.model, chosen.memory, chosen.loss, chosen.goal]
     redraw = {"fn": explore.draw, "inputs": [*explored.filter, explored.opened, asked.live], "outputs": explored.drawn}
-    restored = [tabs, seen, *form, *explored.filter, explored.opened, *wish]
-    opening = page.load(_restore, None, restored, **_QUIET | {"queue": True, "concurrency_limit": None})
+    restored = [note, tabs, seen, *form, *explored.filter, explored.opened, *wish]
+    opening = page.load(_restore, None, restored, **_QUIET)
     opening.then(None, js=_READY, **_QUIET)  # until then nothing can be clicked: what is restored would undo it
     opening.then(**redraw, **_QUIET)
     for run in asked.runs:
@@ -121,8 +122,7 @@ def _restore(request: gr.Request) -> tuple[Any, ...]:
     if not set(asked) & set(link.NAMES):
         return (gr.skip(),) * _RESTORED
     found, bad = link.read(asked)
-    if bad:
-        gr.Warning(f"This link names something that is not here ({', '.join(bad)}): the usual is shown instead.")
+    odd = f"This link names something that is not here ({', '.join(bad)}): the usual is shown instead." if bad else ""
     image, question, known = None, found.question, compare.NOTHING_KNOWN
     if found.example:
         image, usual, known = compare.shown_example(found.example)
@@ -145,7 +145,7 @@ def _restore(request: gr.Request) -> tuple[Any, ...]:
     form = (found.model, picked, image, question, known)
     # a visitor may have moved on meanwhile: only a link that names a view takes them there
     place = (gr.Tabs(selected=found.view), found.view) if "view" in asked else (gr.skip(), gr.skip())
-    return *place, *form, *filters, opened, *wish
+    return gr.Markdown(odd, visible=bool(odd)), *place, *form, *filters, opened, *wish
 
 
 def _query(*state: Any) -> Any:
