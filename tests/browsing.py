@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from typing import Any
@@ -15,14 +14,9 @@ PATIENCE = 120_000  # milliseconds
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory) -> Iterator[str]:
-    before = os.environ.get("VLMCOMP_CACHE")
-    os.environ["VLMCOMP_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+def url() -> Iterator[str]:
     with app() as address:
         yield address
-    del os.environ["VLMCOMP_CACHE"]
-    if before is not None:
-        os.environ["VLMCOMP_CACHE"] = before
 
 
 @pytest.fixture(scope="module")

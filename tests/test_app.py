@@ -95,9 +95,10 @@ def test_where_nothing_runs_examples_are_answered_from_recordings(client: Client
     monkeypatch.setattr(recorded, "find", partial(recorded.find, root=tmp_path))
     monkeypatch.setattr(handlers, "models", policy.Replay)
     asked = ["llava-shapes/fp16", "llava-shapes/int8"]
+    fp16 = Recipe.parse("llava-shapes/fp16")
     for example in handlers.examples():
         dense, other = client.predict(handle_file(example.image), example.question, asked, api_name="/compare")
-        found = recorded.find(Recipe.parse("llava-shapes/fp16"), recorded.open_image(example.image), example.question)
+        found = recorded.find([fp16], recorded.open_image(example.image), example.question)[fp16]
         assert dense["answer"] == found.answer.text and dense["recorded"].startswith("recorded on ")
         assert found.date[:10] in dense["recorded"] and dense["device"] is None
         assert other["answer"] is None and "recorded" in other["error"]

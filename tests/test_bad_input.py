@@ -21,6 +21,7 @@ from vlmcomp.demo import results
 
 FP16 = ["llava-shapes/fp16"]
 GOOD = Image.open(BLUE).convert("RGB")
+REFUSED, ACCEPTED = refused(GOOD), accepted(GOOD)
 SECRET = Path(__file__).resolve()  # a file of this machine that no visitor may read
 _LEAKS = ("Traceback", 'File "', "site-packages", "/root/", "/home/", "/tmp/", str(SECRET.parent))
 
@@ -54,18 +55,18 @@ def refusal(client: Client, *given: Any, api_name: str = "/compare") -> str:
     return str(found.value)
 
 
-@pytest.mark.parametrize("name", refused(Image.new("RGB", (96, 96), "blue")))
+@pytest.mark.parametrize("name", REFUSED)
 def test_a_file_that_is_no_usable_image_is_refused(client: Client, tmp_path: Path, name: str) -> None:
     file = tmp_path / name
-    file.write_bytes(refused(GOOD)[name])
+    file.write_bytes(REFUSED[name])
     said = refusal(client, handle_file(file), ASKED, FP16)
     assert "image" in said, said
 
 
-@pytest.mark.parametrize("name", accepted(Image.new("RGB", (96, 96), "blue")))
+@pytest.mark.parametrize("name", ACCEPTED)
 def test_an_odd_file_of_a_good_image_is_answered_rightly(client: Client, tmp_path: Path, name: str) -> None:
     file = tmp_path / name
-    file.write_bytes(accepted(GOOD)[name])
+    file.write_bytes(ACCEPTED[name])
     (card,) = client.predict(handle_file(file), ASKED, FP16, api_name="/compare")
     assert card["answer"] == "blue" and card["error"] is None
 

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import random
-import socket
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -16,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 from gradio_client import Client, handle_file
+from served import process, served
 
 from vlmcomp.demo import handlers
 
@@ -28,31 +25,16 @@ QUEUE = ("queue is full", "too many")
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[tuple[str, psutil.Process]]:
     """The app in a process of its own, as users start it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environ = os.environ | {"VLMCOMP_CACHE": str(tmp_path)}
-    with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "app.py", "--port", str(port)], cwd=ROOT, env=environ, stdout=log, stderr=log
-        )
-    try:
-        until = time.monotonic() + 120
-        while time.monotonic() < until:
-            with socket.socket() as knock:
-                if knock.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.2)
-        yield f"http://127.0.0.1:{port}/", psutil.Process(process.pid)
-    finally:
-        process.terminate()
-        process.wait(60)
-    assert "Traceback" not in (tmp_path / "log").read_text()
+    log = tmp_path / "log"
+    with process(ROOT, log) as (url, app):
+        assert served(url, app), log.read_text()
+        yield url, psutil.Process(app.pid)
+    assert "Traceback" not in log.read_text()
 
 
 @pytest.mark.slow
 def test_64_visitors_for_two_minutes(server: tuple[str, psutil.Process]) -> None:
-    url, process = server
+    url, running = server
     examples = handlers.examples()
     first = Client(url, verbose=False)
     wanted = {
@@ -90,7 +72,7 @@ def test_64_visitors_for_two_minutes(server: tuple[str, psutil.Process]) -> None
         visitor.start()
     memory = []
     while time.monotonic() < stop:
-        memory.append(process.memory_info().rss / 1e6)
+        memory.append(running.memory_info().rss / 1e6)
         time.sleep(2)
     for visitor in visitors:
         visitor.join(120)

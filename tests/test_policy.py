@@ -86,13 +86,13 @@ sys.exit(" ".join({"torch", "transformers", "bitsandbytes"} & set(sys.modules)) 
 def test_a_recorded_answer_is_found_by_pixels_and_question(tmp_path: Path) -> None:
     file, question = recorded.examples()[0]
     with Image.open(file) as image:
-        found = recorded.find(INT8, image, question)
+        found = recorded.find([INT8], image, question).get(INT8)
         assert found is not None and found.answer.finished and found.weight_bytes > 0 and found.date
         changed = image.convert("RGB")
         changed.putpixel((0, 0), (1, 2, 3))
-        assert recorded.find(INT8, changed, question) is None
-        assert recorded.find(INT8, image, question + "?") is None
-        assert recorded.find(INT8, image, question, root=tmp_path) is None
+        assert recorded.find([INT8], changed, question).get(INT8) is None
+        assert recorded.find([INT8], image, question + "?").get(INT8) is None
+        assert recorded.find([INT8], image, question, root=tmp_path).get(INT8) is None
 
 
 def test_what_is_recorded_is_what_the_model_says(built, tmp_path: Path) -> None:
@@ -100,7 +100,9 @@ def test_what_is_recorded_is_what_the_model_says(built, tmp_path: Path) -> None:
     recorded.save(rows, "cpu", tmp_path)
     for file, question in recorded.examples():
         with Image.open(file) as image:
-            new, kept = (recorded.find(INT8, image, question, root) for root in (tmp_path, recorded.store.PRECOMPUTED))
+            new, kept = (
+                recorded.find([INT8], image, question, root)[INT8] for root in (tmp_path, recorded.store.PRECOMPUTED)
+            )
             assert new.answer.text == kept.answer.text and new.weight_bytes == kept.weight_bytes
     recorded.save(rows[:1], "cpu", tmp_path)
     assert len(json.loads(next(tmp_path.glob("*/examples.json")).read_text())["answers"]) == 1
@@ -156,7 +158,7 @@ def test_a_stream_holds_no_lock_that_others_need(
 
         def other() -> None:
             with Image.open(file) as image:
-                done.append(recorded.find(INT8, image, question))
+                done.append(recorded.find([INT8], image, question))
             done.append(handlers.status())
             with closing(resident.answers(INT8, samples[1][0], "Is there a star?")) as theirs:
                 done.append(next(theirs))

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import ast
-import os
 import re
 import shutil
-import socket
-import subprocess
 import sys
-import time
-import urllib.request
 from importlib.metadata import PackageNotFoundError, packages_distributions, requires
 from pathlib import Path
 
@@ -19,6 +14,7 @@ from gradio_client import Client, handle_file
 from huggingface_hub import metadata_load
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from served import process, served
 from test_floors import MODULES, ROOT
 
 from vlmcomp import deploy, store
@@ -67,33 +63,16 @@ def test_the_pushed_files_alone_serve_the_app_and_answer(tmp_path: Path) -> None
         shutil.copyfile(ROOT / name, space / name)
     blocker.mkdir()
     (blocker / "sitecustomize.py").write_text(f"import sys\nsys.modules.update(dict.fromkeys({_dev_modules()!r}))\n")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    env = os.environ | {"PYTHONPATH": str(blocker), "GRADIO_SERVER_NAME": "127.0.0.1", "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "app.py", "--port", str(port)]
+    env = {"PYTHONPATH": str(blocker), "GRADIO_SERVER_NAME": "127.0.0.1", "HF_HUB_OFFLINE": "1"}
     log = tmp_path / "log"
-    with log.open("wb") as told, subprocess.Popen(command, cwd=space, env=env, stdout=told, stderr=told) as app:
-        try:
-            url = f"http://127.0.0.1:{port}"
-            assert b"vlmcomp" in _page(url, app), log.read_text()
-            client = Client(url, verbose=False)
-            assert len(client.predict(api_name="/results")) == len(store.load_all()) > 0
-            image, recipes = handle_file(space / "assets/examples/easy-vqa-6.png"), ["llava-shapes/int8"]
-            question = "What color is the shape? Answer with one word."
-            [card] = client.predict(image, question, recipes, api_name="/compare")
-            assert card["answer"] == "blue", (card, log.read_text())
-        finally:
-            app.terminate()
-
-
-def _page(url: str, app: subprocess.Popen) -> bytes:
-    while app.poll() is None:
-        try:
-            return urllib.request.urlopen(url, timeout=60).read()
-        except OSError:
-            time.sleep(0.2)
-    return b""
+    with process(space, log, **env) as (url, app):
+        assert b"vlmcomp" in served(url, app), log.read_text()
+        client = Client(url, verbose=False)
+        assert len(client.predict(api_name="/results")) == len(store.load_all()) > 0
+        image, recipes = handle_file(space / "assets/examples/easy-vqa-6.png"), ["llava-shapes/int8"]
+        question = "What color is the shape? Answer with one word."
+        [card] = client.predict(image, question, recipes, api_name="/compare")
+        assert card["answer"] == "blue", (card, log.read_text())
 
 
 def test_every_import_is_met_by_the_requirements() -> None:

@@ -222,7 +222,8 @@ def test_recorded_answers_are_there_before_any_model_is_asked() -> None:
     for example, model in itertools.product(handlers.examples(), results.models_on(HARDWARE)):
         asked = handlers.usual_variants(model)
         for card in handlers.at_once(example.image, example.question, asked).cards:
-            found = recorded.find(card.recipe, recorded.open_image(example.image), example.question)
+            image = recorded.open_image(example.image)
+            found = recorded.find([card.recipe], image, example.question).get(card.recipe)
             assert (card.answer, card.recorded) == ((found.answer, found.place) if found else (None, ""))
             assert card.status == "waiting" and not card.error
             assert (card.agrees is None) == (card.answer is None or card.recipe == card.recipe.baseline)

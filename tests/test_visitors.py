@@ -43,9 +43,7 @@ def test_recorded_answers_do_not_wait_for_another_visitors_live_one(visit: Any, 
             visitor.wait_for_function("document.querySelector('#question textarea, #question input').value !== ''")
         tab.click("#ask")
         tab.wait_for_selector(".card .answer")
-        tab.wait_for_function(
-            "!document.querySelector('.card').innerText.includes('recorded on')"
-        )  # its turn has begun
+        tab.wait_for_function(TURN)
         other.click("#ask")
         other.wait_for_function("document.querySelectorAll('.card .badge.recorded').length === 2")
         assert other.locator(".card .waiting").all_inner_texts() == ["the live answer: waiting…"] * 2

@@ -118,23 +118,15 @@ def _generate(vlm: VLM, inputs: dict[str, torch.Tensor], **settings: Any) -> tor
         return vlm.model.generate(**inputs, do_sample=False, num_beams=1, **settings)
 
 
-def synchronize(vlm: VLM) -> None:
-    """Wait until the device has done what it was told."""
-    if vlm.device.type == "cuda":
-        import torch
-
-        torch.cuda.synchronize(vlm.device)
-
-
 class _Run:
     """One question on its way: prepares, generates, and tells the Answer so far."""
 
     def __init__(self, vlm: VLM, image: Image.Image, question: str) -> None:
         self.vlm, self.tokens, self.times = vlm, [], []
-        synchronize(vlm)
+        vlm.synchronize()
         self.begin = time.perf_counter()
         self.inputs = vlm.encode([image], [question])
-        synchronize(vlm)
+        vlm.synchronize()
         self.start = time.perf_counter()
 
     def heard(self, token: int, at: float) -> None:
@@ -216,8 +208,8 @@ def answer_batch(vlm: VLM, images: list[Image.Image], questions: list[str], max_
 def time_batch(vlm: VLM, images: list[Image.Image], questions: list[str], new_tokens: int) -> float:
     """Seconds from prepared inputs to the end of answers of exactly ``new_tokens`` tokens each."""
     inputs = vlm.encode(images, questions)
-    synchronize(vlm)
+    vlm.synchronize()
     start = time.perf_counter()
     _generate(vlm, inputs, max_new_tokens=new_tokens, min_new_tokens=new_tokens)
-    synchronize(vlm)
+    vlm.synchronize()
     return time.perf_counter() - start

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from vlmcomp import anatomy, machine, tables, zoo
+from vlmcomp.load import Arrival
 from vlmcomp.measure.sizes import in_memory, skeleton
 from vlmcomp.memory import pieces
 from vlmcomp.paired import Interval, faster
@@ -23,7 +24,7 @@ from vlmcomp.quantize import BACKENDS, quantize
 from vlmcomp.recipe import PRECISIONS, Recipe
 from vlmcomp.report import Hardware, amount
 from vlmcomp.resident import device_budget
-from vlmcomp.vlm import compute_dtype, default_device
+from vlmcomp.vlm import compute_dtype, default_device, synchronize
 
 ROUNDS = 15  # timed, after
 WARMUP = 3
@@ -88,14 +89,12 @@ def examine(model: str, rounds: int | None = None, say: Callable[[str, float], N
 
 def _block(model: str, precision: str, device: str) -> nn.Module:
     """The first decoder layer's Linears with random weights, in ``precision``."""
-    layer, dtype = anatomy.layers(skeleton(model))[0], compute_dtype(device)
-    block = layer.block.to_empty(device=device).to(dtype)
-    with torch.no_grad():
-        for parameter in block.parameters():
-            parameter.normal_(0, 0.02)
+    whole = skeleton(model)
+    layer, arrival = anatomy.layers(whole)[0], Arrival(whole, device)
+    arrival.layer(layer)
     if precision != "fp16":
-        quantize(layer, precision, dtype)
-    return block
+        quantize(layer, precision, arrival.dtype)
+    return layer.block
 
 
 def _step(block: nn.Module, device: str) -> Callable[[], None]:
@@ -116,19 +115,14 @@ def _in_turns(steps: Sequence[Callable[[], None]], device: str, rounds: int) -> 
     times: list[list[float]] = [[] for _ in steps]
     for number in range(WARMUP + rounds):
         for step, held in zip(steps, times):
-            _wait(device)
+            synchronize(device)
             start = time.perf_counter()
             for _ in range(_STEPS):
                 step()
-            _wait(device)
+            synchronize(device)
             if number >= WARMUP:
                 held.append(1000 * (time.perf_counter() - start) / _STEPS)
     return times
-
-
-def _wait(device: str) -> None:
-    if device.startswith("cuda"):
-        torch.cuda.synchronize(device)
 
 
 def against_fp16(diagnosis: Diagnosis) -> dict[str, Interval]:
@@ -172,9 +166,7 @@ def render(diagnosis: Diagnosis) -> str:
     speeds = against_fp16(d)
     for f in d.findings:
         speed = speeds.get(f.recipe.precision)
-        told = f"{1 + speed.value:.2f}x ({1 + speed.low:.2f} to {1 + speed.high:.2f})" if speed else "1.00x"
-        if speed and speed.low <= 0 <= speed.high:
-            told = "no difference seen"
+        told = "1.00x" if speed is None else speed.factor if speed.seen else "no difference seen"
         reached = f"{100 * f.floor_ms / f.median_ms:.0f}"
         fits = "yes" if f.fits else "no"
         row = (str(f.recipe), amount(f.needs_bytes), fits, f"{f.median_ms:.2f}", told, f"{f.floor_ms:.2f}", reached)

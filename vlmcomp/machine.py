@@ -137,14 +137,13 @@ def flops(device: str) -> float:
 
 
 def _best_seconds(work: Callable[[], object], device: str, runs: int = 7) -> float:
-    import torch
+    from vlmcomp.vlm import synchronize
 
     times = []
     for _ in range(runs):
         start = time.perf_counter()
         work()
-        if device.startswith("cuda"):
-            torch.cuda.synchronize(device)
+        synchronize(device)
         times.append(time.perf_counter() - start)
     return min(times)
 

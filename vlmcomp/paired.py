@@ -39,6 +39,11 @@ class Interval:
         """Whether the interval leaves 0 out: a difference that is there."""
         return not self.low <= 0 <= self.high
 
+    @property
+    def factor(self) -> str:
+        """Of a speed: how many times the other's it is, with its bounds, ``1.20x (1.02 to 1.57)``."""
+        return f"{1 + self.value:.2f}x ({1 + self.low:.2f} to {1 + self.high:.2f})"
+
 
 @dataclass(frozen=True)
 class Paired:

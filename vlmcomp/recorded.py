@@ -49,9 +49,12 @@ def examples() -> list[tuple[Path, str]]:
     return [(EXAMPLES / item["image"], item["question"]) for item in items]
 
 
-def find(recipe: Recipe, image: Image.Image, question: str, root: Path = store.PRECOMPUTED) -> Recorded | None:
-    """The newest recorded answer of ``recipe`` to that question about an image of exactly those pixels."""
-    return _all(root).get((str(recipe), _pixels(image), question))
+def find(
+    recipes: Sequence[Recipe], image: Image.Image, question: str, root: Path = store.PRECOMPUTED
+) -> dict[Recipe, Recorded]:
+    """The newest recorded answer to that question about an image of exactly those pixels, of each recipe with one."""
+    known, pixels = _all(root), _pixels(image)
+    return {r: known[place] for r in recipes if (place := (str(r), pixels, question)) in known}
 
 
 @cache

@@ -256,9 +256,7 @@ def _speed(before: Latency, after: Latency) -> str | None:
     found = speed_interval(before, after)
     if found is None:  # not timed in turns
         return None
-    if not found.seen:
-        return "no difference seen"
-    return f"{1 + found.value:.2f}x ({1 + found.low:.2f} to {1 + found.high:.2f})"
+    return found.factor if found.seen else "no difference seen"
 
 
 def _reached(latency: Latency) -> float | None:

@@ -38,6 +38,10 @@ class VLM:
         """What is computed in; some families keep single parts of the model wider."""
         return getattr(torch, self.dtype_computed)
 
+    def synchronize(self) -> None:
+        """Wait until the model's device has done what it was told."""
+        synchronize(self.device)
+
     def encode(
         self, images: list[Image.Image], questions: list[str], answers: list[str] | None = None
     ) -> dict[str, torch.Tensor]:
@@ -65,6 +69,12 @@ def _without(text: str, tokens: list[str]) -> str:
 
 def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def synchronize(device: str | torch.device) -> None:
+    """Wait until ``device`` has done what it was told; a CPU always has."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def compute_dtype(device: str | torch.device) -> torch.dtype:

@@ -80,7 +80,7 @@ def hover(report: Report) -> str:
         lines.append(f"Decoding: {timed.decode_ms_per_token_median:.2f} ms per token")
         lines.append(f"End to end: {timed.end_to_end_ms_median:.2f} ms for {timed.new_tokens} tokens")
     if speed is not None:
-        lines.append(f"Speed to FP16: {1 + speed.value:.2f}x ({1 + speed.low:.2f} to {1 + speed.high:.2f})")
+        lines.append(f"Speed to FP16: {speed.factor}")
     lines.append(f"Weights: {size.total_bytes / 1e6:,.2f} MB; needs {amount(needs(report))}")
     lines.append(f"{html.escape(report.hardware.name)}, {html.escape(report.date[:10])}")
     return "<br>".join(lines)

@@ -16,6 +16,7 @@ from vlmcomp import zoo
 from vlmcomp.ask import open_image
 from vlmcomp.demo import cards, handlers
 from vlmcomp.demo.details import data_uri
+from vlmcomp.demo.events import LIGHT, QUIET
 from vlmcomp.demo.says import refuse
 from vlmcomp.recipe import Recipe
 
@@ -169,18 +170,17 @@ def view(model: str, gpu: dict[str, Any]) -> Compare:
                 chance = gr.Button("Surprise me", elem_id="surprise", min_width=90)
     shown = gr.HTML(cards.EMPTY, elem_id="cards")
     held = gr.Markdown(handlers.status(), elem_classes="status")
-    outputs, private = [shown, live, held, last], {"api_visibility": "private", "queue": False}
+    outputs, inputs = [shown, live, held, last], [image, question, picked, known]
     busy = {"api_visibility": "private", "show_progress_on": shown, **gpu}
-    inputs = [image, question, picked, known]
-    first = [event(_at_once, inputs, shown, show_progress="hidden", **private) for event in (go.click, question.submit)]
+    first = [event(_at_once, inputs, shown, **QUIET) for event in (go.click, question.submit)]
     runs = (
         *(event.then(_ask, [*inputs, live], outputs, **busy) for event in first),
         again.click(_again, [last, live], outputs, **busy),
     )
-    stop.click(None, cancels=list(runs), **private)
-    names.input(_choose_model, names, picked, **private)
-    examples.select(_take, None, [image, question, known], **private)
-    chance.click(_surprise, None, [image, question, known], **private)
+    stop.click(None, cancels=list(runs), **LIGHT)
+    names.input(_choose_model, names, picked, **LIGHT)
+    examples.select(_take, None, [image, question, known], **LIGHT)
+    chance.click(_surprise, None, [image, question, known], **LIGHT)
     for event in (image.upload, image.clear):
-        event(lambda: NOTHING_KNOWN, None, known, **private)
+        event(lambda: NOTHING_KNOWN, None, known, **LIGHT)
     return Compare(image, question, names, picked, known, live, runs)

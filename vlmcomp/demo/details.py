@@ -116,9 +116,7 @@ def _numbers(report: Report) -> str:
     if timed is not None:
         rows.append(("First token", f"{timed.ttft_ms_median:.1f} ms"))
         rows.append(("Decoding", f"{timed.decode_ms_per_token_median:.2f} ms per token"))
-        told = "not timed in turns with FP16"
-        if speed is not None:
-            told = f"{1 + speed.value:.2f}x ({1 + speed.low:.2f} to {1 + speed.high:.2f})"
+        told = speed.factor if speed is not None else "not timed in turns with FP16"
         rows.append(("Speed to FP16", "1.00x" if name_is_dense(report) else told))
     rows.append(("Weights", amount(size.total_bytes)))
     rows.append(("Needs to answer", amount(needs(report))))

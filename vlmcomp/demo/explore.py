@@ -13,6 +13,7 @@ import gradio as gr
 from vlmcomp import flat
 from vlmcomp.demo import charts, details, results
 from vlmcomp.demo.charts import Live
+from vlmcomp.demo.events import QUIET
 from vlmcomp.demo.results import View
 from vlmcomp.demo.says import refuse
 from vlmcomp.palette import COLORS
@@ -87,7 +88,7 @@ def draw(*values: Any) -> tuple[Any, ...]:
     measured = [Live(**{**m, "recipe": Recipe.parse(m["recipe"])}) for m in live or ()]
     lines = results.table(view)
     # every recipe of this machine, whatever the filter: a list that shrinks while it is open fails in the browser
-    names = [line[0] for line in results.table(View(view.hardware, axis="size"))]
+    names = [r.recipe for r in results.select(results.reports(), View(view.hardware, axis="size")).shown]
     opened = opened if opened in names else None
     return (
         charts.scatter(view, measured, opened),
@@ -209,17 +210,16 @@ def view(model: str, live: gr.State) -> Explore:
         label="The same as a table",
     )
     made = Explore(*filters, opened, plot, key, table, card)
-    quiet = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
     inputs = [*made.filter, opened, live]
-    again = {"fn": draw, "inputs": inputs, "outputs": made.drawn, "trigger_mode": "always_last", **quiet}
-    moved = made.hardware.input(_of_hardware, [made.hardware, made.families], [made.families, made.fits], **quiet)
+    again = {"fn": draw, "inputs": inputs, "outputs": made.drawn, "trigger_mode": "always_last", **QUIET}
+    moved = made.hardware.input(_of_hardware, [made.hardware, made.families], [made.families, made.fits], **QUIET)
     moved.then(**{k: v for k, v in again.items() if k != "trigger_mode"})
     for event in (made.families.input, made.techniques.input, made.axis.input, opened.input):
         event(**again)
     for slider in (made.fits, made.least):
         slider.release(**again)
     for event, take in ((bridge.select, _clicked), (table.select, _row)):
-        event(take, None, opened, **quiet).then(**{k: v for k, v in again.items() if k != "trigger_mode"})
+        event(take, None, opened, **QUIET).then(**{k: v for k, v in again.items() if k != "trigger_mode"})
     _wire_saving(made, csv, png, page)
     return made
 

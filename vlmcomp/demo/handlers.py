@@ -113,7 +113,7 @@ def check_recipes(texts: Sequence[str] | None) -> list[Recipe]:
 def compare(
     image: Any, question: str | None, recipes: Sequence[str] | None, progress: Progress = lambda text, share: None
 ) -> Iterator[Comparison]:
-    """Ask every variant in turn; yields the cards each time one of them has news.
+    """Ask every variant in turn; yields the cards with what is recorded, and each time one of them has news.
 
     A variant that cannot be run shows its recorded answer or says why, and the others go on. Closing the iterator stops
     the generation within a token.
@@ -122,8 +122,10 @@ def compare(
         ValueError: image, question or recipes cannot be used, in one sentence.
     """
     chosen, text, picture = check_recipes(recipes), clean_question(question), open_image(image)
-    cards = _at_once(chosen, picture, text)
+    first = _at_once(chosen, picture, text)
+    cards = dict(first)
     live: list[Live] = []
+    yield Comparison(tuple(cards.values()))
     for recipe in chosen:
         cards[recipe] = replace(cards[recipe], status="building")
         yield Comparison(tuple(cards.values()), tuple(live))
@@ -134,7 +136,7 @@ def compare(
                     yield Comparison(tuple(cards.values()), tuple(live))
         except Exception as error:  # any failure of one variant is that card's news, not the page's end
             sentence = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            cards[recipe] = _judge(_instead(recipe, picture, text, sentence), cards.get(recipe.baseline))
+            cards[recipe] = _judge(_instead(first[recipe], sentence), cards.get(recipe.baseline))
         else:
             live.append(_measured(recipe, cards[recipe].answer))
         yield Comparison(tuple(cards.values()), tuple(live))
@@ -146,16 +148,16 @@ def at_once(image: Any, question: str | None, recipes: Sequence[str] | None) -> 
     Raises:
         ValueError: as ``compare``.
     """
-    chosen, text, picture = check_recipes(recipes), clean_question(question), open_image(image)
-    return Comparison(tuple(_at_once(chosen, picture, text).values()))
+    with closing(compare(image, question, recipes)) as news:
+        return next(news)
 
 
 def _at_once(chosen: Sequence[Recipe], picture: Image.Image, text: str) -> dict[Recipe, Card]:
     cards: dict[Recipe, Card] = {}
+    there = recorded.find(chosen, picture, text)
     for recipe in chosen:
-        found = recorded.find(recipe, picture, text)
         card = Card(recipe, "waiting")
-        if found is not None:
+        if found := there.get(recipe):
             card = replace(card, answer=found.answer, weight_bytes=found.weight_bytes, recorded=found.place)
         cards[recipe] = _judge(card, cards.get(recipe.baseline))
     return cards
@@ -169,12 +171,9 @@ def _answer(recipe: Recipe, picture: Any, text: str, progress: Progress) -> Iter
             yield Card(recipe, state, answer, models().weight_bytes(recipe), device=device())
 
 
-def _instead(recipe: Recipe, picture: Any, text: str, why: str) -> Card:
-    """The recorded answer, which needs no model and waits for nobody, or else what went wrong."""
-    found = recorded.find(recipe, picture, text)
-    if found is None:
-        return Card(recipe, why, error=True)
-    return Card(recipe, "done", found.answer, found.weight_bytes, recorded=found.place, why=why)
+def _instead(first: Card, why: str) -> Card:
+    """The recorded answer that was there at first, or else what went wrong."""
+    return replace(first, status="done", why=why) if first.recorded else Card(first.recipe, why, error=True)
 
 
 def _judge(card: Card, baseline: Card | None) -> Card:

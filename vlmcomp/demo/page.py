@@ -13,6 +13,7 @@ from vlmcomp import zoo
 from vlmcomp.demo import about, api, choose, compare, explore, handlers, link, results
 from vlmcomp.demo.choose import Choose
 from vlmcomp.demo.compare import Compare
+from vlmcomp.demo.events import QUIET
 from vlmcomp.demo.explore import Explore
 from vlmcomp.demo.link import Link
 from vlmcomp.recipe import Recipe
@@ -31,8 +32,6 @@ THEME = gr.themes.Base(
 _LEAD = """<div class="lead"><h1>vlmcomp</h1><p>What does compression cost a vision-language model? Ask the same
 question of a model in FP16, in INT8 and INT4, and with neurons or attention heads removed.</p></div>"""
 _TITLES = {"compare": "Compare", "explore": "Explore", "choose": "Choose for me", "about": "About the numbers"}
-# what takes no time neither waits behind answers nor is refused where too many wait
-_QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
 _RESTORED = 19  # components
 _DARK = "() => { document.body.classList.toggle('dark'); }"
 _READY = "() => { document.body.classList.add('ready'); }"
@@ -83,8 +82,8 @@ def build(model: str = zoo.DEFAULT) -> gr.Blocks:
             with gr.Tab(_TITLES["about"], id="about") as fourth:
                 claimed = about.view()
         for tab, name in zip((first, second, third, fourth), link.VIEWS):
-            tab.select(lambda name=name: name, None, seen, **_QUIET)
-        fourth.select(about.study, None, claimed, **_QUIET)
+            tab.select(lambda name=name: name, None, seen, **QUIET)
+        fourth.select(about.study, None, claimed, **QUIET)
         dark.click(None, js=_DARK, api_visibility="private")
         _wire(page, asked, explored, chosen, (tabs, seen, share, address, note))
         _wire_api(asked, gpu)
@@ -98,14 +97,14 @@ def _wire(page: gr.Blocks, asked: Compare, explored: Explore, chosen: Choose, fr
     wish = [chosen.model, chosen.memory, chosen.loss, chosen.goal]
     redraw = {"fn": explore.draw, "inputs": [*explored.filter, explored.opened, asked.live], "outputs": explored.drawn}
     restored = [note, tabs, seen, *form, *explored.filter, explored.opened, *wish]
-    opening = page.load(_restore, None, restored, **_QUIET)
-    opening.then(None, js=_READY, **_QUIET)  # until then nothing can be clicked: what is restored would undo it
-    opening.then(**redraw, **_QUIET)
+    opening = page.load(_restore, None, restored, **QUIET)
+    opening.then(None, js=_READY, **QUIET)  # until then nothing can be clicked: what is restored would undo it
+    opening.then(**redraw, **QUIET)
     for run in asked.runs:
-        run.then(**redraw, **_QUIET)
+        run.then(**redraw, **QUIET)
     state = [seen, asked.model, asked.picked, asked.question, asked.known, *explored.filter, explored.opened, *wish]
-    copied = share.click(_query, state, address, **_QUIET)
-    copied.then(None, address, address, js=SHARE, **_QUIET)
+    copied = share.click(_query, state, address, **QUIET)
+    copied.then(None, address, address, js=SHARE, **QUIET)
 
 
 def _wire_api(asked: Compare, gpu: dict[str, Any]) -> None:

@@ -125,16 +125,14 @@ def _see(vlm: VLM, sample: tasks.Sample) -> float:
     """Seconds of turning the prepared pixels into image tokens, once more and alone."""
     import torch
 
-    from vlmcomp.ask import synchronize
-
     look = vlm.model.get_image_features
     wanted = set(inspect.signature(look).parameters) - {"input_ids", "attention_mask"}
     given = {k: v for k, v in vlm.encode([sample.image], [sample.question]).items() if k in wanted}
-    synchronize(vlm)
+    vlm.synchronize()
     start = time.perf_counter()
     with torch.inference_mode():
         look(**given)
-    synchronize(vlm)
+    vlm.synchronize()
     return time.perf_counter() - start
 
 
