@@ -15,7 +15,7 @@ import pytest
 import torch
 from test_floors import MODULES, _imports, _name
 
-from vlmcomp import build, cache, zoo
+from vlmcomp import build, cache, machine, zoo
 from vlmcomp.ask import ask
 from vlmcomp.cache import Cache, Key, identify, obtain
 from vlmcomp.measure.size import weight_bytes
@@ -231,12 +231,12 @@ def test_a_disk_that_fails_costs_a_warning_and_no_answer(tmp_path: Path, samples
 
 
 def test_the_usual_place_and_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(cache.PLACE, raising=False)
+    monkeypatch.delenv(machine.PLACE, raising=False)
     monkeypatch.delenv(cache.LIMIT, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cache.usual().root == tmp_path / "vlmcomp"
     assert 0 < cache.usual().limit_bytes <= min(40e9, shutil.disk_usage(tmp_path).free)
-    monkeypatch.setenv(cache.PLACE, str(tmp_path / "mine"))
+    monkeypatch.setenv(machine.PLACE, str(tmp_path / "mine"))
     monkeypatch.setenv(cache.LIMIT, "0.001")
     assert cache.usual() == Cache(tmp_path / "mine", 10**6)
     monkeypatch.setenv(cache.LIMIT, "0")

@@ -44,6 +44,7 @@ FLOORS = {
     "quantize": 2,
     "load": 2,
     "architecture": 3,
+    "kernels": 3,
     "build": 3,
     "checkpoint": 3,
     "ask": 3,

@@ -111,6 +111,13 @@ class _Clock:
         pass
 
 
+def _encoded(vlm: VLM, images: list[Image.Image], questions: list[str]) -> dict[str, torch.Tensor]:
+    from vlmcomp import kernels
+
+    kernels.settle(vlm)
+    return vlm.encode(images, questions)
+
+
 def _generate(vlm: VLM, inputs: dict[str, torch.Tensor], **settings: Any) -> torch.Tensor:
     import torch
 
@@ -122,7 +129,10 @@ class _Run:
     """One question on its way: prepares, generates, and tells the Answer so far."""
 
     def __init__(self, vlm: VLM, image: Image.Image, question: str) -> None:
+        from vlmcomp import kernels
+
         self.vlm, self.tokens, self.times = vlm, [], []
+        kernels.settle(vlm)
         vlm.synchronize()
         self.begin = time.perf_counter()
         self.inputs = vlm.encode([image], [question])
@@ -199,7 +209,7 @@ def stream(
 
 def answer_batch(vlm: VLM, images: list[Image.Image], questions: list[str], max_new_tokens: int = 64) -> list[str]:
     """Greedy answers to a batch, padded on the left; for measuring quality, not speed."""
-    inputs = vlm.encode(images, questions)
+    inputs = _encoded(vlm, images, questions)
     ids = _generate(vlm, inputs, max_new_tokens=max_new_tokens)
     new = ids[:, inputs["input_ids"].shape[1] :]
     return [t.strip() for t in vlm.processor.tokenizer.batch_decode(new, skip_special_tokens=True)]
@@ -207,7 +217,7 @@ def answer_batch(vlm: VLM, images: list[Image.Image], questions: list[str], max_
 
 def time_batch(vlm: VLM, images: list[Image.Image], questions: list[str], new_tokens: int) -> float:
     """Seconds from prepared inputs to the end of answers of exactly ``new_tokens`` tokens each."""
-    inputs = vlm.encode(images, questions)
+    inputs = _encoded(vlm, images, questions)
     vlm.synchronize()
     start = time.perf_counter()
     _generate(vlm, inputs, max_new_tokens=new_tokens, min_new_tokens=new_tokens)

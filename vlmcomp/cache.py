@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from vlmcomp import hub, zoo
+from vlmcomp import hub, machine, zoo
 from vlmcomp.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str, float], None]  # what is being done, and the share done from 0 to 1
 
-PLACE, LIMIT = "VLMCOMP_CACHE", "VLMCOMP_CACHE_GB"  # environment: the folder, and the most that it may hold (10^9)
+LIMIT = "VLMCOMP_CACHE_GB"  # environment: the most that it may hold (10^9)
 _USUAL_GB = 40.0
 _FACTS, _MODEL, _HALF, _GONE = "entry.json", "model", ".half-", ".gone-"
 _PATIENCE = 60.0  # seconds to wait for another process that writes
@@ -60,12 +60,11 @@ def identify(recipe: Recipe, device: str, source: str | None = None) -> Key:
         ValueError: the dense weights cannot be found.
     """
     from vlmcomp.build import CALIBRATION_SEED
-    from vlmcomp.machine import versions
     from vlmcomp.prune.cut import Method
     from vlmcomp.vlm import compute_dtype
 
     entry = zoo.check(recipe)
-    commit, made_by = hub.commit(entry, source), versions()
+    commit, made_by = hub.commit(entry, source), machine.versions()
     facts = {
         "weights": commit or _folder_digest(Path(source or entry.location)),
         "revision": commit,
@@ -188,14 +187,13 @@ class Cache:
 
 
 def usual() -> Cache:
-    """The cache of this user: ``$VLMCOMP_CACHE``, else vlmcomp in ``$XDG_CACHE_HOME`` or ~/.cache; of at most
-    ``$VLMCOMP_CACHE_GB`` (40; 0 keeps nothing), and never more than half of what the disk has to spare.
+    """The cache of this user, in ``machine.home()``; of at most ``$VLMCOMP_CACHE_GB`` (40; 0 keeps nothing), and never
+    more than half of what the disk has to spare.
 
     Raises:
         ValueError: the size is not a number.
     """
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    root = Path(os.environ.get(PLACE) or Path(base) / "vlmcomp").expanduser()
+    root = machine.home()
     try:
         limit = float(os.environ.get(LIMIT) or _USUAL_GB) * 1e9
         disk = next(folder for folder in (root, *root.absolute().parents) if folder.exists())

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from vlmcomp.report import Hardware
 
+PLACE = "VLMCOMP_CACHE"  # environment: the folder of what is kept for the next time
 _PACKAGES = (
     "torch",
     "transformers",
@@ -58,6 +59,12 @@ def hardware(device: str | None = None) -> Hardware:
     name = _cpu_name()
     kind = "" if native_bfloat16() else "-fp32"  # the same name is sold with and without 16-bit arithmetic
     return Hardware(f"cpu-{slug(name)}-{cores}c{kind}", "cpu", name, cores, psutil.virtual_memory().total)
+
+
+def home() -> Path:
+    """What is kept for this user: ``$VLMCOMP_CACHE``, else vlmcomp in ``$XDG_CACHE_HOME`` or ~/.cache."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get(PLACE) or Path(base) / "vlmcomp").expanduser()
 
 
 def memory_limit() -> int:

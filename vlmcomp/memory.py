@@ -17,7 +17,8 @@ def pieces(model: nn.Module) -> Pieces:
     the union of their pieces is the memory that they take together."""
     found: Pieces = {}
     for tensor in _tensors(model):
-        key, size = (str(tensor.device), tensor.data_ptr()), tensor.numel() * tensor.element_size()
+        place = id(tensor) if tensor.is_meta else tensor.data_ptr()  # on meta: a kernel holds what it stands for
+        key, size = (str(tensor.device), place), tensor.numel() * tensor.element_size()
         found[key] = max(size, found.get(key, 0))
     return found
 

@@ -28,7 +28,8 @@ def hush() -> None:
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
 
 
-def _int8(linear: nn.Linear, dtype: torch.dtype) -> nn.Linear:
+def int8(linear: nn.Linear) -> nn.Linear:
+    """``linear`` as bitsandbytes' INT8 Linear, which quantizes on its way to a device."""
     import bitsandbytes as bnb
 
     small = bnb.nn.Linear8bitLt(
@@ -62,7 +63,10 @@ def _int4(linear: nn.Linear, dtype: torch.dtype) -> nn.Linear:
     return small
 
 
-_MAKERS: dict[str, Callable[[nn.Linear, torch.dtype], nn.Linear]] = {"int8": _int8, "int4": _int4}
+_MAKERS: dict[str, Callable[[nn.Linear, torch.dtype], nn.Linear]] = {
+    "int8": lambda linear, dtype: int8(linear),
+    "int4": _int4,
+}
 
 
 def config(model: PreTrainedModel, precision: str, dtype: torch.dtype) -> BitsAndBytesConfig:

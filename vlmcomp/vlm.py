@@ -28,6 +28,7 @@ class VLM:
     pruned: list[Pruned] = field(default_factory=list)
     build_seconds: float = 0.0
     revision: str | None = None  # of the dense weights on the Hub
+    settled: bool = False  # whether ``kernels.settle`` has chosen what computes
 
     @property
     def device(self) -> torch.device:

@@ -1,0 +1,163 @@
+"""What multiplies INT8 weights on a CPU: bitsandbytes' own kernel or PyTorch's FBGEMM, whichever is faster there.
+
+Both read the weights that bitsandbytes quantized, so that a checkpoint is the same whatever computes with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+import time
+import warnings
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import bitsandbytes as bnb
+import torch
+from torch import nn
+
+from vlmcomp import machine
+from vlmcomp.quantize import BACKENDS, INT8_THRESHOLD, hush, int8
+from vlmcomp.vlm import VLM, compute_dtype
+
+BITSANDBYTES, FBGEMM = "bitsandbytes", "fbgemm"
+ASKED = "VLMCOMP_INT8_KERNEL"  # environment: one of the two, instead of the faster one
+TITLES = {
+    BITSANDBYTES: BACKENDS["int8"],
+    FBGEMM: f"bitsandbytes INT8 weights, FBGEMM, 7-bit activations by token, outlier threshold {INT8_THRESHOLD:g}",
+}
+_FILE = "int8-kernel.json"
+_SIDE, _ROUNDS = 2048, 12  # of the Linear that is timed
+
+
+class FbgemmLinear8bit(bnb.nn.Linear8bitLt):
+    """bitsandbytes' INT8 weights (out, in), multiplied by PyTorch's dynamically quantized Linear.
+
+    That kernel gives all tokens of a call one range. Here every token is first brought to [0, 1] and its shift is made
+    up for by the sums of the weight's rows, so that it has a range of its own and its answer does not hang on the
+    others of a batch. As in LLM.int8() (Dettmers et al., arXiv 2208.07339) values beyond the threshold do not share
+    the range of the rest; here they are a second token with its own.
+    """
+
+    @torch.no_grad()
+    def pack(self) -> None:
+        """Give the weights to the kernel, which keeps the only copy."""
+        scale = self.state.SCB if self.weight.SCB is None else self.weight.SCB
+        codes = self.weight.data if self.state.CB is None else self.state.CB
+        self.scale = scale.float().cpu() / 127
+        self.sums = codes.sum(1, dtype=torch.float32) * self.scale
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # quantized tensors may go in a later PyTorch
+            zeros = torch.zeros(len(codes), dtype=torch.long)
+            rows = torch._make_per_channel_quantized_tensor(codes.contiguous(), self.scale.double(), zeros, 0)
+            self.packed = torch.ops.quantized.linear_prepack(rows, None)
+        stand_in = torch.empty_like(codes, device="meta")
+        self.weight = bnb.nn.Int8Params(stand_in, requires_grad=False, has_fp16_weights=False, SCB=scale)
+        self.state.CB = None
+
+    def codes(self) -> torch.Tensor:
+        """The INT8 weights that the kernel holds, exactly as bitsandbytes made them."""
+        return torch.ops.quantized.linear_unpack(self.packed)[0].int_repr()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = x.reshape(-1, x.shape[-1]).float()
+        beyond = tokens.abs() > INT8_THRESHOLD
+        out = beyond.any(1)
+        if not out.any():
+            y = self._multiply(tokens)
+        else:
+            large = tokens.where(beyond, 0)
+            y = self._multiply(torch.cat([tokens - large, large[out]]))
+            y = y[: len(tokens)].index_add(0, out.nonzero().flatten(), y[len(tokens) :])
+        if self.bias is not None:
+            y = y + self.bias
+        return y.to(x.dtype).view(*x.shape[:-1], -1)
+
+    def _multiply(self, tokens: torch.Tensor) -> torch.Tensor:
+        low, high = torch.aminmax(tokens, dim=1, keepdim=True)
+        width = (high - low).clamp_min(1e-12)
+        product = torch.ops.quantized.linear_dynamic((tokens - low) / width, self.packed, True)
+        return torch.addcmul(low * self.sums, product, width)
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[f"{prefix}weight"] = self.codes()
+
+
+def settle(vlm: VLM) -> None:
+    """Let a built ``vlm`` compute in the best way that is known here; it can be saved before and after."""
+    if vlm.settled:
+        return
+    vlm.settled = True
+    if vlm.recipe.precision == "int8" and vlm.device.type == "cpu":
+        kernel = chosen()
+        use(vlm.model, kernel)
+        vlm.backend = TITLES[kernel]
+
+
+def use(model: nn.Module, kernel: str) -> None:
+    """Let the INT8 Linears of ``model``, which lie on a CPU, compute with ``kernel`` (of ``KERNELS``) from now on."""
+    for module in model.modules():
+        if kernel == FBGEMM and type(module) is bnb.nn.Linear8bitLt:
+            module.__class__ = FbgemmLinear8bit  # weights, hooks and the way it is saved stay
+            module.pack()
+
+
+@cache
+def chosen() -> str:
+    """The kernel of ``$VLMCOMP_INT8_KERNEL``, or the faster one: measured once, and kept beside the built variants.
+
+    Raises:
+        ValueError: the environment names no kernel.
+    """
+    if asked := os.environ.get(ASKED):
+        if asked not in TITLES:
+            raise ValueError(f"{ASKED} is '{asked}': use {' or '.join(TITLES)}")
+        return asked
+    place = machine.home() / _FILE
+    versions = {name: machine.versions().get(name) for name in ("torch", "bitsandbytes")}
+    here = {"cpu": machine.hardware("cpu").slug, "threads": torch.get_num_threads(), **versions}
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        known = json.loads(place.read_text())
+        if known["here"] == here and known["kernel"] in TITLES:
+            return known["kernel"]
+    times = race()
+    kernel = min(times, key=lambda name: min(times[name]))  # the least disturbed time says what a kernel can do
+    _keep(place, {"here": here, "kernel": kernel, "ms": times})
+    return kernel
+
+
+@torch.inference_mode()
+def race(side: int = _SIDE, rounds: int = _ROUNDS) -> dict[str, list[float]]:
+    """By kernel that works here: milliseconds of one token through an INT8 Linear of ``side`` x ``side``, in turns."""
+    hush()
+    dense = nn.Linear(side, side, bias=False)
+    x = torch.randn(1, 1, side, dtype=compute_dtype("cpu"))
+    linears, times = {}, {}
+    for kernel in TITLES:
+        holder = nn.Sequential(int8(dense).to("cpu").eval())
+        try:
+            use(holder, kernel)
+            holder(x)
+        except (RuntimeError, AttributeError, NotImplementedError):  # not in this build of PyTorch
+            continue
+        linears[kernel], times[kernel] = holder, []
+    for _ in range(rounds):
+        for kernel, linear in linears.items():
+            start = time.perf_counter()
+            linear(x)
+            times[kernel].append(1000 * (time.perf_counter() - start))
+    return times
+
+
+def _keep(place: Path, facts: dict[str, Any]) -> None:
+    """A disk that refuses costs a new measurement next time, and nothing else."""
+    with contextlib.suppress(OSError):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        handle, half = tempfile.mkstemp(dir=place.parent)
+        with os.fdopen(handle, "w") as file:
+            json.dump(facts, file, indent=2)
+        os.replace(half, place)
