@@ -48,6 +48,10 @@ def test_it_multiplies_the_same_weights(bias: bool, outlier: float) -> None:
     assert _error(theirs(x), wanted) < 0.02
     assert _error(ours(x), wanted) < 0.03
     assert _error(ours(x)[:, 2], wanted[:, 2]) < 0.03  # nor do others suffer from it
+    assert not outlier or _error(ours(x)[:, 1], wanted[:, 1]) < 0.01  # and it has more bits than they
+    codes, scale = ours[0].codes().float(), ours[0].scale
+    exact = nn.functional.linear(x, codes * scale[:, None], dense.bias)
+    assert all(_error(ours(x[:, [at]]), exact[:, [at]]) < 0.003 for at in range(5))  # decoding rounds weights alone
     assert type(ours[0]) is kernels.FbgemmLinear8bit and ours(x).shape == wanted.shape
     assert ours(x.bfloat16()).dtype == torch.bfloat16
 
@@ -55,9 +59,10 @@ def test_it_multiplies_the_same_weights(bias: bool, outlier: float) -> None:
 @torch.no_grad()
 def test_a_token_does_not_hang_on_its_batch() -> None:
     _, _, ours = _pair()
-    x = torch.randn(6, 512) * torch.tensor([0.01, 1.0, 30.0, 1.0, 2.0, 0.0])[:, None]
-    assert torch.allclose(ours(x), torch.cat([ours(row[None]) for row in x]), rtol=1e-5, atol=1e-6)
-    assert torch.equal(ours(x)[5], ours[0].bias)
+    sizes = torch.tensor([0.01, 1.0, 30.0, 1.0, 2.0, 0.0])
+    for x in (torch.randn(6, 1, 512) * sizes[:, None, None], torch.randn(6, 4, 512) * sizes[:, None, None]):
+        assert torch.allclose(ours(x), torch.cat([ours(row[None]) for row in x]), rtol=1e-5, atol=1e-6)
+        assert torch.allclose(ours(x)[5], ours[0].bias)
 
 
 def test_the_weights_stay_those_of_bitsandbytes() -> None:
