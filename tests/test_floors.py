@@ -44,6 +44,8 @@ FLOORS = {
     "quantize": 2,
     "load": 2,
     "architecture": 3,
+    "capture": 1,
+    "decode": 2,
     "kernels": 3,
     "build": 3,
     "checkpoint": 3,

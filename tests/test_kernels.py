@@ -76,7 +76,7 @@ def test_a_settled_model_saves_and_weighs_what_it_did(tmp_path: Path, samples: l
     vlm, (image, question, _) = build(INT8, device="cpu"), samples[0]
     before = weight_bytes(vlm.model), read_per_token(vlm.model), sum(pieces(vlm.model).values())
     answer = ask(vlm, image, question).text
-    assert vlm.settled and vlm.backend == kernels.TITLES[kernels.FBGEMM]
+    assert vlm.settled and vlm.kernel == kernels.TITLES[kernels.FBGEMM]
     linears = [linear for _, linear in anatomy.decoder_linears(vlm.model)]
     assert all(type(linear) is kernels.FbgemmLinear8bit for linear in linears)
     weights, read, held = weight_bytes(vlm.model), read_per_token(vlm.model), sum(pieces(vlm.model).values())

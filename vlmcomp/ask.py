@@ -1,4 +1,4 @@
-"""(VLM, image, question) -> Answer, whole or as a stream. The only caller of ``generate``."""
+"""(VLM, image, question) -> Answer, whole or as a stream. Nothing else makes a model answer."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import queue
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -16,6 +16,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 if TYPE_CHECKING:
     import torch
 
+    from vlmcomp.decode import Decoder
     from vlmcomp.vlm import VLM
 
 MAX_QUESTION = 500  # characters
@@ -94,28 +95,15 @@ def clean_question(text: str | None) -> str:
     return text
 
 
-class _Clock:
-    """A transformers streamer that notes when each new token reaches the host."""
-
-    def __init__(self, heard: Callable[[int, float], None]) -> None:
-        self.heard, self.prompt = heard, True
-
-    def put(self, value: torch.Tensor) -> None:
-        if self.prompt:
-            self.prompt = False
-            return
-        for token in value.reshape(-1).tolist():
-            self.heard(token, time.perf_counter())
-
-    def end(self) -> None:
-        pass
-
-
-def _encoded(vlm: VLM, images: list[Image.Image], questions: list[str]) -> dict[str, torch.Tensor]:
+def _ready(vlm: VLM) -> Decoder:
+    """What decodes the answers of ``vlm`` one by one."""
     from vlmcomp import kernels
+    from vlmcomp.decode import Decoder
 
     kernels.settle(vlm)
-    return vlm.encode(images, questions)
+    if vlm.decoder is None:
+        vlm.decoder = Decoder(vlm.model)
+    return vlm.decoder
 
 
 def _generate(vlm: VLM, inputs: dict[str, torch.Tensor], **settings: Any) -> torch.Tensor:
@@ -129,10 +117,8 @@ class _Run:
     """One question on its way: prepares, generates, and tells the Answer so far."""
 
     def __init__(self, vlm: VLM, image: Image.Image, question: str) -> None:
-        from vlmcomp import kernels
-
         self.vlm, self.tokens, self.times = vlm, [], []
-        kernels.settle(vlm)
+        self.decoder = _ready(vlm)
         vlm.synchronize()
         self.begin = time.perf_counter()
         self.inputs = vlm.encode([image], [question])
@@ -161,8 +147,7 @@ class _Run:
 def ask(vlm: VLM, image: Image.Image, question: str, max_new_tokens: int = 64, min_new_tokens: int = 0) -> Answer:
     """Greedy answer at batch 1. With ``min_new_tokens == max_new_tokens`` the length is fixed, for timing."""
     run = _Run(vlm, image, question)
-    settings = {"min_new_tokens": min_new_tokens} if min_new_tokens else {}
-    _generate(vlm, run.inputs, max_new_tokens=max_new_tokens, streamer=_Clock(run.heard), **settings)
+    run.decoder.answer(run.inputs, max_new_tokens, min_new_tokens, run.heard)
     return run.answer(finished=True)
 
 
@@ -179,17 +164,9 @@ def stream(
         run.heard(token, at)
         news.put(None)
 
-    def stopped(ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
-        import torch
-
-        return torch.full((ids.shape[0],), stop.is_set(), device=ids.device)
-
     def work() -> None:
         try:
-            settings = {"streamer": _Clock(heard), "stopping_criteria": [stopped]}
-            if min_new_tokens:
-                settings["min_new_tokens"] = min_new_tokens
-            _generate(vlm, run.inputs, max_new_tokens=max_new_tokens, **settings)
+            run.decoder.answer(run.inputs, max_new_tokens, min_new_tokens, heard, stop.is_set)
             news.put(StopIteration())
         except Exception as error:  # handed to the reader, who is in another thread
             news.put(error)
@@ -209,7 +186,8 @@ def stream(
 
 def answer_batch(vlm: VLM, images: list[Image.Image], questions: list[str], max_new_tokens: int = 64) -> list[str]:
     """Greedy answers to a batch, padded on the left; for measuring quality, not speed."""
-    inputs = _encoded(vlm, images, questions)
+    _ready(vlm)
+    inputs = vlm.encode(images, questions)
     ids = _generate(vlm, inputs, max_new_tokens=max_new_tokens)
     new = ids[:, inputs["input_ids"].shape[1] :]
     return [t.strip() for t in vlm.processor.tokenizer.batch_decode(new, skip_special_tokens=True)]
@@ -217,7 +195,8 @@ def answer_batch(vlm: VLM, images: list[Image.Image], questions: list[str], max_
 
 def time_batch(vlm: VLM, images: list[Image.Image], questions: list[str], new_tokens: int) -> float:
     """Seconds from prepared inputs to the end of answers of exactly ``new_tokens`` tokens each."""
-    inputs = _encoded(vlm, images, questions)
+    _ready(vlm)
+    inputs = vlm.encode(images, questions)
     vlm.synchronize()
     start = time.perf_counter()
     _generate(vlm, inputs, max_new_tokens=new_tokens, min_new_tokens=new_tokens)

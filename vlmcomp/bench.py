@@ -123,7 +123,7 @@ def measure(
         **facts,
         dtype_stored=vlm.dtype_stored,
         dtype_computed=vlm.dtype_computed,
-        backend=f"{vlm.backend} ({vlm.device.type})",
+        backend=f"{', '.join(filter(None, (vlm.backend, vlm.kernel)))} ({vlm.device.type})",
         build_seconds=vlm.build_seconds,
         pruned=vlm.pruned,
         size=counted,

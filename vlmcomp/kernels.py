@@ -20,14 +20,14 @@ import torch
 from torch import nn
 
 from vlmcomp import machine
-from vlmcomp.quantize import BACKENDS, INT8_THRESHOLD, hush, int8
+from vlmcomp.quantize import INT8_THRESHOLD, hush, int8
 from vlmcomp.vlm import VLM, compute_dtype
 
 BITSANDBYTES, FBGEMM = "bitsandbytes", "fbgemm"
 ASKED = "VLMCOMP_INT8_KERNEL"  # environment: one of the two, instead of the faster one
 TITLES = {
-    BITSANDBYTES: BACKENDS["int8"],
-    FBGEMM: "bitsandbytes INT8 weights, FBGEMM, activations by token in 7 bits (prompt) and 14 (decoding)",
+    BITSANDBYTES: "multiplied by bitsandbytes",
+    FBGEMM: "multiplied by FBGEMM, activations by token in 7 bits (prompt) and 14 (decoding)",
 }
 _LEVELS = 127  # that 7 bits tell apart, above the least
 _FILE = "int8-kernel.json"
@@ -102,7 +102,7 @@ def settle(vlm: VLM) -> None:
     if vlm.recipe.precision == "int8" and vlm.device.type == "cpu":
         kernel = chosen()
         use(vlm.model, kernel)
-        vlm.backend = TITLES[kernel]
+        vlm.kernel = TITLES[kernel]
 
 
 def use(model: nn.Module, kernel: str) -> None:

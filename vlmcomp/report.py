@@ -77,7 +77,8 @@ class Latency:
     """Raw milliseconds of every timed run at batch 1 with exactly ``new_tokens`` generated.
 
     ``vision_ms``: tower, and Q-Former or projector, alone. ``batch_decode_ms``: a step of a whole batch, by its size.
-    ``session`` is shared by models that were timed in turns: their runs compare one by one.
+    ``session`` is shared by models that were timed in turns: their runs compare one by one. ``decoder`` is what decodes
+    (of ``decode.WAYS``), and ``capture_seconds`` what capturing its step took, before the timed runs.
     """
 
     new_tokens: int
@@ -92,6 +93,8 @@ class Latency:
     batch_decode_ms: dict[str, list[float]] = field(default_factory=dict)
     session: str = ""
     floor: Floor | None = None
+    decoder: str = "generate"
+    capture_seconds: float = 0.0
 
     @property
     def ttft_ms_median(self) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from PIL import Image
@@ -28,7 +29,9 @@ class VLM:
     pruned: list[Pruned] = field(default_factory=list)
     build_seconds: float = 0.0
     revision: str | None = None  # of the dense weights on the Hub
-    settled: bool = False  # whether ``kernels.settle`` has chosen what computes
+    settled: bool = False  # whether ``kernels.settle`` has chosen what multiplies
+    kernel: str = ""  # what it chose, where there was a choice
+    decoder: Any = None  # a ``decode.Decoder``, from the first question on
 
     @property
     def device(self) -> torch.device:

@@ -88,6 +88,8 @@ class _Times:
             vision_ms=self.vision,
             batch_decode_ms=self.batches,
             session=session,
+            decoder=self.vlm.decoder.way,
+            capture_seconds=round(self.vlm.decoder.capture_seconds, 3),
         )
 
 

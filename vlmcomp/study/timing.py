@@ -9,6 +9,7 @@ from torch.utils.benchmark import Timer
 
 from vlmcomp.ask import ask
 from vlmcomp.build import build
+from vlmcomp.decode import GENERATE, Decoder
 from vlmcomp.measure import latency, tasks
 from vlmcomp.recipe import PRECISIONS, Recipe
 from vlmcomp.study.cells import Cell
@@ -30,6 +31,7 @@ class Study:
     def measure(self, cell: Cell) -> dict[str, Any]:
         """Raw times of both clocks, a round each in turns."""
         vlm = build(Recipe(MODEL, (), cell.step), device="cpu")
+        vlm.decoder = Decoder(vlm.model, GENERATE)  # the clock alone is compared
         pool = tasks.find(latency.TASK).samples(latency.WARMUP_RUNS + self.rounds, 0)
         ours, peers = [], []
         for sample in map(tasks.drawn, pool):

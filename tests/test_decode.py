@@ -1,0 +1,131 @@
+"""Laws of decoding: the tokens of plain ``generate``, whatever decodes them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import pytest
+import torch
+from transformers import GenerationConfig
+
+from vlmcomp import decode
+from vlmcomp.ask import answer_batch, ask
+from vlmcomp.build import build
+from vlmcomp.decode import CAPTURE_AFTER, CAPTURED, GENERATE, STATIC, Decoder
+from vlmcomp.recipe import Recipe
+from vlmcomp.vlm import VLM
+
+LONG = CAPTURE_AFTER + 2
+EVERY = ["llava-shapes/fp16", "blip2-shapes/fp16", "paligemma-shapes/fp16", "qwen2-vl-shapes/fp16"]
+SMALL = ["llava-shapes/int8", "llava-shapes/int4"]
+
+
+def _plain(vlm: VLM, inputs: dict[str, torch.Tensor], tokens: int, least: int) -> list[int]:
+    """The library's own answer."""
+    settings = {"min_new_tokens": least} if least else {}
+    with torch.inference_mode():
+        ids = vlm.model.generate(**inputs, do_sample=False, num_beams=1, max_new_tokens=tokens, **settings)
+    return ids[0, inputs["input_ids"].shape[1] :].tolist()
+
+
+def _tokens(decoder: Decoder, inputs: dict[str, torch.Tensor], tokens: int, least: int = 0) -> list[int]:
+    heard: list[int] = []
+    decoder.answer(inputs, tokens, least, lambda token, at: heard.append(token))
+    return heard
+
+
+def _warm(decoder: Decoder, inputs: dict[str, torch.Tensor]) -> None:
+    """Let ``decoder`` decode until it captures its step."""
+    while decoder.decoded < CAPTURE_AFTER:
+        _tokens(decoder, inputs, CAPTURE_AFTER, CAPTURE_AFTER)
+    _tokens(decoder, inputs, 2, 2)
+
+
+@pytest.mark.parametrize("way", [STATIC, CAPTURED])
+@pytest.mark.parametrize("recipe", EVERY + SMALL)
+def test_every_way_gives_the_tokens_of_generate(built: Callable, samples: list, recipe: str, way: str) -> None:
+    vlm = built(recipe)
+    ask(vlm, *samples[0][:2], 1)  # from now on its kernels are those that are asked
+    decoder = Decoder(vlm.model, way)
+    for image, question, _ in samples[:2]:
+        inputs = vlm.encode([image], [question])
+        assert _tokens(decoder, inputs, LONG, LONG) == _plain(vlm, inputs, LONG, LONG)
+        assert _tokens(decoder, inputs, LONG) == _plain(vlm, inputs, LONG, 0)
+    packed = recipe.endswith("int4")  # bitsandbytes' 4-bit tensors cannot be traced
+    assert decoder.way == (STATIC if packed else way)
+    assert (decoder.capture_seconds > 0) == (way == CAPTURED)
+
+
+def test_a_step_is_captured_once_and_again_for_a_longer_sequence(built: Callable, samples: list) -> None:
+    vlm = built("llava-shapes/fp16")
+    decoder, inputs = Decoder(vlm.model, CAPTURED), vlm.encode(*([part] for part in samples[0][:2]))
+    assert _tokens(decoder, inputs, 2, 2) and decoder.capture_seconds == 0  # who asks little does not wait
+    _warm(decoder, inputs)
+    first = decoder.capture_seconds
+    assert first > 0 and _tokens(decoder, inputs, LONG) and decoder.capture_seconds == first
+    longer = 260  # more than the room that a cache has
+    assert _tokens(decoder, inputs, longer, longer) == _plain(vlm, inputs, longer, longer)
+    assert decoder.capture_seconds > first
+
+
+def test_prompts_of_other_lengths_share_a_captured_step(built: Callable, samples: list) -> None:
+    vlm = built("qwen2-vl-shapes/fp16")
+    decoder = Decoder(vlm.model, CAPTURED)
+    _warm(decoder, vlm.encode(*([part] for part in samples[0][:2])))
+    first = decoder.capture_seconds
+    for size, asked in (((112, 84), samples[1][1]), ((96, 96), f"{samples[1][1]} " * 6), ((64, 128), "what?")):
+        inputs = vlm.encode([samples[1][0].resize(size)], [asked])  # of another shape: other image positions
+        assert _tokens(decoder, inputs, 24, 24) == _plain(vlm, inputs, 24, 24)
+    assert decoder.capture_seconds == first
+
+
+def test_stopping_ends_within_a_token(built: Callable, samples: list) -> None:
+    vlm = built("llava-shapes/fp16")
+    for way in decode.WAYS:
+        heard: list[int] = []
+        inputs = vlm.encode(*([part] for part in samples[0][:2]))
+        note, enough = lambda token, at, heard=heard: heard.append(token), lambda heard=heard: len(heard) >= 3
+        Decoder(vlm.model, way).answer(inputs, LONG, LONG, note, enough)
+        assert 3 <= len(heard) <= 4
+
+
+@pytest.mark.parametrize(
+    "setting", [{"repetition_penalty": 1.3}, {"no_repeat_ngram_size": 2}, {"suppress_tokens": [5]}]
+)
+def test_what_is_not_plainly_greedy_is_left_to_generate(samples: list, setting: dict) -> None:
+    vlm = build(Recipe("llava-shapes"), device="cpu")
+    settings = GenerationConfig(**vlm.model.generation_config.to_dict() | setting)
+    vlm.model.generation_config = settings
+    decoder, inputs = Decoder(vlm.model, CAPTURED), vlm.encode(*([part] for part in samples[0][:2]))
+    assert decoder.way == GENERATE
+    assert _tokens(decoder, inputs, LONG, LONG) == _plain(vlm, inputs, LONG, LONG)
+
+
+def test_what_cannot_be_captured_is_said_once(built: Callable, samples: list, caplog: pytest.LogCaptureFixture) -> None:
+    vlm = built("llava-shapes/int4")
+    decoder, inputs = Decoder(vlm.model, CAPTURED), vlm.encode(*([part] for part in samples[0][:2]))
+    with caplog.at_level(logging.WARNING, logger="vlmcomp.decode"):
+        for _ in range(3):
+            _warm(decoder, inputs)
+    assert len(caplog.records) == 1 and "without a captured step" in caplog.text
+
+
+def test_ask_and_a_batch_agree_after_capturing(built: Callable, samples: list) -> None:
+    vlm = built("paligemma-shapes/fp16")
+    image, question, _ = samples[0]
+    ask(vlm, image, question, LONG, LONG)
+    singles = [ask(vlm, image, question).text for image, question, _ in samples]
+    assert vlm.decoder.way == CAPTURED and vlm.decoder.capture_seconds > 0
+    images, questions, _ = map(list, zip(*samples))
+    assert answer_batch(vlm, images, questions) == singles
+
+
+def test_the_environment_chooses_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(decode.ASKED, raising=False)
+    assert decode.asked() == CAPTURED
+    monkeypatch.setenv(decode.ASKED, "static")
+    assert decode.asked() == STATIC
+    monkeypatch.setenv(decode.ASKED, "fast")
+    with pytest.raises(ValueError, match="use one of generate, static, captured"):
+        decode.asked()

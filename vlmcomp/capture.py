@@ -1,0 +1,102 @@
+"""One decoding step of a model, captured: a CUDA graph on a GPU, TorchScript of its aten operators on a CPU.
+
+Both spare the Python of the modules, which is most of the time of a small model, or of a large one on a fast GPU.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+import torch
+from torch.fx.experimental.proxy_tensor import make_fx
+from transformers import Cache
+
+
+@dataclass
+class Step:
+    """One token on its way through the decoder, in tensors that keep their place.
+
+    ``token`` (1, 1), ``position`` (..., 1, 1) as the decoder takes it, ``slot`` (1) of the cache that it is written to,
+    ``mask`` (1, 1, 1, slots): 0 where a slot is filled, else minus infinity.
+    """
+
+    cache: Cache
+    token: torch.Tensor
+    position: torch.Tensor
+    slot: torch.Tensor
+    mask: torch.Tensor
+    run: Callable[..., torch.Tensor]  # logits (1, vocabulary)
+    captured: bool = False
+
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        return self.token, self.position, self.slot, self.mask
+
+    def begin(self, past: Cache, token: int, position: torch.Tensor, length: int) -> None:
+        """Stand where the prompt of ``length`` tokens ends."""
+        for mine, theirs in zip(self.cache.layers, past.layers):
+            if not mine.is_initialized:
+                mine.lazy_initialization(theirs.keys, theirs.values)
+            mine.keys[:, :, :length].copy_(theirs.keys)
+            mine.values[:, :, :length].copy_(theirs.values)
+            mine.cumulative_length.fill_(length)
+        self.token.fill_(token)
+        self.position.copy_(position)
+        self.slot.fill_(length)
+        self.mask.fill_(float("-inf"))[..., :length] = 0
+
+    def capture(self) -> None:
+        """From now on ``run`` goes without the modules' Python; where the step stands is then unknown.
+
+        Raises:
+            Exception: whatever the back-end refuses with; ``run`` is as it was.
+        """
+        plain, start = self.run, [tensor.clone() for tensor in self.tensors()]
+        try:
+            wanted = plain(*self.tensors())
+            self._return(start)
+            self.run = _as_graph(self) if self.token.is_cuda else _as_script(self)
+            self._return(start)
+            if not torch.allclose(self.run(*self.tensors()), wanted, rtol=1e-3, atol=1e-3):
+                raise RuntimeError("the captured step gives other logits")
+            self.captured = True
+        except Exception:
+            self.run = plain
+            raise
+
+    def _return(self, start: list[torch.Tensor]) -> None:
+        for tensor, was in zip(self.tensors(), start):
+            tensor.copy_(was)
+        for layer in self.cache.layers:
+            layer.cumulative_length.copy_(self.slot[0])
+
+
+def _as_graph(step: Step) -> Callable[..., torch.Tensor]:
+    """A CUDA graph that reads and writes the step's own tensors."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(2):  # libraries choose their kernels and take their workspaces
+            step.run(*step.tensors())
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        logits = step.run(*step.tensors())
+
+    def replay(*tensors: torch.Tensor) -> torch.Tensor:
+        graph.replay()
+        return logits
+
+    return replay
+
+
+def _as_script(step: Step) -> Callable[..., torch.Tensor]:
+    """The step's aten operators as TorchScript, or as FX's Python where TorchScript cannot hold them."""
+    run = step.run
+    traced = make_fx(lambda *tensors: run(*tensors))(*step.tensors())
+    with warnings.catch_warnings(), suppress(RuntimeError):
+        warnings.simplefilter("ignore")
+        return torch.jit.trace(traced, step.tensors(), check_trace=False)
+    return traced

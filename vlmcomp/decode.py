@@ -1,0 +1,227 @@
+"""Greedy decoding at batch 1 without what ``generate`` does between two tokens: a static cache and a captured step."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from transformers import Cache, DynamicCache, GenerationConfig, PreTrainedModel, StaticCache
+
+from vlmcomp import anatomy
+from vlmcomp.capture import Step
+
+ASKED = "VLMCOMP_DECODE"  # environment: one of WAYS, instead of the last
+GENERATE, STATIC, CAPTURED = WAYS = ("generate", "static", "captured")
+CAPTURE_AFTER = 32  # tokens a model has decoded: who asks little need not wait for a capture
+_ROOM, _GRAIN = 256, 128  # slots of a cache beyond the prompt, and what their number is a multiple of
+_log = logging.getLogger(__name__)
+
+Heard = Callable[[int, float], None]
+# What the greedy choice must not depend on: with another value, ``generate`` decides.
+_NEUTRAL = {
+    "repetition_penalty": (None, 1.0),
+    "encoder_repetition_penalty": (None, 1.0),
+    "no_repeat_ngram_size": (None, 0),
+    "bad_words_ids": (None,),
+    "suppress_tokens": (None, []),
+    "begin_suppress_tokens": (None, []),
+    "forced_bos_token_id": (None,),
+    "forced_eos_token_id": (None,),
+    "sequence_bias": (None,),
+    "exponential_decay_length_penalty": (None,),
+}
+
+
+def asked() -> str:
+    """The way that the environment asks for, or the fastest.
+
+    Raises:
+        ValueError: it asks for an unknown one.
+    """
+    way = os.environ.get(ASKED) or CAPTURED
+    if way not in WAYS:
+        raise ValueError(f"{ASKED} is '{way}': use one of {', '.join(WAYS)}")
+    return way
+
+
+def fits(model: PreTrainedModel) -> bool:
+    """Whether ``model`` decodes here as ``generate`` would: plain greedy choices, attention by PyTorch's SDPA, and no
+    window that a sequence could outgrow."""
+    settings: GenerationConfig = model.generation_config
+    text = model.config.get_text_config()
+    plain = all(getattr(settings, name, None) in values for name, values in _NEUTRAL.items())
+    return plain and text._attn_implementation == "sdpa" and not _windowed(text)
+
+
+def _windowed(text: Any) -> bool:
+    kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
+    return kinds != {"full_attention"}
+
+
+class _Clock:
+    """A transformers streamer that notes when each new token reaches the host."""
+
+    def __init__(self, heard: Heard) -> None:
+        self.heard, self.prompt = heard, True
+
+    def put(self, value: torch.Tensor) -> None:
+        if self.prompt:
+            self.prompt = False
+            return
+        for token in value.reshape(-1).tolist():
+            self.heard(token, time.perf_counter())
+
+    def end(self) -> None:
+        pass
+
+
+class Decoder:
+    """Answers of one model, one at a time. Its step is made for the longest sequence so far, and captured once more
+    when one is longer; ``capture_seconds`` are those of all captures."""
+
+    def __init__(self, model: PreTrainedModel, way: str | None = None) -> None:
+        self.model, self.way = model, way or asked()
+        if self.way != GENERATE and not fits(model):
+            self.way = GENERATE
+        self.inner = model.get_submodule(anatomy.of(model).decoder)
+        self.embed, self.head = model.get_input_embeddings(), model.get_output_embeddings()
+        self.capture_seconds, self.decoded = 0.0, 0
+        self._step: Step | None = None
+        self._lock = threading.Lock()
+
+    @torch.inference_mode()
+    def answer(
+        self,
+        inputs: dict[str, torch.Tensor],
+        max_new_tokens: int,
+        min_new_tokens: int,
+        heard: Heard,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Tell ``heard`` every new token and when it was there; end early when ``stopped``."""
+        with self._lock:
+            if self.way == GENERATE:
+                return self._generate(inputs, max_new_tokens, min_new_tokens, heard, stopped)
+            logits, past, position = self._prefill(inputs)
+            length, step = inputs["input_ids"].shape[1], None
+            ends = _ends(self.model.generation_config)
+            for number in range(1, max_new_tokens + 1):
+                if number <= min_new_tokens:
+                    logits[:, ends] = float("-inf")
+                token = int(logits.argmax(-1))
+                heard(token, time.perf_counter())
+                if token in ends or number == max_new_tokens or stopped():
+                    break
+                if step is None:
+                    step = self._ready(length + max_new_tokens, past, token, position, length)
+                step.token.fill_(token)
+                logits = step.run(*step.tensors())
+                self.decoded += 1
+
+    def _generate(
+        self,
+        inputs: dict[str, torch.Tensor],
+        max_new_tokens: int,
+        min_new_tokens: int,
+        heard: Heard,
+        stopped: Callable[[], bool],
+    ) -> None:
+        def halt(ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+            return torch.full((ids.shape[0],), stopped(), device=ids.device)
+
+        settings = {"min_new_tokens": min_new_tokens} if min_new_tokens else {}
+        self.model.generate(
+            **inputs,
+            do_sample=False,
+            num_beams=1,
+            max_new_tokens=max_new_tokens,
+            streamer=_Clock(heard),
+            stopping_criteria=[halt],
+            **settings,
+        )
+
+    def _prefill(self, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, Cache, torch.Tensor]:
+        """Logits (1, vocabulary) after the prompt, its cache, and the position of the next token."""
+        seen: dict[str, torch.Tensor] = {}
+
+        def look(module: torch.nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+            if kwargs.get("position_ids") is not None:
+                seen["last"] = kwargs["position_ids"][..., -1:]
+
+        known = inspect.signature(self.model.forward).parameters
+        past = DynamicCache(config=self.model.config.get_text_config())
+        settings: dict[str, Any] = {self._cache_name: past, "use_cache": True}
+        if "logits_to_keep" in known:
+            settings["logits_to_keep"] = 1
+        handle = self.inner.register_forward_pre_hook(look, with_kwargs=True)
+        try:
+            logits = self.model(**inputs, **settings).logits[:, -1]
+        finally:
+            handle.remove()
+        last = seen.get("last", torch.full((1, 1), inputs["input_ids"].shape[1] - 1, device=self.model.device))
+        return logits.float(), past, last + 1
+
+    @property
+    def _cache_name(self) -> str:
+        """transformers renames the argument in 5.24."""
+        return "cache" if "cache" in inspect.signature(self.inner.forward).parameters else "past_key_values"
+
+    def _ready(self, needed: int, past: Cache, token: int, position: torch.Tensor, length: int) -> Step:
+        """A step for ``needed`` slots that stands behind the prompt, captured when it is time."""
+        step = self._step
+        if step is None or step.mask.shape[-1] < needed:
+            slots = -(-max(needed, length + _ROOM) // _GRAIN) * _GRAIN
+            step = self._step = self._made(slots, position)
+        step.begin(past, token, position, length)
+        if self.way == CAPTURED and self.decoded >= CAPTURE_AFTER and not step.captured:
+            self._capture(step)
+            step.begin(past, token, position, length)
+        return step
+
+    def _made(self, slots: int, position: torch.Tensor) -> Step:
+        device, text = self.model.device, self.model.config.get_text_config()
+        cache = StaticCache(config=text, max_cache_len=slots)
+        name = self._cache_name
+
+        def run(token: torch.Tensor, position: torch.Tensor, slot: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+            mask.index_fill_(3, slot, 0)
+            hidden = self.inner(
+                inputs_embeds=self.embed(token),
+                position_ids=position,
+                attention_mask=mask,
+                use_cache=True,
+                **{name: cache},
+            ).last_hidden_state
+            position.add_(1)
+            slot.add_(1)
+            return self.head(hidden)[:, -1].float()
+
+        return Step(
+            cache,
+            torch.zeros(1, 1, dtype=torch.long, device=device),
+            torch.zeros_like(position),
+            torch.zeros(1, dtype=torch.long, device=device),
+            torch.zeros(1, 1, 1, slots, dtype=self.embed.weight.dtype, device=device),
+            run,
+        )
+
+    def _capture(self, step: Step) -> None:
+        """Where a step cannot be captured, say so once and go on without."""
+        start = time.perf_counter()
+        try:
+            step.capture()
+        except Exception as error:  # every back-end refuses in its own way
+            self.way = STATIC
+            _log.warning("decoding goes on without a captured step: %s", str(error).strip().partition("\n")[0])
+        self.capture_seconds += time.perf_counter() - start
+
+
+def _ends(settings: GenerationConfig) -> list[int]:
+    ends = settings.eos_token_id
+    return [] if ends is None else list(ends) if isinstance(ends, list | tuple) else [ends]
