@@ -15,12 +15,13 @@ from transformers import AutoModelForImageTextToText
 from vlmcomp import anatomy, checkpoint, zoo
 from vlmcomp.ask import ask
 from vlmcomp.build import build
-from vlmcomp.calibrate import IMAGE, PAD, Edit, enter, sequences, walk
+from vlmcomp.calibrate import IMAGE, PAD, enter, sequences
 from vlmcomp.measure.size import parameters
 from vlmcomp.moments import Moments
 from vlmcomp.prune.cut import Method, prune
 from vlmcomp.recipe import Recipe, Step
 from vlmcomp.vlm import VLM, compute_in
+from vlmcomp.walk import Edit, walk
 
 NAMES = list(FAMILIES)
 ANY_HEADS = {

@@ -20,7 +20,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from vlmcomp import __version__, processor, zoo
+from vlmcomp import __version__, processor, sight, zoo
 from vlmcomp.prune import heads
 from vlmcomp.quantize import hush, repacked
 from vlmcomp.recipe import Recipe
@@ -35,9 +35,9 @@ def is_checkpoint(folder: Path) -> bool:
 
 
 def stock(model: PreTrainedModel) -> bool:
-    """Whether stock ``from_pretrained`` takes what ``save`` writes; where heads are gone that the family's config
-    cannot tell of, ``load`` alone does."""
-    return not hasattr(model.config.get_text_config(), heads.KEPT)
+    """Whether stock ``from_pretrained`` takes what ``save`` writes and gives the same answers; where heads are gone that
+    the family's config cannot tell of, or image tokens are left out, ``load`` alone does."""
+    return not hasattr(model.config.get_text_config(), heads.KEPT) and not sight.of(model)
 
 
 def save(vlm: VLM, folder: Path) -> None:
@@ -154,6 +154,8 @@ def load(folder: Path, device: str | None = None) -> VLM:
     except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"the checkpoint in {folder} is damaged: {str(error).splitlines()[0]}") from error
     compute_in(model, compute_dtype(device))
+    if recipe.unseen:
+        sight.attach(model, recipe.unseen)
     return VLM(
         model=model,
         processor=reader,

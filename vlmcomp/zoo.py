@@ -140,6 +140,10 @@ MODELS = {
     )
 }
 DEFAULT = "llava-shapes"
+_ALL_SEEN = {
+    "qwen3_vl": "also adds image features to its first decoder layers, one for every image token",
+    "idefics3": "cuts an image into a number of parts that varies, with text between them",
+}  # by family: why no image tokens can be removed
 
 
 def find(name: str) -> Model:
@@ -157,10 +161,13 @@ def check(recipe: Recipe) -> Model:
     """The model of ``recipe``, if its anatomy allows every step.
 
     Raises:
-        ValueError: unknown model, or a step that the model's MLP cannot do, with the step to use instead.
+        ValueError: unknown model, a step that the model's MLP cannot do, with the step to use instead, or image tokens
+            to be removed from a family that needs them all.
     """
     model = find(recipe.model)
     for step in recipe.steps:
+        if step.kind == "vis" and model.family in _ALL_SEEN:
+            raise ValueError(f"{step} does not fit {model.name}, which {_ALL_SEEN[model.family]}: leave {step} out")
         if step.kind in ("glu", "ffn") and step.kind != model.mlp:
             has = "has no gate" if model.mlp == "ffn" else "is gated"
             raise ValueError(f"{step} does not fit {model.name}, whose MLP {has}: use {model.mlp}{step.percent}")
