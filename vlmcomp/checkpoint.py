@@ -34,10 +34,16 @@ def is_checkpoint(folder: Path) -> bool:
     return (Path(folder) / _FILE).is_file()
 
 
+def beyond_stock(model: PreTrainedModel) -> str:
+    """Why ``load`` alone brings back what ``save`` writes, and stock ``from_pretrained`` does not; empty if it does."""
+    if hasattr(model.config.get_text_config(), heads.KEPT):
+        return "stock classes of this family hold no such number of heads"
+    return "stock classes take these weights but see all image tokens" if sight.of(model) else ""
+
+
 def stock(model: PreTrainedModel) -> bool:
-    """Whether stock ``from_pretrained`` takes what ``save`` writes and gives the same answers; where heads are gone that
-    the family's config cannot tell of, or image tokens are left out, ``load`` alone does."""
-    return not hasattr(model.config.get_text_config(), heads.KEPT) and not sight.of(model)
+    """Whether stock ``from_pretrained`` takes what ``save`` writes and answers alike."""
+    return not beyond_stock(model)
 
 
 def save(vlm: VLM, folder: Path) -> None:

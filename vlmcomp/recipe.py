@@ -66,7 +66,7 @@ class Recipe:
         if len({"ffn" if k == "glu" else k for k in kinds}) != len(kinds):
             raise ValueError("a recipe has at most one vis step, one heads step and one MLP step")
         if kinds != sorted(kinds, key=STEP_KINDS.index):
-            raise ValueError("image tokens go before heads, and heads before MLP neurons: write the steps in this order")
+            raise ValueError("image tokens go before heads and heads before MLP neurons: write the steps in this order")
 
     @classmethod
     def parse(cls, text: str) -> Recipe:

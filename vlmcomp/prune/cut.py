@@ -19,7 +19,6 @@ from vlmcomp.recipe import Step
 from vlmcomp.report import Pruned
 from vlmcomp.walk import Care, Edit, walk
 
-
 _PLANNERS = {"heads": heads.plan, "glu": neurons.plan, "ffn": neurons.plan}
 
 

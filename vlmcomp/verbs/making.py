@@ -68,8 +68,8 @@ def build(args: argparse.Namespace) -> None:
     checkpoint.save(vlm, out)
     print(f"precision: {vlm.backend}, computed in {vlm.dtype_computed}")
     print(tables.account(recipe, vlm.pruned, weight_bytes(vlm.model), parameters(vlm.model)))
-    if not checkpoint.stock(vlm.model):
-        print("\nstock classes of this family hold no such number of heads: load it with vlmcomp.checkpoint.load")
+    if why := checkpoint.beyond_stock(vlm.model):
+        print(f"\n{why}: load it with vlmcomp.checkpoint.load")
     print(f"\n{recipe} is in {out}")
 
 
