@@ -32,7 +32,7 @@ ANY_HEADS = {
     "smolvlm-256m",
 }  # stock configs name a head width
 RECIPES = ("fp16", "int8", "int4", "{mlp}30+fp16", "heads25+fp16", "{mlp}20+int8", "heads25+{mlp}30+int4")
-SEEING_LESS = ("vis50+fp16", "vis50+{mlp}20+int8", "vis30+heads25+fp16")
+SEEING_LESS = ("vis50+{mlp}20+int8",)
 
 
 @pytest.fixture(scope="session")

@@ -44,10 +44,10 @@ def models(args: argparse.Namespace) -> None:
 
         print(sizes.render(sizes.published()))
         return
-    rows = [("MODEL", "TITLE", "FAMILY", "STEP", "WEIGHTS", "LICENCE")]
+    rows = [("MODEL", "TITLE", "FAMILY", "STEPS", "WEIGHTS", "LICENCE")]
     for m in zoo.MODELS.values():
         place = "embedded" if m.embedded else m.source + (" (gated)" if m.gated else "")
-        rows.append((m.name, m.title, m.family, m.mlp, place, m.licence))
+        rows.append((m.name, m.title, m.family, ", ".join(m.steps), place, m.licence))
     print(tables.aligned(rows))
 
 
