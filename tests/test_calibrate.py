@@ -12,20 +12,11 @@ from made_models import tiny_llava, token_ids
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vlmcomp import anatomy
-from vlmcomp.calibrate import (
-    ANSWER,
-    IMAGE,
-    PAD,
-    QUESTION,
-    Edit,
-    Weights,
-    sequences,
-    texts,
-    walk,
-)
+from vlmcomp.calibrate import ANSWER, IMAGE, PAD, QUESTION, Weights, sequences, texts
 from vlmcomp.moments import Moments, moments_bytes
 from vlmcomp.prune.cut import prune
 from vlmcomp.recipe import Step
+from vlmcomp.walk import Edit, walk
 
 
 class Live(TorchDispatchMode):

@@ -13,7 +13,7 @@ from torch import nn
 
 from vlmcomp import anatomy
 from vlmcomp.build import build, calibration_samples
-from vlmcomp.calibrate import Care, sequences, texts
+from vlmcomp.calibrate import sequences, texts
 from vlmcomp.prune.cut import Method, prune
 from vlmcomp.prune.heads import kept_heads
 from vlmcomp.prune.importance import SCORES
@@ -21,6 +21,7 @@ from vlmcomp.prune.surgery import kept_count, narrow, width_multiple
 from vlmcomp.quantize import round_to_int4
 from vlmcomp.recipe import Recipe, Step
 from vlmcomp.vlm import VLM
+from vlmcomp.walk import Care
 
 CUT_ONLY = Method(score="activation", reconstruct=False)
 

@@ -9,7 +9,15 @@ import pytest
 from vlmcomp import zoo
 from vlmcomp.recipe import PRECISIONS, Recipe, Step
 
-_STEPS = [(), (Step("glu", 30),), (Step("ffn", 1),), (Step("heads", 90),), (Step("heads", 25), Step("glu", 30))]
+_STEPS = [
+    (),
+    (Step("glu", 30),),
+    (Step("ffn", 1),),
+    (Step("heads", 90),),
+    (Step("heads", 25), Step("glu", 30)),
+    (Step("vis", 50),),
+    (Step("vis", 7), Step("heads", 25), Step("ffn", 30)),
+]
 
 
 @pytest.mark.parametrize("steps, precision", itertools.product(_STEPS, PRECISIONS))
@@ -30,6 +38,9 @@ def test_parse_inverts_str(steps: tuple[Step, ...], precision: str) -> None:
         ("llava-shapes/glu030+int4", "llava-shapes/glu30+int4"),
         ("llava-shapes/glu95+int4", "llava-shapes/glu90+int4"),
         ("llava-shapes/int5", "llava-shapes/int8"),
+        ("llava-shapes/glu30+vis50+int8", "llava-shapes/vis50+glu30+int8"),
+        ("llava-shapes/Visual50+int8", "llava-shapes/vis50+int8"),
+        ("llava-shapes/vis99+fp16", "llava-shapes/vis90+fp16"),
     ],
 )
 def test_a_wrong_spelling_names_the_right_one(text: str, nearest: str) -> None:
@@ -40,7 +51,11 @@ def test_a_wrong_spelling_names_the_right_one(text: str, nearest: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "/", "llava-shapes", "/fp16", "a/", "a/+fp16", "a b/fp16", "a/fp16+", "a/glu30+glu20+fp16"]
+    "text",
+    [
+        *("", "/", "llava-shapes", "/fp16", "a/", "a/+fp16", "a b/fp16", "a/fp16+", "a/glu30+glu20+fp16"),
+        *("a/vis0+fp16", "a/vis50+vis30+fp16"),
+    ],
 )
 def test_nonsense_is_refused(text: str) -> None:
     with pytest.raises(ValueError):

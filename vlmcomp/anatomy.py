@@ -21,6 +21,10 @@ class Anatomy:
     first that fits counts. ``any_heads``: the family's text config can name a head width of its own, so that stock
     classes hold any number of heads. ``post_norms``: attention and MLP are normalised once more before they join the
     residual stream.
+
+    ``features`` is the method that gives the image tokens' features, one row a token, or an output that holds them as
+    ``pooler_output``; None where no image tokens can be removed. ``positions`` is the method that lays the image
+    tokens' positions out as the image is (M-RoPE); they are counted on like words' where it is None.
     """
 
     layers: str
@@ -36,6 +40,8 @@ class Anatomy:
     prefixes: dict[str, tuple[str, ...]]
     any_heads: bool = True
     post_norms: bool = False
+    features: str | None = None
+    positions: str | None = None
 
     @property
     def decoder(self) -> str:
@@ -77,6 +83,7 @@ _LLAVA = Anatomy(
         "embeddings": ("model.language_model.embed_tokens",),
         "lm_head": ("lm_head",),
     },
+    features="model.multi_modal_projector.forward",
 )
 _QWEN = replace(
     _LLAVA,
@@ -87,6 +94,8 @@ _QWEN = replace(
         "lm_head": ("lm_head",),
     },
     any_heads=False,
+    features="model.get_image_features",
+    positions="model.get_rope_index",
 )
 FAMILIES = {
     "llava": _LLAVA,
@@ -95,6 +104,7 @@ FAMILIES = {
         _LLAVA,
         layers="model.layers",
         prefixes={"embeddings": ("model.embed_tokens",), "lm_head": ("lm_head",)},
+        features=None,
     ),
     "blip-2": Anatomy(
         layers="language_model.model.decoder.layers",
@@ -118,12 +128,13 @@ FAMILIES = {
             "lm_head": ("language_model.lm_head",),
         },
         any_heads=False,
+        features="language_projection.forward",
     ),
     "paligemma": _LLAVA,
     "paligemma gemma2": replace(_LLAVA, post_norms=True),
     "qwen2_vl": _QWEN,
     "qwen2_5_vl": _QWEN,
-    "qwen3_vl": replace(_QWEN, any_heads=True),
+    "qwen3_vl": replace(_QWEN, any_heads=True, features=None),
     "idefics3": replace(
         _LLAVA,
         layers="model.text_model.layers",
@@ -133,6 +144,7 @@ FAMILIES = {
             "embeddings": ("model.text_model.embed_tokens",),
             "lm_head": ("lm_head",),
         },
+        features=None,
     ),
 }
 assert all(set(a.prefixes) <= set(PARTS) for a in FAMILIES.values())

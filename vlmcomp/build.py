@@ -1,4 +1,5 @@
-"""Recipe -> VLM: load, remove heads, remove MLP neurons, quantize. The only place that knows the order."""
+"""Recipe -> VLM: load, leave image tokens out, remove heads and MLP neurons, quantize. The only place that knows the
+order."""
 
 from __future__ import annotations
 
@@ -11,9 +12,9 @@ from pathlib import Path
 from PIL import Image
 from transformers import PreTrainedModel
 
-from vlmcomp import anatomy, zoo
+from vlmcomp import anatomy, sight, zoo
 from vlmcomp.ask import open_image
-from vlmcomp.calibrate import Care, sequences
+from vlmcomp.calibrate import sequences
 from vlmcomp.load import Arrival, Dense, load
 from vlmcomp.prune.cut import Method, plans, prune
 from vlmcomp.quantize import BACKENDS, mark, quantize, round_to_int4
@@ -21,6 +22,7 @@ from vlmcomp.recipe import Recipe
 from vlmcomp.shapes.questions import sample_question
 from vlmcomp.shapes.scenes import render, sample_scene
 from vlmcomp.vlm import VLM, default_device, round_to_float16
+from vlmcomp.walk import Care
 
 Progress = Callable[[str, float], None]  # what is being done, and the share done from 0 to 1
 
@@ -136,6 +138,8 @@ def build(
     dtype = str(arrival.dtype).removeprefix("torch.")
     stored = "float16" if precision == "fp16" else f"{precision} decoder, rest float16"
     vlm = VLM(model, dense.processor, recipe, entry, stored, dtype, BACKENDS[precision], revision=dense.revision)
+    if recipe.unseen:
+        sight.attach(model, recipe.unseen)
     care = _care(arrival, precision)
     work = [f"pruning {step}" for step in recipe.steps] + [f"quantizing to {precision.upper()}"] * (precision != "fp16")
     told = _within(say, " and ".join(work) or "reading the weights", 0.1, 0.9)

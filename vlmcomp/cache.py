@@ -34,8 +34,8 @@ _MADE_BY = ("torch", "transformers", "bitsandbytes")
 # What a built or saved variant depends on; a test holds that nothing which build and checkpoint import is missing.
 _CODE = (
     *("anatomy", "ask", "build", "calibrate", "checkpoint", "hub", "load", "moments", "processor", "quantize"),
-    *("recipe", "report", "vlm", "zoo", "shapes.questions", "shapes.scenes"),
-    *(f"prune.{name}" for name in ("cut", "heads", "importance", "neurons", "reconstruct", "surgery")),
+    *("recipe", "report", "sight", "vlm", "walk", "zoo", "shapes.questions", "shapes.scenes"),
+    *(f"prune.{name}" for name in ("cut", "heads", "importance", "neurons", "reconstruct", "surgery", "tokens")),
 )
 _log = logging.getLogger(__name__)
 

@@ -1,20 +1,17 @@
-"""Run image + question + answer sequences through the decoder layer by layer, keeping running statistics only."""
+"""Image + question + answer sequences as the decoder's layers get them: what a model is calibrated on."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any
 
 import torch
 from PIL import Image
-from torch import nn
 from transformers import PreTrainedModel
 
-from vlmcomp import anatomy
-from vlmcomp.moments import Moments
+from vlmcomp import anatomy, sight
 from vlmcomp.vlm import VLM
 
 BATCH = 8  # sequences at a time
@@ -42,12 +39,29 @@ class Weights:
 class Tokens:
     """A batch of sequences at the decoder's door: hidden states (B, T, hidden) in RAM, kinds (B, T), and of every
     layer the other arguments and what the decoder adds to the stream after it (image features, in some families).
+
+    Where image tokens were left out, ``whole`` is the batch with all of them, and ``columns`` (B, T) says where in it
+    each token stands.
     """
 
     hidden: torch.Tensor
     kinds: torch.Tensor
     arguments: tuple[dict[str, Any], ...]
     added: tuple[torch.Tensor | None, ...] = ()
+    whole: Tokens | None = None
+    columns: torch.Tensor | None = None
+
+    @property
+    def dense(self) -> Tokens:
+        """The batch as the dense model sees it."""
+        return self.whole or self
+
+    def shared(self, stream: torch.Tensor) -> torch.Tensor:
+        """Of a stream of the ``dense`` batch, the tokens that this one has."""
+        if self.columns is None:
+            return stream
+        columns = self.columns.clamp_max(stream.shape[1] - 1)  # padding may lie beyond
+        return stream.gather(1, columns[..., None].expand(-1, -1, stream.shape[2]))
 
     def after(self, layer: int, stream: torch.Tensor) -> torch.Tensor:
         """The stream that leaves ``layer`` for the next one."""
@@ -86,7 +100,7 @@ def _moved(value: Any, device: torch.device | str, known: _Known | None = None) 
     return value
 
 
-class _Stop(Exception):
+class Stop(Exception):
     """Raised where what follows need not run."""
 
 
@@ -110,13 +124,13 @@ def enter(model: PreTrainedModel, inputs: dict[str, Any], kinds: torch.Tensor) -
             hidden.append(stream.cpu())
         arguments.append(_moved(kwargs, "cpu", shared))
         if len(arguments) == len(blocks):
-            raise _Stop
+            raise Stop
         return torch.zeros_like(stream)
 
     try:
         for block in blocks:
             block.forward = stand_in
-        with suppress(_Stop):
+        with suppress(Stop):
             model(**inputs, use_cache=False)
     finally:
         for block in blocks:
@@ -137,10 +151,22 @@ def sequences(vlm: VLM, samples: Iterable[tuple[Image.Image, str, str]], batch: 
     rows.sort(key=lambda row: row[3])
     found = []
     for start in range(0, len(rows), batch):
-        images, questions, answers, _ = zip(*rows[start : start + batch])
-        inputs = vlm.encode(list(images), list(questions), list(answers))
-        found.append(enter(vlm.model, inputs, _kinds(vlm, inputs, answers)))
+        images, questions, answers, _ = map(list, zip(*rows[start : start + batch]))
+        tokens, ids = _enter(vlm, images, questions, answers)
+        if (seeing := sight.of(vlm.model)) is not None:
+            tokens.columns = seeing.columns(ids)
+            with seeing.opened():
+                tokens.whole, _ = _enter(vlm, images, questions, answers)
+        found.append(tokens)
     return found
+
+
+def _enter(
+    vlm: VLM, images: list[Image.Image], questions: list[str], answers: list[str]
+) -> tuple[Tokens, torch.Tensor]:
+    """The batch at the decoder's door, and its token ids."""
+    inputs = vlm.encode(images, questions, answers)
+    return enter(vlm.model, inputs, _kinds(vlm, inputs, answers)), inputs["input_ids"]
 
 
 def _kinds(vlm: VLM, inputs: dict[str, torch.Tensor], answers: Sequence[str]) -> torch.Tensor:
@@ -182,117 +208,3 @@ def texts(model: PreTrainedModel, ids: torch.Tensor, batch: int = BATCH) -> list
     for part in ids.split(batch):
         found.append(enter(model, {"input_ids": part.to(model.device)}, torch.full(part.shape, ANSWER)))
     return found
-
-
-def _nothing(layer: anatomy.Layer) -> None:
-    pass
-
-
-@dataclass(frozen=True)
-class Care:
-    """What is done to every layer beside its edits: ``arrive`` before it first runs (bring its weights to the device),
-    ``finish`` after its last edit (round them), ``leave`` after it has run for the last time (pack them)."""
-
-    arrive: Callable[[anatomy.Layer], None] = _nothing
-    finish: Callable[[anatomy.Layer], None] = _nothing
-    leave: Callable[[anatomy.Layer], None] = _nothing
-
-
-@dataclass(frozen=True)
-class Edit:
-    """A Linear of every layer whose inputs are watched, and what is then done to the layer."""
-
-    reader: Callable[[anatomy.Layer], nn.Linear]
-    change: Callable[[anatomy.Layer, Moments], None]
-
-
-@torch.no_grad()
-def walk(
-    model: PreTrainedModel,
-    calibration: Sequence[Tokens],
-    edits: Sequence[Edit],
-    weights: Weights | None = None,
-    progress: Callable[[float], None] | None = None,
-    care: Care | None = None,
-) -> None:
-    """Change the decoder layer by layer; each edit sees what the already changed model gives it.
-
-    The output wanted of an edited Linear is what brings the changed model's residual stream back to the dense
-    one's at that place, so that a layer makes up for what the layers before it lost; where a norm stands between the
-    Linear and the stream (``Anatomy.post_norms``) it is what the dense Linear gave. (Aiming a layer at the dense
-    model's activations on the compressed model's inputs is the asymmetric calibration of GPTAQ, arXiv 2504.02692.)
-
-    Edits come in the order in which their readers run. Peak memory on the layers' device, above the weights that are
-    there: one batch inside one layer, and ``moments_bytes`` for one reader. In RAM: the hidden states of all sequences
-    once for the dense and once for the changed model in their dtype, and once for each edit in float32.
-    """
-    weights, care = weights or Weights(), care or Care()
-    layers = anatomy.layers(model)
-    share = [weights.of(t.kinds) for t in calibration]
-    dense, ours = [t.hidden for t in calibration], [t.hidden for t in calibration]
-    for index, layer in enumerate(layers):
-        care.arrive(layer)
-        device = layer.output.weight.device
-        marks: list[list[torch.Tensor]] = []  # per batch: the dense stream after each edit's reader
-        for at, tokens in enumerate(calibration):
-            output, seen = _dense(layer, dense[at].to(device), tokens.of(index, device), edits)
-            dense[at] = tokens.after(index, output)
-            marks.append(seen)
-        for number, edit in enumerate(edits):
-            reader = edit.reader(layer)
-            moments = Moments(reader.in_features, reader.out_features, device)
-            for at, tokens in enumerate(calibration):
-                x, stream = _reach(layer, ours[at].to(device), tokens.of(index, device), edit, edits[:number])
-                moments.add(x, marks[at][number].to(device) - stream, share[at].to(device))
-            edit.change(layer, moments)
-            del moments
-        care.finish(layer)
-        for at, tokens in enumerate(calibration):
-            output = _first(layer.block(ours[at].to(device), **tokens.of(index, device))).cpu()
-            ours[at] = tokens.after(index, output)
-        care.leave(layer)
-        if progress is not None:
-            progress((index + 1) / len(layers))
-
-
-def _dense(
-    layer: anatomy.Layer, hidden: torch.Tensor, arguments: dict[str, Any], edits: Sequence[Edit]
-) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """The layer's output, and in float32 the residual stream after each edit's reader (with ``post_norms`` the
-    reader's own output); all in RAM."""
-    added: list[torch.Tensor] = []
-    with ExitStack() as hooks:
-        for reader in {edit.reader(layer): None for edit in edits} | {layer.output: None}:
-            handle = reader.register_forward_hook(lambda module, args, output: added.append(output))
-            hooks.callback(handle.remove)
-        output = _first(layer.block(hidden, **arguments)).cpu()
-    parts = [a.float().view_as(hidden) for a in added]
-    streams = parts if layer.anatomy.post_norms else list(accumulate(parts, initial=hidden.float()))[1:]
-    return output, [stream.cpu() for stream in streams[-len(edits) :]]
-
-
-def _reach(
-    layer: anatomy.Layer, hidden: torch.Tensor, arguments: dict[str, Any], edit: Edit, before: Sequence[Edit]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The inputs of the edit's reader, and what its output is added to: the residual stream, or 0 before a norm."""
-    found: dict[str, torch.Tensor] = {}
-    reader = edit.reader(layer)
-
-    def stop(module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-        found["x"] = args[0]
-        raise _Stop
-
-    with ExitStack() as hooks, suppress(_Stop):
-        hooks.callback(reader.register_forward_pre_hook(stop).remove)
-        if reader is layer.down:
-            keep = layer.output.register_forward_hook(lambda module, args, output: found.update(attention=output))
-            hooks.callback(keep.remove)
-        layer.block(hidden, **arguments)
-    if layer.anatomy.post_norms:
-        return found["x"], torch.zeros((), device=hidden.device)
-    stream = hidden.float()  # a sum in the model's own half precision would drown what the target is made of
-    return found["x"], stream + found["attention"].float() if "attention" in found else stream
-
-
-def _first(output: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
-    return output if isinstance(output, torch.Tensor) else output[0]

@@ -20,7 +20,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from vlmcomp import __version__, processor, zoo
+from vlmcomp import __version__, processor, sight, zoo
 from vlmcomp.prune import heads
 from vlmcomp.quantize import hush, repacked
 from vlmcomp.recipe import Recipe
@@ -34,10 +34,16 @@ def is_checkpoint(folder: Path) -> bool:
     return (Path(folder) / _FILE).is_file()
 
 
+def beyond_stock(model: PreTrainedModel) -> str:
+    """Why ``load`` alone brings back what ``save`` writes, and stock ``from_pretrained`` does not; empty if it does."""
+    if hasattr(model.config.get_text_config(), heads.KEPT):
+        return "stock classes of this family hold no such number of heads"
+    return "stock classes take these weights but see all image tokens" if sight.of(model) else ""
+
+
 def stock(model: PreTrainedModel) -> bool:
-    """Whether stock ``from_pretrained`` takes what ``save`` writes; where heads are gone that the family's config
-    cannot tell of, ``load`` alone does."""
-    return not hasattr(model.config.get_text_config(), heads.KEPT)
+    """Whether stock ``from_pretrained`` takes what ``save`` writes and answers alike."""
+    return not beyond_stock(model)
 
 
 def save(vlm: VLM, folder: Path) -> None:
@@ -154,6 +160,8 @@ def load(folder: Path, device: str | None = None) -> VLM:
     except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"the checkpoint in {folder} is damaged: {str(error).splitlines()[0]}") from error
     compute_in(model, compute_dtype(device))
+    if recipe.unseen:
+        sight.attach(model, recipe.unseen)
     return VLM(
         model=model,
         processor=reader,

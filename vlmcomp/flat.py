@@ -31,6 +31,7 @@ _IDENTITY: _Columns = {
     "model": lambda r: Recipe.parse(r.recipe).model,
     "technique": lambda r: Recipe.parse(r.recipe).technique,
     "precision": lambda r: Recipe.parse(r.recipe).precision,
+    "image_tokens_removed_percent": lambda r: _removed(r, "vis"),
     "heads_removed_percent": lambda r: _removed(r, "heads"),
     "mlp_neurons_removed_percent": lambda r: _removed(r, "glu", "ffn"),
     "dtype_stored": lambda r: r.dtype_stored,

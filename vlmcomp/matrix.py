@@ -126,7 +126,7 @@ def of_model(model: str, reports: Sequence[Report]) -> list[Report]:
 
 def _instead(recipe: Recipe) -> str:
     right = zoo.find(recipe.model).mlp
-    return "+".join(f"{s.kind if s.kind == 'heads' else right}{s.percent}" for s in recipe.steps)
+    return "+".join(f"{right if s.kind in _MLP else s.kind}{s.percent}" for s in recipe.steps)
 
 
 def _grid(models: Sequence[str], word: Callable[[Cell], str]) -> list[tuple[str, ...]]:

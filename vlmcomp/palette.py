@@ -8,6 +8,7 @@ COLORS = {
     "quantized": "#E69F00",
     "MLP pruned": "#009E73",
     "heads pruned": "#CC79A7",
+    "tokens pruned": "#56B4E9",
     "combined": "#D55E00",
 }
 INK, QUIET = "#1e293b", "#64748b"  # of text on white; of lines and small print

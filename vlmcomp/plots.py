@@ -20,7 +20,7 @@ from vlmcomp.tables import MAIN_TASK, RowsOf, baseline_of, paired
 Bounds = tuple[float, float] | None
 FRONTIER = "frontier"  # the name of its line
 _REACHED = (1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01)  # shares of the floor that get a line
-_STEPS = {"glu": "GLU neurons", "ffn": "FFN neurons", "heads": "attention heads"}
+_STEPS = {"glu": "GLU neurons", "ffn": "FFN neurons", "heads": "attention heads", "vis": "image tokens"}
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ def _kept_pruned(groups: Sequence[_Group], rows: RowsOf) -> Plot | None:
                 lines.append(Line(name, points, COLORS[line[0].recipe.technique]))
         return Panel(_title(group), tuple(dots), tuple(lines))
 
-    x_title, y_title = "Removed of each layer, %", "Exact match kept, % of FP16"
+    x_title, y_title = "Removed, %", "Exact match kept, % of FP16"
     panels = _panels(groups, rows, panel)
     note = (
         f"{_circumstances(groups)} 16-bit weights. Bars: 95 % intervals of the difference to FP16, paired by question."

@@ -101,7 +101,7 @@ def quantize(layer: anatomy.Layer, precision: str, dtype: torch.dtype) -> None:
 def round_to_int4(layer: anatomy.Layer) -> None:
     """Round the Linears of a decoder layer in place to the NF4 values that ``quantize`` stores later.
 
-    For ``calibrate.Care.finish``: the layers after this one, solved on what it gives then, make up for its
+    For ``walk.Care.finish``: the layers after this one, solved on what it gives then, make up for its
     rounding as well. The weights keep their dtype; packed ones could not be cut or saved any more.
     """
     from bitsandbytes.functional import dequantize_4bit, quantize_4bit

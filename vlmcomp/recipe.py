@@ -10,15 +10,16 @@ import re
 from dataclasses import dataclass
 
 PRECISIONS = ("fp16", "int8", "int4")
-STEP_KINDS = ("heads", "glu", "ffn")  # in the order in which they are applied
-_STEP_TITLES = {"heads": "heads", "glu": "GLU", "ffn": "FFN"}
-_STEP = re.compile(r"(heads|glu|ffn)([1-9][0-9]?)")
+STEP_KINDS = ("vis", "heads", "glu", "ffn")  # in the order in which they are applied
+_STEP_TITLES = {"vis": "image tokens", "heads": "heads", "glu": "GLU", "ffn": "FFN"}
+_TECHNIQUES = {"vis": "tokens pruned", "heads": "heads pruned", "glu": "MLP pruned", "ffn": "MLP pruned"}
+_STEP = re.compile(r"(vis|heads|glu|ffn)([1-9][0-9]?)")
 _MODEL = re.compile(r"[a-z0-9][a-z0-9.-]*")
 
 
 @dataclass(frozen=True, order=True)
 class Step:
-    """One pruning step: remove ``percent`` of the attention heads or of the MLP's neurons."""
+    """One pruning step: remove ``percent`` of the image tokens, the attention heads or the MLP's neurons."""
 
     kind: str
     percent: int
@@ -37,7 +38,7 @@ class Step:
             ValueError: anything else.
         """
         if not _STEP.fullmatch(text):
-            raise ValueError(f"'{text}' is not a step: write for example glu30 or heads25")
+            raise ValueError(f"'{text}' is not a step: write for example glu30, heads25 or vis50")
         kind = text.rstrip("0123456789")
         return cls(kind, int(text.removeprefix(kind)))
 
@@ -63,9 +64,9 @@ class Recipe:
             raise ValueError(f"unknown precision '{self.precision}': use one of {', '.join(PRECISIONS)}")
         kinds = [s.kind for s in self.steps]
         if len({"ffn" if k == "glu" else k for k in kinds}) != len(kinds):
-            raise ValueError("a recipe has at most one MLP step and one heads step")
+            raise ValueError("a recipe has at most one vis step, one heads step and one MLP step")
         if kinds != sorted(kinds, key=STEP_KINDS.index):
-            raise ValueError("heads are removed before MLP neurons: write the heads step first")
+            raise ValueError("image tokens go before heads and heads before MLP neurons: write the steps in this order")
 
     @classmethod
     def parse(cls, text: str) -> Recipe:
@@ -104,9 +105,15 @@ class Recipe:
         return Recipe(self.model)
 
     @property
+    def unseen(self) -> int:
+        """Percent of the image tokens that the model does not see."""
+        return next((s.percent for s in self.steps if s.kind == "vis"), 0)
+
+    @property
     def label(self) -> str:
         """For people: ``INT4, 25 % heads and 30 % GLU removed``."""
-        removed = " and ".join(f"{s.percent} % {_STEP_TITLES[s.kind]}" for s in self.steps)
+        parts = [f"{s.percent} % {_STEP_TITLES[s.kind]}" for s in self.steps]
+        removed = " and ".join(filter(None, (", ".join(parts[:-1]), *parts[-1:])))
         return self.precision.upper() + (f", {removed} removed" if removed else "")
 
     @property
@@ -116,7 +123,7 @@ class Recipe:
             return "FP16 baseline" if self.precision == "fp16" else "quantized"
         if self.precision != "fp16" or len(self.steps) > 1:
             return "combined"
-        return "heads pruned" if self.steps[0].kind == "heads" else "MLP pruned"
+        return _TECHNIQUES[self.steps[0].kind]
 
 
 def _example(text: str) -> str:

@@ -170,7 +170,7 @@ class Pruned:
     real_percent: float
     kept: int
     of: int
-    unit: str  # "MLP neurons a layer" or "query heads a layer"
+    unit: str  # such as "MLP neurons a layer", "query heads a layer" or "image tokens"
     score: str
     calibration: str
 

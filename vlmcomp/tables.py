@@ -11,8 +11,9 @@ from vlmcomp.store import Rows
 
 MAIN_TASK, SIDE_TASK = "shapes-vqa", "easy-vqa"
 RowsOf = Callable[[Report], Mapping[str, Rows]]  # the per-sample rows of a report, by task
-_GROUPS = ("FP16 baseline", "quantized", "MLP pruned", "heads pruned", "combined")
-_NARROWED = {"heads": "decoder attention", "glu": "decoder MLP", "ffn": "decoder MLP"}  # the part a step narrows
+_GROUPS = ("FP16 baseline", "quantized", "MLP pruned", "heads pruned", "tokens pruned", "combined")
+_DECODER = ("decoder attention", "decoder MLP")
+_CHANGED = {"vis": _DECODER, "heads": _DECODER[:1], "glu": _DECODER[1:], "ffn": _DECODER[1:]}  # the parts, by step
 _NONE = "–"
 _HEAD = (
     "Recipe",
@@ -39,7 +40,7 @@ _LEFT = 2  # the first columns, of words, are aligned to the left
 
 
 def order(reports: Sequence[Report]) -> list[Report]:
-    """Baseline, quantized, MLP pruned, heads pruned, combined; less compressed first within each."""
+    """Baseline, quantized, MLP, heads and tokens pruned, combined; less compressed first within each."""
 
     def key(report: Report) -> tuple[object, ...]:
         recipe = Recipe.parse(report.recipe)
@@ -194,8 +195,8 @@ def account(recipe: Recipe, pruned: Sequence[Pruned], held: Mapping[str, int], c
     ] or ["nothing was removed"]
     rows = [("PART", "MB", "PARAMETERS", "")]
     for part in filter(held.get, held):
-        done = [str(s) for s in recipe.steps if _NARROWED[s.kind] == part]
-        if part in _NARROWED.values() and recipe.precision != "fp16":
+        done = [str(s) for s in recipe.steps if part in _CHANGED[s.kind]]
+        if part in _DECODER and recipe.precision != "fp16":
             done.append(recipe.precision)
         rows.append((part, f"{held[part] / 1e6:,.3f}", f"{counted[part]:,}", ", ".join(done) or "left alone"))
     rows.append(("total", f"{sum(held.values()) / 1e6:,.3f}", f"{sum(counted.values()):,}", ""))

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import nn
 from transformers import PreTrainedModel, ProcessorMixin
 
+from vlmcomp import sight
 from vlmcomp.recipe import Recipe
 from vlmcomp.report import Pruned
 from vlmcomp.zoo import Model
@@ -62,6 +63,8 @@ class VLM:
                 prompts = [f"{p}{self.entry.joint}{a}" for p, a in zip(prompts, answers)]
         inputs = self.processor(images=images, text=prompts, **settings)
         inputs.pop("labels", None)
+        if (seeing := sight.of(self.model)) is not None:
+            seeing.cut(inputs, self.processor.tokenizer.pad_token_id, left=answers is None)
         return inputs.to(self.device, self.dtype)
 
 

@@ -9,6 +9,10 @@ from typing import Any
 from vlmcomp.recipe import Recipe
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
+_ALL_SEEN = {
+    "qwen3_vl": "also adds image features to its first decoder layers, one for every image token",
+    "idefics3": "cuts an image into a number of parts that varies, with text between them",
+}  # by family: why no image tokens can be removed
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,16 @@ class Model:
     def location(self) -> str:
         """What ``from_pretrained`` is given."""
         return str(ASSETS / self.source) if self.embedded else self.source
+
+    @property
+    def all_seen(self) -> str:
+        """Why no image tokens can be removed; empty where they can."""
+        return _ALL_SEEN.get(self.family, "")
+
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """The kinds of steps that its anatomy allows, in the order in which they are applied."""
+        return (*(() if self.all_seen else ("vis",)), "heads", self.mlp)
 
     @property
     def origin(self) -> str:
@@ -157,10 +171,13 @@ def check(recipe: Recipe) -> Model:
     """The model of ``recipe``, if its anatomy allows every step.
 
     Raises:
-        ValueError: unknown model, or a step that the model's MLP cannot do, with the step to use instead.
+        ValueError: unknown model, a step that the model's MLP cannot do, with the step to use instead, or image tokens
+            to be removed from a family that needs them all.
     """
     model = find(recipe.model)
     for step in recipe.steps:
+        if step.kind == "vis" and model.all_seen:
+            raise ValueError(f"{step} does not fit {model.name}, which {model.all_seen}: leave {step} out")
         if step.kind in ("glu", "ffn") and step.kind != model.mlp:
             has = "has no gate" if model.mlp == "ffn" else "is gated"
             raise ValueError(f"{step} does not fit {model.name}, whose MLP {has}: use {model.mlp}{step.percent}")

@@ -86,6 +86,7 @@ def variants(model: str) -> list[str]:
     mlp = zoo.find(model).mlp
     names = ["fp16", "int8", "int4", *(f"{s.replace('glu', mlp)}+fp16" for s in _STEPS)]
     names += [f"{mlp}30+int8", f"{mlp}30+int4", "heads25+int8", f"heads25+{mlp}30+int4"]
+    names += ["vis50+fp16", "vis50+int8"] if "vis" in zoo.find(model).steps else []
     usual = [f"{model}/{n}" for n in names]
     return usual + sorted(known - set(usual))
 

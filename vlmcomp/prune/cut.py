@@ -9,14 +9,17 @@ import torch
 from transformers import PreTrainedModel
 
 from vlmcomp import anatomy
-from vlmcomp.calibrate import Care, Edit, Tokens, Weights, size, walk
+from vlmcomp.calibrate import IMAGE, Tokens, Weights, size
 from vlmcomp.moments import Moments
-from vlmcomp.prune import heads, neurons
+from vlmcomp.prune import heads, neurons, tokens
 from vlmcomp.prune.importance import DEFAULT, Units, choose
 from vlmcomp.prune.reconstruct import least_squares
 from vlmcomp.prune.surgery import Plan, narrow
 from vlmcomp.recipe import Step
 from vlmcomp.report import Pruned
+from vlmcomp.walk import Care, Edit, walk
+
+_PLANNERS = {"heads": heads.plan, "glu": neurons.plan, "ffn": neurons.plan}
 
 
 @dataclass(frozen=True)
@@ -29,16 +32,20 @@ class Method:
     seed: int = 0  # of a random order
 
     def __str__(self) -> str:
-        return self.score + (" + least squares" if self.reconstruct else "")
+        return self.named(self.score)
+
+    def named(self, score: str) -> str:
+        """``score``, and whether least squares made up for what went."""
+        return score + (" + least squares" if self.reconstruct else "")
 
 
 def plans(model: PreTrainedModel, steps: Sequence[Step]) -> list[Plan]:
-    """One plan a step, in the order in which a layer runs.
+    """One plan for every step that narrows layers, in the order in which a layer runs.
 
     Raises:
         ValueError: a percentage that rounds to nothing removed or nothing left.
     """
-    return [(heads if step.kind == "heads" else neurons).plan(model, step) for step in steps]
+    return [_PLANNERS[step.kind](model, step) for step in steps if step.kind in _PLANNERS]
 
 
 def prune(
@@ -52,25 +59,28 @@ def prune(
     """Narrow the decoder in place. All steps happen in one walk: a layer loses its heads, then its neurons.
 
     With reconstruction, what reads the units is re-solved so that the layer brings the residual stream back to
-    the dense model's. Where only heads go, the MLP's reading matrix is re-solved all the same: it makes up for
-    much of what the heads took with them. The text config follows.
+    the dense model's. Matrices that come after what a step removes are re-solved all the same: the MLP's where only
+    heads go, and the attention's too where image tokens go, which the sequences of ``calibration`` lack. The text
+    config follows.
 
     Raises:
-        ValueError: as ``plans``, or an empty calibration; no weight has been touched then.
+        ValueError: as ``plans``, an empty calibration, or so small a share of the image tokens that none would go; no
+            weight has been touched then.
     """
     method, todo = method or Method(), plans(model, steps)
     if not calibration:
         raise ValueError("pruning needs calibration sequences: none were given")
-    heads_only = all(step.kind == "heads" for step in steps)
-    mend = [neurons.plan(model, None)] if method.reconstruct and heads_only else []
-    edits = [
-        Edit(plan.reader, lambda layer, moments, plan=plan: _cut(plan, method, layer, moments))
-        for plan in (*todo, *mend)
-    ]
+    unseen = [_unseen(step, method, calibration) for step in steps if step.kind not in _PLANNERS]
+    done = [*todo]
+    if method.reconstruct and unseen and not any(plan.step.kind == "heads" for plan in todo):
+        done.insert(0, heads.plan(model, None))
+    if method.reconstruct and all(step.kind in ("vis", "heads") for step in steps):
+        done.append(neurons.plan(model, None))
+    edits = [Edit(plan.reader, lambda layer, moments, plan=plan: _cut(plan, method, layer, moments)) for plan in done]
     walk(model, calibration, edits, method.weights, progress, care)
     for plan in todo:
         plan.settle(model.config.get_text_config())
-    return [_fact(plan, method, calibration) for plan in todo]
+    return unseen + [_fact(plan, method, calibration) for plan in todo]
 
 
 def _cut(plan: Plan, method: Method, layer: anatomy.Layer, moments: Moments) -> None:
@@ -99,3 +109,30 @@ def _fact(plan: Plan, method: Method, calibration: Sequence[Tokens]) -> Pruned:
         score=str(method),
         calibration=size(calibration),
     )
+
+
+def _unseen(step: Step, method: Method, calibration: Sequence[Tokens]) -> Pruned:
+    """The image tokens of a calibration image that were left out; on average, where images have different numbers.
+
+    Raises:
+        ValueError: none were.
+    """
+    counts = [torch.cat([(t.kinds == IMAGE).sum(1) for t in batches]) for batches in (calibration, _whole(calibration))]
+    kept, total = (float(count.double().mean()) for count in counts)
+    if kept >= total:
+        raise ValueError(f"{step.percent} % of {total:.0f} image tokens rounds to no removal: ask for more")
+    alike = all(len(count.unique()) == 1 for count in counts)
+    return Pruned(
+        step=str(step),
+        asked_percent=step.percent,
+        real_percent=round(100 * (1 - kept / total), 2),
+        kept=round(kept),
+        of=round(total),
+        unit="image tokens" if alike else "image tokens on average",
+        score=method.named(tokens.DEFAULT),
+        calibration=size(calibration),
+    )
+
+
+def _whole(calibration: Sequence[Tokens]) -> list[Tokens]:
+    return [t.dense for t in calibration]

@@ -45,8 +45,8 @@ def kept_heads(heads: int, groups: int, percent: int) -> tuple[int, int]:
     return (groups, kept) if within else (kept, queries)
 
 
-def plan(model: PreTrainedModel, step: Step) -> Plan:
-    """Remove ``step.percent`` percent of the heads of every layer, as ``kept_heads`` says.
+def plan(model: PreTrainedModel, step: Step | None) -> Plan:
+    """Remove ``step.percent`` percent of the heads of every layer, as ``kept_heads`` says; without a step, none.
 
     Raises:
         ValueError: the percentage rounds to nothing removed or nothing left.
@@ -54,9 +54,9 @@ def plan(model: PreTrainedModel, step: Step) -> Plan:
     names, text = anatomy.of(model), model.config.get_text_config()
     heads, dim = text.num_attention_heads, head_dim(text)
     groups = getattr(text, "num_key_value_heads", None) or heads
-    groups_left, queries_left = kept_heads(heads, groups, step.percent)
-    whole = groups_left < groups
     queries = heads // groups
+    groups_left, queries_left = kept_heads(heads, groups, step.percent) if step else (groups, queries)
+    whole = groups_left < groups
 
     def replace(layer: Layer, linear: nn.Linear) -> None:
         setattr(layer.attention, names.output, linear)

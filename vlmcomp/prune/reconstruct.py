@@ -28,7 +28,7 @@ def least_squares(
     W' = W_S + (C_S - W_S G_SS) (G_SS + lambda I)^-1. Penalising the change instead of the weights keeps W_S where
     the data say nothing, so a calibration set too small for the width does no harm. lambda is ``ridge`` times the
     mean of G_SS's diagonal. Source: least-squares restoration as in FASP (arXiv 2501.09412); with t = W x it is
-    that, with the t of ``calibrate.walk`` it also makes up for what earlier layers lost.
+    that, with the t of ``walk.walk`` it also makes up for what earlier layers lost.
 
     Args:
         weight: (out, n) matrix of the Linear that reads the units.

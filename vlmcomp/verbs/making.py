@@ -44,10 +44,10 @@ def models(args: argparse.Namespace) -> None:
 
         print(sizes.render(sizes.published()))
         return
-    rows = [("MODEL", "TITLE", "FAMILY", "STEP", "WEIGHTS", "LICENCE")]
+    rows = [("MODEL", "TITLE", "FAMILY", "STEPS", "WEIGHTS", "LICENCE")]
     for m in zoo.MODELS.values():
         place = "embedded" if m.embedded else m.source + (" (gated)" if m.gated else "")
-        rows.append((m.name, m.title, m.family, m.mlp, place, m.licence))
+        rows.append((m.name, m.title, m.family, ", ".join(m.steps), place, m.licence))
     print(tables.aligned(rows))
 
 
@@ -68,8 +68,8 @@ def build(args: argparse.Namespace) -> None:
     checkpoint.save(vlm, out)
     print(f"precision: {vlm.backend}, computed in {vlm.dtype_computed}")
     print(tables.account(recipe, vlm.pruned, weight_bytes(vlm.model), parameters(vlm.model)))
-    if not checkpoint.stock(vlm.model):
-        print("\nstock classes of this family hold no such number of heads: load it with vlmcomp.checkpoint.load")
+    if why := checkpoint.beyond_stock(vlm.model):
+        print(f"\n{why}: load it with vlmcomp.checkpoint.load")
     print(f"\n{recipe} is in {out}")
 
 
