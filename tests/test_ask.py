@@ -8,7 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from vlmcomp.ask import MAX_PIXELS, MAX_QUESTION, answer_batch, ask, clean_question, open_image, stream
+from vlmcomp.ask import answer_batch, ask, stream
+from vlmcomp.question import MAX_PIXELS, MAX_QUESTION, clean_question, open_image
 
 
 @pytest.mark.parametrize("recipe", ["llava-shapes/fp16", "llava-shapes/int8"])

@@ -16,8 +16,8 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 from served import ASKED, BLUE, app
 
-from vlmcomp.ask import MAX_QUESTION, open_image
 from vlmcomp.demo import results
+from vlmcomp.question import MAX_QUESTION, open_image
 
 FP16 = ["llava-shapes/fp16"]
 GOOD = Image.open(BLUE).convert("RGB")

@@ -31,6 +31,7 @@ FLOORS = {
     "claims": 0,
     "recommend": 0,
     "answers": 0,
+    "question": 0,
     "paired": 0,
     "processor": 1,
     "anatomy": 1,

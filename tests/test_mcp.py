@@ -8,9 +8,9 @@ from typing import Any
 
 from served import ASKED, BLUE, app
 
-from vlmcomp.ask import open_image
 from vlmcomp.demo import results
 from vlmcomp.demo.details import data_uri
+from vlmcomp.question import open_image
 
 
 async def _talk(url: str) -> tuple[dict[str, Any], list[Any]]:

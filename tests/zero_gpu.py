@@ -61,8 +61,8 @@ def main(budget: int, recipes: list[str]) -> None:
     from spaces.zero.decorator import decorated_cache
 
     from vlmcomp import policy, zerogpu
-    from vlmcomp.ask import open_image
     from vlmcomp.manager import ManagerError
+    from vlmcomp.question import open_image
     from vlmcomp.recipe import Recipe
     from vlmcomp.recorded import examples
 

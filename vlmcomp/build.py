@@ -13,11 +13,11 @@ from PIL import Image
 from transformers import PreTrainedModel
 
 from vlmcomp import anatomy, sight, zoo
-from vlmcomp.ask import open_image
 from vlmcomp.calibrate import sequences
 from vlmcomp.load import Arrival, Dense, load
 from vlmcomp.prune.cut import Method, plans, prune
 from vlmcomp.quantize import BACKENDS, mark, quantize, round_to_int4
+from vlmcomp.question import open_image
 from vlmcomp.recipe import Recipe
 from vlmcomp.shapes.questions import sample_question
 from vlmcomp.shapes.scenes import render, sample_scene

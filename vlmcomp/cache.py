@@ -33,7 +33,7 @@ _PATIENCE = 60.0  # seconds to wait for another process that writes
 _MADE_BY = ("torch", "transformers", "bitsandbytes")
 # What a built or saved variant depends on; a test holds that nothing which build and checkpoint import is missing.
 _CODE = (
-    *("anatomy", "ask", "build", "calibrate", "checkpoint", "hub", "load", "moments", "processor", "quantize"),
+    *("anatomy", "build", "calibrate", "checkpoint", "hub", "load", "moments", "processor", "quantize", "question"),
     *("recipe", "report", "sight", "vlm", "walk", "zoo", "shapes.questions", "shapes.scenes"),
     *(f"prune.{name}" for name in ("cut", "heads", "importance", "neurons", "reconstruct", "surgery", "tokens")),
 )

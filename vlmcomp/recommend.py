@@ -89,7 +89,7 @@ class Advice:
         if self.best is None:
             return ""
         return (
-            "from vlmcomp import checkpoint\nfrom vlmcomp.ask import ask, open_image\n\n"
+            "from vlmcomp import checkpoint\nfrom vlmcomp.ask import ask\nfrom vlmcomp.question import open_image\n\n"
             f'vlm = checkpoint.load("{self.best.recipe.slug}")\n'
             'print(ask(vlm, open_image("photo.png"), "What is in the picture?").text)'
         )

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from vlmcomp import store, zoo
-from vlmcomp.ask import Answer, ask, clean_question, open_image
+from vlmcomp.ask import Answer, ask
+from vlmcomp.question import clean_question, open_image
 from vlmcomp.recipe import Recipe
 
 if TYPE_CHECKING:

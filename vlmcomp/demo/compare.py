@@ -13,11 +13,11 @@ import gradio as gr
 from PIL.Image import DecompressionBombError
 
 from vlmcomp import zoo
-from vlmcomp.ask import open_image
 from vlmcomp.demo import cards, handlers
 from vlmcomp.demo.details import data_uri
 from vlmcomp.demo.events import LIGHT, QUIET
 from vlmcomp.demo.says import refuse
+from vlmcomp.question import open_image
 from vlmcomp.recipe import Recipe
 
 STRIP = Path(__file__).with_name("strip.js").read_text(encoding="utf-8")

@@ -15,12 +15,13 @@ from typing import Any
 from PIL import Image
 
 from vlmcomp import recorded, zoo
-from vlmcomp.ask import Answer, clean_question, open_image
+from vlmcomp.ask import Answer
 from vlmcomp.demo import results
 from vlmcomp.demo.charts import Live
 from vlmcomp.demo.words import same
 from vlmcomp.manager import Progress
 from vlmcomp.policy import Policy, here
+from vlmcomp.question import clean_question, open_image
 from vlmcomp.recipe import Recipe
 from vlmcomp.report import amount
 

@@ -72,7 +72,7 @@ def _amount(text: str) -> str:
 
 
 def _question(text: str) -> str:
-    from vlmcomp.ask import clean_question
+    from vlmcomp.question import clean_question
 
     return clean_question(text)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from vlmcomp.ask import open_image
+from vlmcomp.question import open_image
 
 if TYPE_CHECKING:
     from datasets import Dataset

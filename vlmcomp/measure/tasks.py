@@ -14,7 +14,7 @@ from pathlib import Path
 from PIL import Image
 
 from vlmcomp.answers import normalise
-from vlmcomp.ask import open_image
+from vlmcomp.question import open_image
 from vlmcomp.store import Rows
 
 FILE = "task.jsonl"

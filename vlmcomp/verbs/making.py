@@ -74,7 +74,8 @@ def build(args: argparse.Namespace) -> None:
 
 
 def ask(args: argparse.Namespace) -> None:
-    from vlmcomp.ask import MAX_NEW_TOKENS, ask, clean_question, open_image
+    from vlmcomp.ask import MAX_NEW_TOKENS, ask
+    from vlmcomp.question import clean_question, open_image
 
     if not 1 <= args.max_new_tokens <= MAX_NEW_TOKENS:
         raise ValueError(f"--max-new-tokens must be 1 to {MAX_NEW_TOKENS}")
