@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from vlmcomp import decode
+from vlmcomp import decode, sight
 from vlmcomp.ask import answer_batch, ask
 from vlmcomp.build import build
 from vlmcomp.decode import CAPTURE_AFTER, CAPTURED, GENERATE, STATIC, Decoder
@@ -78,6 +78,17 @@ def test_prompts_of_other_lengths_share_a_captured_step(built: Callable, samples
         inputs = vlm.encode([samples[1][0].resize(size)], [asked])  # of another shape: other image positions
         assert _tokens(decoder, inputs, 24, 24) == _plain(vlm, inputs, 24, 24)
     assert decoder.capture_seconds == first
+
+
+@pytest.mark.parametrize("model", [recipe.partition("/")[0] for recipe in EVERY])
+def test_what_sees_half_an_image_decodes_alike(samples: list, model: str) -> None:
+    vlm = build(Recipe(model), device="cpu")
+    sight.attach(vlm.model, 50)
+    decoder = Decoder(vlm.model, CAPTURED)
+    for image, question, _ in samples[:3]:
+        inputs = vlm.encode([image], [question])
+        assert _tokens(decoder, dict(inputs), LONG, LONG) == _plain(vlm, inputs, LONG, LONG)
+    assert decoder.capture_seconds > 0
 
 
 def test_stopping_ends_within_a_token(built: Callable, samples: list) -> None:

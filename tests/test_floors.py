@@ -48,6 +48,7 @@ FLOORS = {
     "quantize": 2,
     "load": 2,
     "architecture": 3,
+    "shared_vision": 2,
     "capture": 1,
     "decode": 2,
     "kernels": 3,

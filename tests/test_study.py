@@ -14,13 +14,14 @@ from made_models import tiny_llava, token_ids
 from vlmcomp import anatomy, store
 from vlmcomp.calibrate import texts
 from vlmcomp.cli import main
+from vlmcomp.decode import CAPTURED, GENERATE
 from vlmcomp.measure import quality
 from vlmcomp.measure.size import parameters
 from vlmcomp.moments import moments_bytes
 from vlmcomp.prune.cut import Method, prune
 from vlmcomp.prune.importance import DEFAULT
 from vlmcomp.recipe import Step
-from vlmcomp.study import cost, peer, run, shapes, tables
+from vlmcomp.study import cost, peer, run, shapes, speed, speed_tables, tables
 from vlmcomp.study.cells import Cell, Ledger, duel, grid, packed, unpacked
 
 
@@ -190,3 +191,25 @@ def test_no_setting_of_the_peer_is_ahead(kept: str) -> None:
 def test_an_unknown_part_is_refused() -> None:
     with pytest.raises(ValueError, match="there is no part"):
         run.cells("speed")
+
+
+def test_speed_is_taken_in_turns_and_told_as_ratios(tmp_path: Path) -> None:
+    chosen = [speed.Variant("fp16", GENERATE), speed.Variant("fp16", CAPTURED), speed.Variant("int8", CAPTURED)]
+    found = speed.measure("llava-shapes", 2, chosen)
+    assert list(found["variants"]) == ["fp16, generate", "fp16, captured", "int8, captured"]
+    for label, variant in found["variants"].items():
+        assert label.endswith(variant["decoder"]) and all(len(variant[name]) == 2 for name in speed.FIGURES)
+        assert (variant["capture_seconds"] > 0) == (variant["decoder"] == CAPTURED)
+        assert variant["floor_ms"] > 0
+    ledger = Ledger(tmp_path / "study.json")
+    ledger.add(speed.CELLS[0], found)
+    again = Ledger(tmp_path / "study.json").rows("speed")
+    assert speed_tables.tables(again) == speed_tables.tables([ledger.rows("speed")[0]])
+    table = speed_tables.tables(again)
+    assert table.count("\n| fp16") == 2 and "fp16, generate" in table and "multiplied by FBGEMM" in table
+
+
+def test_the_prompt_is_told_without_the_tower() -> None:
+    slow = {"ttft_ms": [30.0, 32.0], "vision_ms": [10.0, 12.0]}
+    fast = {"ttft_ms": [20.0, 22.0], "vision_ms": [10.0, 12.0]}
+    assert speed_tables.speedup(slow, fast, "prefill_ms") == "2.00x (2.00 to 2.00)"

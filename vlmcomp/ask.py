@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,8 @@ from PIL import Image
 if TYPE_CHECKING:
     import torch
 
-    from vlmcomp.decode import Decoder
+    from vlmcomp.decode import Decoder, Heard
+    from vlmcomp.shared_vision import SharedVision
     from vlmcomp.vlm import VLM
 
 MAX_NEW_TOKENS = 256
@@ -22,7 +23,11 @@ MAX_NEW_TOKENS = 256
 
 @dataclass(frozen=True)
 class Answer:
-    """Text so far and how long it took. ``ttft_ms``: from the prepared inputs to the first token."""
+    """Text so far and how long it took. ``ttft_ms``: from the prepared inputs to the first token.
+
+    ``shared_ms`` of ``ttft_ms`` and of ``total_ms`` were not spent: another variant had looked at the image. They
+    count, so that variants compare.
+    """
 
     text: str
     new_tokens: int
@@ -31,6 +36,7 @@ class Answer:
     ttft_ms: float
     total_ms: float  # preprocessing included
     finished: bool
+    shared_ms: float = 0.0
 
     @property
     def decode_ms_per_token(self) -> float:
@@ -65,8 +71,8 @@ def _generate(vlm: VLM, inputs: dict[str, torch.Tensor], **settings: Any) -> tor
 class _Run:
     """One question on its way: prepares, generates, and tells the Answer so far."""
 
-    def __init__(self, vlm: VLM, image: Image.Image, question: str) -> None:
-        self.vlm, self.tokens, self.times = vlm, [], []
+    def __init__(self, vlm: VLM, image: Image.Image, question: str, vision: SharedVision | None = None) -> None:
+        self.vlm, self.vision, self.tokens, self.times = vlm, vision, [], []
         self.decoder = _ready(vlm)
         vlm.synchronize()
         self.begin = time.perf_counter()
@@ -78,8 +84,13 @@ class _Run:
         self.tokens.append(token)
         self.times.append(at)
 
+    def decode(self, most: int, least: int, heard: Heard, stopped: Callable[[], bool] = lambda: False) -> None:
+        seeing = self.vision.serving(self.vlm) if self.vision else None
+        self.decoder.answer(self.inputs, most, least, heard, stopped, seeing)
+
     def answer(self, finished: bool) -> Answer:
         count = len(self.times)
+        shared = 1000 * self.vision.spared if self.vision and count else 0.0
         tokens = self.tokens[:count]
         last = self.times[count - 1] if count else self.start
         return Answer(
@@ -87,27 +98,33 @@ class _Run:
             new_tokens=count,
             prompt_tokens=self.inputs["input_ids"].shape[1],
             preprocess_ms=1000 * (self.start - self.begin),
-            ttft_ms=1000 * (self.times[0] - self.start) if count else 0.0,
-            total_ms=1000 * (last - self.begin),
+            ttft_ms=1000 * (self.times[0] - self.start) + shared if count else 0.0,
+            total_ms=1000 * (last - self.begin) + shared,
             finished=finished,
+            shared_ms=shared,
         )
 
 
 def ask(vlm: VLM, image: Image.Image, question: str, max_new_tokens: int = 64, min_new_tokens: int = 0) -> Answer:
     """Greedy answer at batch 1. With ``min_new_tokens == max_new_tokens`` the length is fixed, for timing."""
     run = _Run(vlm, image, question)
-    run.decoder.answer(run.inputs, max_new_tokens, min_new_tokens, run.heard)
+    run.decode(max_new_tokens, min_new_tokens, run.heard)
     return run.answer(finished=True)
 
 
 def stream(
-    vlm: VLM, image: Image.Image, question: str, max_new_tokens: int = 64, min_new_tokens: int = 0
+    vlm: VLM,
+    image: Image.Image,
+    question: str,
+    max_new_tokens: int = 64,
+    min_new_tokens: int = 0,
+    vision: SharedVision | None = None,
 ) -> Iterator[Answer]:
-    """The greedy answer as it grows; the last one is ``finished``.
+    """The greedy answer as it grows; the last one is ``finished``. ``vision`` is shared with other variants' answers.
 
     Closing the iterator stops the generation within a token, and waits for that.
     """
-    run, news, stop = _Run(vlm, image, question), queue.Queue(), threading.Event()
+    run, news, stop = _Run(vlm, image, question, vision), queue.Queue(), threading.Event()
 
     def heard(token: int, at: float) -> None:
         run.heard(token, at)
@@ -115,7 +132,7 @@ def stream(
 
     def work() -> None:
         try:
-            run.decoder.answer(run.inputs, max_new_tokens, min_new_tokens, heard, stop.is_set)
+            run.decode(max_new_tokens, min_new_tokens, heard, stop.is_set)
             news.put(StopIteration())
         except Exception as error:  # handed to the reader, who is in another thread
             news.put(error)

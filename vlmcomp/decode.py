@@ -8,6 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -103,9 +104,11 @@ class Decoder:
         min_new_tokens: int,
         heard: Heard,
         stopped: Callable[[], bool] = lambda: False,
+        seeing: AbstractContextManager[None] | None = None,
     ) -> None:
-        """Tell ``heard`` every new token and when it was there; end early when ``stopped``."""
-        with self._lock:
+        """Tell ``heard`` every new token and when it was there; end early when ``stopped``. ``seeing`` is entered when
+        nobody else asks the model."""
+        with self._lock, seeing or nullcontext():
             if self.way == GENERATE:
                 return self._generate(inputs, max_new_tokens, min_new_tokens, heard, stopped)
             logits, past, position = self._prefill(inputs)

@@ -70,21 +70,25 @@ class FbgemmLinear8bit(bnb.nn.Linear8bitLt):
         tokens = x.reshape(-1, x.shape[-1]).float()
         low, high = torch.aminmax(tokens, dim=1, keepdim=True)
         width = (high - low).clamp_min(1e-12)
-        exact = (tokens - low) * (_LEVELS / width)
-        coarse = exact.round()
+        unit = (tokens - low) / width
         if x.shape[-2] == 1:  # nothing here hangs on the values, so that a step can be captured
-            rest, low = exact - coarse, low - width * (0.5 / _LEVELS)
-            y, more = self._product(torch.cat([coarse / _LEVELS, rest + 0.5])).chunk(2)
-            y = torch.add(y, more, alpha=1 / _LEVELS)
+            y = self._finely(unit)
         else:
+            y = self._product(unit)
             fine = torch.maximum(-low, high).flatten().gt(INT8_THRESHOLD).nonzero().flatten()
-            rest, low = (exact - coarse)[fine], low.index_add(0, fine, width[fine], alpha=-0.5 / _LEVELS)
-            y = self._product(torch.cat([coarse / _LEVELS, rest + 0.5]))
-            y = y[: len(tokens)].index_add(0, fine, y[len(tokens) :], alpha=1 / _LEVELS)
+            if len(fine):
+                y.index_copy_(0, fine, self._finely(unit[fine]))
         y = torch.addcmul(low * self.sums, y, width)
         if self.bias is not None:
             y = y + self.bias
         return y.to(x.dtype).view(*x.shape[:-1], -1)
+
+    def _finely(self, tokens: torch.Tensor) -> torch.Tensor:
+        """The product with ``tokens`` (N, in) from 0 to 1, which what rounding them leaves is added to."""
+        exact = tokens * _LEVELS
+        coarse = exact.round()
+        y, rest = self._product(torch.cat([coarse / _LEVELS, exact - coarse + 0.5])).chunk(2)
+        return torch.add(y, rest - 0.5 * self.sums, alpha=1 / _LEVELS)
 
     def _product(self, tokens: torch.Tensor) -> torch.Tensor:
         return torch.ops.quantized.linear_dynamic(tokens, self.packed, True)

@@ -14,6 +14,7 @@ from vlmcomp import ask, cache, machine
 from vlmcomp.manager import Held, ManagerError, Progress
 from vlmcomp.recipe import Recipe
 from vlmcomp.resident import Resident
+from vlmcomp.shared_vision import SharedVision
 from vlmcomp.zerogpu import Fixed
 
 ASKED = "VLMCOMP_POLICY"  # environment: one of NAMES, instead of what would be chosen
@@ -29,9 +30,15 @@ class Policy(Protocol):
     name: str
 
     def answers(
-        self, recipe: Recipe, image: Image.Image, question: str, progress: Progress | None = None
+        self,
+        recipe: Recipe,
+        image: Image.Image,
+        question: str,
+        progress: Progress | None = None,
+        vision: SharedVision | None = None,
     ) -> Iterator[ask.Answer]:
-        """The answer of ``recipe`` as it grows. Closing the iterator frees the model within a token.
+        """The answer of ``recipe`` as it grows. Closing the iterator frees the model within a token. ``vision`` is what
+        other variants made of the image, where they can share that.
 
         Raises:
             ManagerError: it cannot be run here now; a recorded answer may stand in.
@@ -97,7 +104,12 @@ class Replay:
     budget_bytes = None
 
     def answers(
-        self, recipe: Recipe, image: Image.Image, question: str, progress: Progress | None = None
+        self,
+        recipe: Recipe,
+        image: Image.Image,
+        question: str,
+        progress: Progress | None = None,
+        vision: SharedVision | None = None,
     ) -> Iterator[ask.Answer]:
         raise ManagerError("no model runs on this machine: choose one of the examples, whose answers are recorded")
 

@@ -11,6 +11,7 @@ from PIL import Image
 from vlmcomp import ask, cache, machine
 from vlmcomp.manager import Held, Manager, ManagerError, Pieces, Progress, out_of_memory
 from vlmcomp.recipe import Recipe
+from vlmcomp.shared_vision import SharedVision
 
 if TYPE_CHECKING:
     from vlmcomp.vlm import VLM
@@ -30,12 +31,17 @@ class Resident:
         )
 
     def answers(
-        self, recipe: Recipe, image: Image.Image, question: str, progress: Progress | None = None
+        self,
+        recipe: Recipe,
+        image: Image.Image,
+        question: str,
+        progress: Progress | None = None,
+        vision: SharedVision | None = None,
     ) -> Iterator[ask.Answer]:
         for _ in range(2):
             try:
                 with self.manager.lease(recipe, progress) as vlm:
-                    with closing(ask.stream(vlm, image, question)) as news:
+                    with closing(ask.stream(vlm, image, question, vision=vision)) as news:
                         yield from news
                 return
             except Exception as error:  # its traceback holds tensors until this block ends

@@ -12,6 +12,7 @@ from PIL import Image
 from vlmcomp import ask, cache
 from vlmcomp.manager import Held, ManagerError, Progress
 from vlmcomp.recipe import Recipe
+from vlmcomp.shared_vision import SharedVision
 
 if TYPE_CHECKING:
     from vlmcomp.vlm import VLM
@@ -25,7 +26,8 @@ class Fixed:
     """Models placed once, before the app is launched, because ZeroGPU runs every question in a process of its own that
     sees only what was there before. What would go over the budget is left out, and says so when it is asked for.
 
-    ``seconds`` of GPU time are asked for by question, as the variant needs.
+    Nor do their answers share a look at the image. ``seconds`` of GPU time are asked for by question, as the variant
+    needs.
     """
 
     name = "fixed"
@@ -47,7 +49,12 @@ class Fixed:
         self._entry = spaces.GPU(self._on_gpu, duration=self.seconds)  # one for all: each entry starts a process
 
     def answers(
-        self, recipe: Recipe, image: Image.Image, question: str, progress: Progress | None = None
+        self,
+        recipe: Recipe,
+        image: Image.Image,
+        question: str,
+        progress: Progress | None = None,
+        vision: SharedVision | None = None,
     ) -> Iterator[ask.Answer]:
         if recipe not in self._models:
             others = ", ".join(r.name for r in self._models if r.model == recipe.model)

@@ -65,7 +65,14 @@ def _figures(card: Card) -> str:
         ("Total", f"{answer.total_ms:,.1f} ms"),
         ("Memory", f"{held} of weights"),
     )
-    return "<dl>" + "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in rows) + "</dl>"
+    shown = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in rows)
+    return f"<dl>{shown}</dl>{_shared(answer.shared_ms)}"
+
+
+def _shared(ms: float) -> str:
+    """What an answer's figures count and did not cost."""
+    said = f"The image was looked at once for all variants: {ms:,.1f} ms are counted here that were not spent."
+    return f'<p class="shared">{said}</p>' if ms else ""
 
 
 def _verdicts(card: Card, known: str | None) -> str:

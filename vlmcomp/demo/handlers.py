@@ -24,6 +24,7 @@ from vlmcomp.policy import Policy, here
 from vlmcomp.question import clean_question, open_image
 from vlmcomp.recipe import Recipe
 from vlmcomp.report import amount
+from vlmcomp.shared_vision import SharedVision
 
 MAX_VARIANTS = 6
 _USUAL = ("fp16", "int8", "int4", "glu30+fp16")
@@ -127,12 +128,13 @@ def compare(
     first = _at_once(chosen, picture, text)
     cards = dict(first)
     live: list[Live] = []
+    vision = SharedVision()
     yield Comparison(tuple(cards.values()))
     for recipe in chosen:
         cards[recipe] = replace(cards[recipe], status="building")
         yield Comparison(tuple(cards.values()), tuple(live))
         try:
-            with closing(_answer(recipe, picture, text, progress)) as news:
+            with closing(_answer(recipe, picture, text, progress, vision)) as news:
                 for card in news:
                     cards[recipe] = _judge(card, cards.get(recipe.baseline))
                     yield Comparison(tuple(cards.values()), tuple(live))
@@ -165,8 +167,11 @@ def _at_once(chosen: Sequence[Recipe], picture: Image.Image, text: str) -> dict[
     return cards
 
 
-def _answer(recipe: Recipe, picture: Any, text: str, progress: Progress) -> Iterator[Card]:
-    told = models().answers(recipe, picture, text, lambda what, share: progress(f"{recipe.name}: {what}", share))
+def _answer(recipe: Recipe, picture: Any, text: str, progress: Progress, vision: SharedVision) -> Iterator[Card]:
+    def told_on(what: str, share: float) -> None:
+        progress(f"{recipe.name}: {what}", share)
+
+    told = models().answers(recipe, picture, text, told_on, vision)
     with closing(told) as news:
         for answer in news:
             state = "done" if answer.finished else "answering"

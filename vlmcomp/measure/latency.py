@@ -59,7 +59,7 @@ class _Times:
         answer = ask(self.vlm, image, sample.question, max_new_tokens=new_tokens, min_new_tokens=new_tokens)
         if answer.new_tokens != new_tokens:
             raise ValueError(f"the model gave {answer.new_tokens} tokens instead of the {new_tokens} to be timed")
-        seconds = _see(self.vlm, sample)
+        seconds = see(self.vlm, sample)
         if timed:
             self.answers.append(answer)
             self.vision.append(1000 * seconds)
@@ -123,7 +123,7 @@ def interleaved(
     return [one.latency(new_tokens, warmup, session) for one in times]
 
 
-def _see(vlm: VLM, sample: tasks.Sample) -> float:
+def see(vlm: VLM, sample: tasks.Sample) -> float:
     """Seconds of turning the prepared pixels into image tokens, once more and alone."""
     import torch
 

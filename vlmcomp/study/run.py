@@ -7,11 +7,12 @@ from pathlib import Path
 
 from vlmcomp import machine, store
 from vlmcomp.prune.importance import DEFAULT, SCORES
-from vlmcomp.study import cost, language, peer, shapes, timing
+from vlmcomp.study import cost, language, peer, shapes, speed, timing
 from vlmcomp.study.cells import Cell, Ledger, duel, grid
 
 PARTS = {
     "timing": timing.Study,
+    "speed": speed.Study,
     "cost": cost.Study,
     "language": language.Study,
     "peer": shapes.Study,
@@ -41,6 +42,8 @@ def cells(part: str, seeds: Sequence[int] = SEEDS) -> list[Cell]:
         return list(grid(part, language.STEPS, language.SCORES, peers, seeds[:1]))
     if part == "timing":
         return timing.CELLS
+    if part == "speed":
+        return speed.CELLS
     if part == "cost":
         return [Cell(part, name, "second order", True) for name in cost.SHAPES]
     raise ValueError(f"there is no part '{part}' in the study: choose from {', '.join(PARTS)}")

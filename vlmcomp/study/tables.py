@@ -9,6 +9,7 @@ from typing import Any
 
 from vlmcomp.paired import mcnemar, mean_interval
 from vlmcomp.prune.importance import DEFAULT
+from vlmcomp.study import speed_tables as speed
 from vlmcomp.study.cells import DENSE, unpacked
 
 Row = dict[str, Any]
@@ -229,7 +230,7 @@ def render(study: Mapping[str, Any], projected: dict[str, float], *, whole: bool
     """All of a study as Markdown; of the measures on shapes only the headline unless ``whole``."""
     part = {
         name: [r for r in study["cells"] if r["part"] == name]
-        for name in ("shapes", "peer", "language", "cost", "timing")
+        for name in ("shapes", "peer", "language", "cost", "timing", "speed")
     }
     blocks = [
         caption(study),
@@ -239,5 +240,6 @@ def render(study: Mapping[str, Any], projected: dict[str, float], *, whole: bool
         language(part["language"]),
         cost(part["cost"], projected),
         timing(part["timing"]),
+        speed.tables(part["speed"]),
     ]
     return "\n\n".join(filter(None, blocks))

@@ -1,0 +1,133 @@
+"""Is a compressed model faster, and by what? Variants and ways to decode in turns, in one process.
+
+The 1 B model is LLaVA with a decoder of 16 layers, 2,048 wide, and CLIP ViT-L/14 at 336 pixels before it; its weights
+are random, since speed does not depend on them.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from vlmcomp import architecture, kernels, memory, zoo
+from vlmcomp.ask import ask
+from vlmcomp.build import build, calibration_samples
+from vlmcomp.decode import CAPTURED, GENERATE, STATIC, Decoder
+from vlmcomp.measure import latency, tasks
+from vlmcomp.prune.cut import Method
+from vlmcomp.published import SHAPES
+from vlmcomp.recipe import Recipe
+from vlmcomp.study.cells import Cell
+from vlmcomp.vlm import VLM
+
+PART = "speed"
+LARGE = "llava-1b"
+SMALL = ("llava-shapes", "blip2-shapes", "paligemma-shapes", "qwen2-vl-shapes")
+BF16 = "bf16"  # the FP16 recipe computed in bfloat16, whatever the machine likes best
+CELLS = [Cell(PART, model, "in turns") for model in (*SMALL, LARGE)]
+WARMUP, NEW_TOKENS = 2, 32
+FIGURES = ("decode_ms_per_token", "ttft_ms", "vision_ms", "end_to_end_ms")
+_ROUNDS = {LARGE: 5}
+_USUAL_ROUNDS = 15
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What is timed: the steps and precision of a recipe (or ``BF16``), and the way its answers are decoded."""
+
+    name: str
+    way: str
+
+    @property
+    def label(self) -> str:
+        return f"{self.name}, {self.way}"
+
+
+def variants(model: str) -> list[Variant]:
+    """Those of ``model``, the one that the others are held against first."""
+    if model != LARGE:
+        return [Variant("fp16", way) for way in (GENERATE, STATIC, CAPTURED)] + [Variant("int8", CAPTURED)]
+    plain = [Variant(name, way) for name in ("fp16", "int8") for way in (GENERATE, CAPTURED)]
+    more = ("int4", "glu30+fp16", "glu30+int8", "vis50+fp16", "vis50+glu30+int8")
+    return [*plain, *(Variant(name, CAPTURED) for name in more), Variant(BF16, CAPTURED)]
+
+
+class Study:
+    """Cells of this part name a model as their ``step``."""
+
+    def __init__(self, samples: int | None = None) -> None:
+        self.rounds = samples
+
+    def measure(self, cell: Cell) -> dict[str, Any]:
+        """Every variant of the model, timed in a fresh process."""
+        rounds = self.rounds or _ROUNDS.get(cell.step, _USUAL_ROUNDS)
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            return pool.apply(measure, (cell.step, rounds))
+
+
+def measure(model: str, rounds: int, chosen: Sequence[Variant] | None = None) -> dict[str, Any]:
+    """Raw milliseconds of ``rounds`` answers of ``NEW_TOKENS`` tokens of every variant, in turns."""
+    make = _large() if model == LARGE else lambda name: build(Recipe.parse(f"{model}/{name}"), device="cpu")
+    held: dict[str, VLM] = {}
+    running: dict[Variant, VLM] = {}
+    for variant in chosen or variants(model):
+        if variant.name not in held:
+            held[variant.name] = _made(make, variant.name, list(held.values()))
+        vlm = held[variant.name]
+        running[variant] = replace(vlm, decoder=Decoder(vlm.model, variant.way))
+    times: dict[Variant, list[tuple[float, ...]]] = {variant: [] for variant in running}
+    for sample in map(tasks.drawn, tasks.find(latency.TASK).samples(WARMUP + rounds, 0)):
+        for variant, vlm in running.items():
+            times[variant].append(_timed(vlm, sample))
+    found = {variant.label: _facts(running[variant], times[variant][WARMUP:]) for variant in running}
+    return {"variants": found, "threads": torch.get_num_threads(), "parameters": _parameters(held["fp16"])}
+
+
+def _timed(vlm: VLM, sample: tasks.Sample) -> tuple[float, ...]:
+    """One answer's ``FIGURES``."""
+    answer = ask(vlm, sample.image, sample.question, NEW_TOKENS, NEW_TOKENS)
+    return answer.decode_ms_per_token, answer.ttft_ms, 1000 * latency.see(vlm, sample), answer.total_ms
+
+
+def _facts(vlm: VLM, times: list[tuple[float, ...]]) -> dict[str, Any]:
+    return dict(zip(FIGURES, map(list, zip(*times)))) | {
+        "floor_ms": latency.floor(vlm, 1).decode_ms_per_token,
+        "decoder": vlm.decoder.way,
+        "capture_seconds": vlm.decoder.capture_seconds,
+        "kernel": vlm.kernel or vlm.backend,
+    }
+
+
+def _made(make: Callable[[str], VLM], name: str, others: list[VLM]) -> VLM:
+    vlm = make("fp16" if name == BF16 else name)
+    if name == BF16:
+        vlm.model.to(torch.bfloat16)
+        vlm.dtype_computed = "bfloat16"
+    memory.share(vlm, others)
+    kernels.settle(vlm)
+    return vlm
+
+
+def _parameters(vlm: VLM) -> int:
+    return sum(p.numel() for p in vlm.model.parameters())
+
+
+def _large() -> Callable[[str], VLM]:
+    """Makes the random 1 B model's variants; nothing is left to make up for when its weights go, so nothing is."""
+    seven = SHAPES["llava-1.5-7b"]
+    text = {"hidden_size": 2048, "intermediate_size": 5504, "num_hidden_layers": 16}
+    heads = {"num_attention_heads": 16, "num_key_value_heads": 16}
+    SHAPES[LARGE] = seven | {"text_config": seven["text_config"] | text | heads}
+    entry = replace(zoo.find("llava-1.5-7b"), name=LARGE, title="LLaVA 1 B, random weights")
+    zoo.MODELS[LARGE] = entry  # this process is the study's own
+    few, method = list(calibration_samples(8)), Method("magnitude", reconstruct=False)
+
+    def make(name: str) -> VLM:
+        recipe = Recipe.parse(f"{LARGE}/{name}")
+        return build(recipe, device="cpu", dense=architecture.dense(entry), calibration=few, method=method)
+
+    return make

@@ -1,0 +1,70 @@
+"""The part on speed of a study as Markdown tables."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vlmcomp import tables as markdown
+from vlmcomp.paired import faster
+
+Variants = Mapping[str, Mapping[str, Any]]
+HEAD = ("Variant, decoded by", "ms/token", "against the first (95 %)", "% of floor", "first token ms", "end to end")
+
+
+def tables(cells: Sequence[Mapping[str, Any]]) -> str:
+    """One table a model: every variant against the first, which is plain ``generate``; captures and kernels below."""
+    return "\n\n".join(_table(cell) for cell in cells)
+
+
+def _table(cell: Mapping[str, Any]) -> str:
+    variants: Variants = cell["variants"]
+    first = next(iter(variants.values()))
+    rows = []
+    for label, variant in variants.items():
+        decode, total = (speedup(first, variant, figure) for figure in ("decode_ms_per_token", "end_to_end_ms"))
+        median = statistics.median(variant["decode_ms_per_token"])
+        floor = f"{100 * variant['floor_ms'] / median:.0f}"
+        ttft = f"{statistics.median(variant['ttft_ms']):,.0f}"
+        rows.append((label, f"{median:.2f}", decode, floor, ttft, total))
+    rounds = len(first["ttft_ms"])
+    title = (
+        f"**{cell['step']}, {cell['parameters'] / 1e6:,.1f} M parameters in FP16: speed** "
+        f"({rounds} rounds in turns, batch 1, {cell['threads']} threads)"
+    )
+    return f"{title}\n\n{markdown.table(HEAD, rows, 1)}\n\n{_notes(variants)}"
+
+
+def speedup(before: Mapping[str, Any], after: Mapping[str, Any], figure: str) -> str:
+    """How many times as fast, with the bounds of its 95 % interval."""
+    if before is after:
+        return "1"
+    return faster(times(before, figure), times(after, figure)).factor
+
+
+def times(variant: Mapping[str, Any], figure: str) -> list[float]:
+    """Raw milliseconds; ``prefill_ms`` is the decoder's: to the first token, less what the vision tower took."""
+    if figure == "prefill_ms":
+        return [first - seen for first, seen in zip(variant["ttft_ms"], variant["vision_ms"], strict=True)]
+    return list(variant[figure])
+
+
+def _notes(variants: Variants) -> str:
+    captured = [v["capture_seconds"] for v in variants.values() if v["capture_seconds"]]
+    said = []
+    if captured:
+        said.append(f"Capturing a step took {min(captured):.1f} to {max(captured):.1f} s, before the timed rounds.")
+    for kernel in dict.fromkeys(v["kernel"] for label, v in variants.items() if "int" in label):
+        said.append(f"{' and '.join(n for n, v in variants.items() if v['kernel'] == kernel)}: {kernel}.")
+    left = [label for label, v in variants.items() if not label.endswith(v["decoder"])]
+    if left:
+        said.append(f"Not captured, and decoded with a static cache instead: {' and '.join(left)}.")
+    halves = [label for label in variants if label.startswith("vis")]
+    dense = next((v for label, v in variants.items() if label == "fp16, captured"), None)
+    for label in halves if dense else ():
+        factor = speedup(dense, variants[label], "prefill_ms")  # type: ignore[arg-type]
+        said.append(
+            f"The decoder's prompt, without the vision tower, of {label}: {factor} as fast as of fp16, captured."
+        )
+    return " ".join(said)
