@@ -25,6 +25,7 @@ def fill(text: str, reports: Sequence[Report], root: Path) -> str:
         "claims": lambda: claims.render(matrix.embedded(), reports, rows),
         "results": lambda: tables.block(_shown(reports), rows),
         "study": lambda: _studies(root),
+        "speed": lambda: _speeds(root),
         "sizes": _sizes,
     }
     wanted = [name for name in blocks if tables.marked(text, name)] or ["results"]
@@ -62,6 +63,18 @@ def _studies(root: Path) -> str:
 
     files = sorted(root.glob("*/pruning.json"))
     return "\n\n".join(study_tables.render(cells.Ledger(f).content(), cost.projection(), whole=False) for f in files)
+
+
+def _speeds(root: Path) -> str:
+    from vlmcomp.study import cells, speed_tables
+    from vlmcomp.study import tables as study_tables
+
+    found = (cells.Ledger(file).content() for file in sorted(root.glob("*/pruning.json")))
+    told = []
+    for study in found:
+        if measured := [row for row in study["cells"] if row["part"] == "speed"]:
+            told += [study_tables.caption(study | {"cells": measured}), speed_tables.tables(measured)]
+    return "\n\n".join(told)
 
 
 def _sizes() -> str:

@@ -7,6 +7,7 @@ are random, since speed does not depend on them.
 from __future__ import annotations
 
 import multiprocessing
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -84,7 +85,22 @@ def measure(model: str, rounds: int, chosen: Sequence[Variant] | None = None) ->
         for variant, vlm in running.items():
             times[variant].append(_timed(vlm, sample))
     found = {variant.label: _facts(running[variant], times[variant][WARMUP:]) for variant in running}
-    return {"variants": found, "threads": torch.get_num_threads(), "parameters": _parameters(held["fp16"])}
+    facts = {"variants": found, "threads": torch.get_num_threads(), "parameters": _parameters(held["fp16"])}
+    return facts if model == LARGE else facts | {"overhead": overhead(held["fp16"], rounds)}
+
+
+def overhead(vlm: VLM, rounds: int) -> dict[str, list[float]]:
+    """Milliseconds from prepared inputs to the last token by ``ask``, and by the loop that it calls, in turns."""
+    vlm.decoder = Decoder(vlm.model, CAPTURED)
+    times: dict[str, list[float]] = {"ask_ms": [], "loop_ms": []}
+    for number, sample in enumerate(map(tasks.drawn, tasks.find(latency.TASK).samples(WARMUP + rounds, 0))):
+        answer = ask(vlm, sample.image, sample.question, NEW_TOKENS, NEW_TOKENS)
+        inputs, start = vlm.encode([sample.image], [sample.question]), time.perf_counter()
+        vlm.decoder.answer(inputs, NEW_TOKENS, NEW_TOKENS, lambda token, at: None)
+        if number >= WARMUP:
+            times["ask_ms"].append(answer.total_ms - answer.preprocess_ms)
+            times["loop_ms"].append(1000 * (time.perf_counter() - start))
+    return times
 
 
 def _timed(vlm: VLM, sample: tasks.Sample) -> tuple[float, ...]:

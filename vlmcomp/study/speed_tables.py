@@ -33,7 +33,15 @@ def _table(cell: Mapping[str, Any]) -> str:
         f"**{cell['step']}, {cell['parameters'] / 1e6:,.1f} M parameters in FP16: speed** "
         f"({rounds} rounds in turns, batch 1, {cell['threads']} threads)"
     )
-    return f"{title}\n\n{markdown.table(HEAD, rows, 1)}\n\n{_notes(variants)}"
+    return f"{title}\n\n{markdown.table(HEAD, rows, 1)}\n\n{_notes(variants)}{_overhead(cell.get('overhead'))}"
+
+
+def _overhead(times: Mapping[str, Sequence[float]] | None) -> str:
+    if not times:
+        return ""
+    more = faster(times["ask_ms"], times["loop_ms"])
+    low, value, high = (f"{100 * x:+.1f}" for x in (more.low, more.value, more.high))
+    return f" `ask` takes {value} % ({low} to {high}) on top of the loop that it calls, from prepared inputs on."
 
 
 def speedup(before: Mapping[str, Any], after: Mapping[str, Any], figure: str) -> str:

@@ -227,7 +227,8 @@ def caption(study: Mapping[str, Any]) -> str:
 
 
 def render(study: Mapping[str, Any], projected: dict[str, float], *, whole: bool) -> str:
-    """All of a study as Markdown; of the measures on shapes only the headline unless ``whole``."""
+    """All of a study as Markdown; unless ``whole``, of the measures on shapes only the headline, and nothing on speed,
+    which has a section of its own."""
     part = {
         name: [r for r in study["cells"] if r["part"] == name]
         for name in ("shapes", "peer", "language", "cost", "timing", "speed")
@@ -240,6 +241,6 @@ def render(study: Mapping[str, Any], projected: dict[str, float], *, whole: bool
         language(part["language"]),
         cost(part["cost"], projected),
         timing(part["timing"]),
-        speed.tables(part["speed"]),
+        speed.tables(part["speed"]) if whole else "",
     ]
     return "\n\n".join(filter(None, blocks))
