@@ -1,4 +1,4 @@
-"""The standard cells of a family: every technique its anatomy allows, each combined with every precision."""
+"""The standard cells of a family: every technique its anatomy allows, each combined with FP16, INT8 and INT4."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from vlmcomp import zoo
-from vlmcomp.recipe import PRECISIONS, Recipe, Step
+from vlmcomp.recipe import BITS, Recipe, Step
 from vlmcomp.report import Report, speedup
 from vlmcomp.tables import MAIN_TASK, groups, table
 
@@ -36,7 +36,7 @@ def cells(model: str) -> list[Cell]:
     zoo.find(model)
     found = []
     for steps in _STEPS:
-        for precision in PRECISIONS:
+        for precision in BITS:
             recipe = Recipe(model, steps, precision)
             try:
                 zoo.check(recipe)
