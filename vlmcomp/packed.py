@@ -17,10 +17,8 @@ INT8, INT4 = "Int8Tensor", "Int4Tensor"  # torchao's classes
 _HALF = 8  # of the 16 levels: codes are stored from -8 to 7
 
 
-def require() -> None:
-    """Raises ``ValueError`` where torchao is not installed."""
-    if importlib.util.find_spec("torchao") is None:
-        raise ValueError("this recipe packs its weights with torchao, which is not here: pip install torchao")
+def installed() -> bool:
+    return importlib.util.find_spec("torchao") is not None
 
 
 def kind(weight: torch.Tensor | None) -> str:

@@ -13,7 +13,7 @@ from transformers import BitsAndBytesConfig, PreTrainedModel, TorchAoConfig
 from transformers.quantizers import AutoHfQuantizer
 
 from vlmcomp import anatomy, packed
-from vlmcomp.recipe import TORCHAO
+from vlmcomp.recipe import PRECISIONS
 
 INT8_THRESHOLD = 6.0  # LLM.int8()'s outlier threshold (Dettmers et al., arXiv 2208.07339)
 BACKENDS = {
@@ -76,10 +76,15 @@ _PACKERS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 }
 
 
+def available() -> list[str]:
+    """The precisions whose library is installed."""
+    return [p for p in PRECISIONS if packed.installed() or p not in _PACKERS]
+
+
 def require(precision: str) -> None:
     """Raises ``ValueError`` where the library of ``precision`` is not installed."""
-    if precision.endswith(TORCHAO):
-        packed.require()
+    if precision not in available():
+        raise ValueError(f"{precision} packs the weights with torchao, which is not installed: pip install torchao")
 
 
 def config(model: PreTrainedModel, precision: str, dtype: torch.dtype) -> BitsAndBytesConfig | TorchAoConfig:

@@ -36,8 +36,9 @@ class TinygemmLinear(nn.Linear):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self._product(x.reshape(-1, x.shape[-1]).bfloat16(), self.scale_and_zero)
-        y = y.to(x.dtype).view(*x.shape[:-1], -1)
-        return y if self.bias is None else y + self.bias
+        if self.bias is not None:
+            y = y + self.bias
+        return y.to(x.dtype).view(*x.shape[:-1], -1)
 
     def _product(self, tokens: torch.Tensor, scale_and_zero: torch.Tensor) -> torch.Tensor:
         if tokens.is_cuda:
