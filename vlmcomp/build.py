@@ -18,7 +18,7 @@ from vlmcomp.calibrate import Care, sequences
 from vlmcomp.load import Arrival, Dense, load
 from vlmcomp.packed import GROUP, ROWS
 from vlmcomp.prune.cut import Method, plans, prune
-from vlmcomp.quantize import BACKENDS, mark, quantize, round_to_int4
+from vlmcomp.quantize import BACKENDS, mark, quantize, require, round_to_int4
 from vlmcomp.recipe import Recipe, bits, precision_title
 from vlmcomp.shapes.questions import sample_question
 from vlmcomp.shapes.scenes import render, sample_scene
@@ -28,7 +28,7 @@ Progress = Callable[[str, float], None]  # what is being done, and the share don
 
 CALIBRATION_SEED = 0
 COLUMNS = ("image", "question", "answer")  # of a calibration file
-# What the inputs of a matrix must be a multiple of: bitsandbytes repacks 4-bit weights for a CPU in blocks.
+# What the inputs of a matrix must be a multiple of; bitsandbytes repacks its weights for a CPU alone.
 INT4_BLOCKS = {("int4", "cpu"): 64, ("int4-torchao", "cpu"): GROUP, ("int4-torchao", "cuda"): GROUP}
 
 
@@ -139,9 +139,10 @@ def build(
         progress: called with a text and the share done.
 
     Raises:
-        ValueError: unknown model, a step its anatomy cannot do, weights that cannot be had, or calibration samples of
-            another shape.
+        ValueError: unknown model, a step its anatomy cannot do, a library that is not installed, weights that cannot be
+            had, or calibration samples of another shape.
     """
+    require(recipe.precision)
     say = progress or (lambda text, share: None)
     entry, device, start = zoo.check(recipe), device or default_device(), time.perf_counter()
     dense = dense or load(entry, source, say)
@@ -153,9 +154,8 @@ def build(
     stored = "float16" if precision == "fp16" else f"{precision} decoder, rest float16"
     vlm = VLM(model, dense.processor, recipe, entry, stored, dtype, BACKENDS[precision], revision=dense.revision)
     care = _care(arrival, precision)
-    work = [f"pruning {step}" for step in recipe.steps] + [f"quantizing to {precision_title(precision)}"] * (
-        precision != "fp16"
-    )
+    work = [f"pruning {step}" for step in recipe.steps]
+    work += [f"quantizing to {precision_title(precision)}"] * (precision != "fp16")
     told = _within(say, " and ".join(work) or "reading the weights", 0.1, 0.9)
     if recipe.steps:
         say("calibrating", 0.1)
