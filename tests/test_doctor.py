@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,7 @@ from vlmcomp import anatomy, doctor, zoo
 from vlmcomp.cli import main
 from vlmcomp.doctor import Diagnosis, Finding
 from vlmcomp.measure.sizes import in_memory, skeleton
-from vlmcomp.recipe import PRECISIONS, Recipe
+from vlmcomp.recipe import BITS, PRECISIONS, Recipe
 from vlmcomp.report import Hardware
 
 HERE = Hardware("cpu-test", "cpu", "Test", 2, 10**10)
@@ -21,7 +22,7 @@ def _diagnosis(*found: tuple[int, float], budget: int = 100) -> Diagnosis:
     """Of (bytes, ms) of each precision."""
     findings = [
         Finding(Recipe("llava-shapes", (), p), size, size <= budget, tuple(ms + 0.001 * i for i in range(15)), ms / 2)
-        for p, (size, ms) in zip(PRECISIONS, found, strict=True)
+        for p, (size, ms) in zip(BITS, found, strict=True)
     ]
     return Diagnosis(HERE, "float32", 2, 1e10, 1e11, budget, tuple(findings))
 
@@ -31,13 +32,19 @@ def test_every_family_is_measured_at_its_own_linears(model: str) -> None:
     found = doctor.examine(model, rounds=2)
     assert [f.recipe.precision for f in found.findings] == list(PRECISIONS)
     assert all(len(f.ms) == 2 and min(f.ms) > 0 and f.floor_ms > 0 for f in found.findings)
+    assert [bool(f.kernel) for f in found.findings] == [False, True, False, True, True]
     assert [f.needs_bytes for f in found.findings] == [sum(in_memory(f.recipe)) for f in found.findings]
     dense = doctor._block(model, "fp16", "cpu")
     shapes = [(m.in_features, m.out_features) for m in dense.modules() if isinstance(m, nn.Linear)]
     layer = anatomy.layers(skeleton(model))[0]
     assert shapes == [(m.in_features, m.out_features) for m in layer.block.modules() if isinstance(m, nn.Linear)]
     floors = [f.floor_ms for f in found.findings]
-    assert floors == sorted(floors, reverse=True) and floors[0] > 3 * floors[2]  # bytes as they lie in memory
+    assert floors[:3] == sorted(floors[:3], reverse=True) and floors[0] > 3 * floors[2]  # bytes as they lie in memory
+
+
+def test_without_torchao_it_measures_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchao", None)
+    assert [f.recipe.precision for f in doctor.examine("llava-shapes", rounds=1).findings] == list(BITS)
 
 
 def test_the_fastest_that_fits_is_advised_and_the_smallest() -> None:

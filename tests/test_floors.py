@@ -44,6 +44,8 @@ FLOORS = {
     "prune.importance": 1,
     "prune.reconstruct": 1,
     "prune.surgery": 1,
+    "packed": 1,
+    "tinygemm": 2,
     "prune": 2,
     "quantize": 2,
     "load": 2,

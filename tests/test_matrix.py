@@ -11,7 +11,7 @@ from made_reports import failed, quality, report
 
 from vlmcomp import claims, matrix, store, zoo
 from vlmcomp.cli import main
-from vlmcomp.recipe import PRECISIONS, Recipe, Step
+from vlmcomp.recipe import BITS, Recipe, Step
 from vlmcomp.report import Report, Size
 
 LLAVA, BLIP2 = "llava-shapes", "blip2-shapes"
@@ -29,8 +29,8 @@ def test_every_technique_meets_every_precision_or_is_refused_with_its_alternativ
     cells, mlp = matrix.cells(model), zoo.find(model).mlp
     recipes = matrix.recipes(model)
     steps = {(), (Step(mlp, 20),), (Step(mlp, 30),), (Step("heads", 25),), (Step("heads", 25), Step(mlp, 30))}
-    assert {(r.steps, r.precision) for r in recipes} == {(s, p) for s in steps for p in PRECISIONS}
-    assert len(recipes) == 15 and len({c.recipe for c in cells}) == len(cells) == 24
+    assert {(r.steps, r.precision) for r in recipes} == {(s, p) for s in steps for p in BITS}
+    assert len(recipes) == 20 and len({c.recipe for c in cells}) == len(cells) == 29
     for cell in cells:
         wrong = [s for s in cell.recipe.steps if s.kind not in ("heads", mlp)]
         assert bool(cell.refused) == bool(wrong)
@@ -41,8 +41,8 @@ def test_every_technique_meets_every_precision_or_is_refused_with_its_alternativ
 def test_every_cell_has_one_fate() -> None:
     reports = [_report(f"{LLAVA}/fp16"), failed(f"{LLAVA}/int8", "no memory"), _report(f"{BLIP2}/ffn20+int4")]
     (head, *rows), count = matrix.status([LLAVA, BLIP2], reports)
-    assert head == ("Cell", LLAVA, BLIP2) and len(rows) == 24
-    assert count == "2 measured, 18 refused, 1 failed, 27 not measured"
+    assert head == ("Cell", LLAVA, BLIP2) and len(rows) == 29
+    assert count == "2 measured, 18 refused, 1 failed, 37 not measured"
     fates = {row[0]: row[1:] for row in rows}
     assert fates["fp16"] == ("measured", "not measured") and fates["int8"] == ("failed: no memory", "not measured")
     assert fates["ffn20+int4"] == ("refused: use glu20", "measured")
@@ -125,5 +125,5 @@ def test_bench_all_ends_with_the_fate_of_every_cell(tmp_path: Path, capsys, monk
     assert asked == [r for m in matrix.embedded() for r in matrix.recipes(m)]
     said = capsys.readouterr().out
     models = len(matrix.embedded())
-    assert re.search(rf"^{15 * models} measured, {9 * models} refused, 0 failed$", said, re.MULTILINE)
+    assert re.search(rf"^{20 * models} measured, {9 * models} refused, 0 failed$", said, re.MULTILINE)
     assert "Cell" in said and "refused: use ffn30" in said

@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from vlmcomp import zoo
-from vlmcomp.recipe import PRECISIONS, Recipe, Step
+from vlmcomp.recipe import PRECISIONS, Recipe, Step, bits
 
 _STEPS = [
     (),
@@ -41,6 +41,13 @@ def test_parse_inverts_str(steps: tuple[Step, ...], precision: str) -> None:
         ("llava-shapes/glu30+vis50+int8", "llava-shapes/vis50+glu30+int8"),
         ("llava-shapes/Visual50+int8", "llava-shapes/vis50+int8"),
         ("llava-shapes/vis99+fp16", "llava-shapes/vis90+fp16"),
+        ("llava-shapes/int4_torchao", "llava-shapes/int4-torchao"),
+        ("llava-shapes/glu30+int8torchao", "llava-shapes/glu30+int8-torchao"),
+        ("llava-shapes/glu30+int4+torchao", "llava-shapes/glu30+int4-torchao"),
+        ("llava-shapes/nf4-torch-ao", "llava-shapes/int4-torchao"),
+        ("llava-shapes/int4-ao", "llava-shapes/int4-torchao"),
+        ("llava-shapes/torchao", "llava-shapes/int8-torchao"),
+        ("llava-shapes/fp16-torchao", "llava-shapes/fp16"),
     ],
 )
 def test_a_wrong_spelling_names_the_right_one(text: str, nearest: str) -> None:
@@ -60,6 +67,15 @@ def test_a_wrong_spelling_names_the_right_one(text: str, nearest: str) -> None:
 def test_nonsense_is_refused(text: str) -> None:
     with pytest.raises(ValueError):
         Recipe.parse(text)
+
+
+def test_names_for_people_and_for_urls_tell_the_libraries_apart() -> None:
+    one, other = (Recipe.parse(f"llava-shapes/glu30+int4{library}") for library in ("", "-torchao"))
+    assert one.label == "INT4, 30 % GLU removed" and other.label == "INT4 (torchao), 30 % GLU removed"
+    assert other.slug == "llava-shapes--glu30-int4-torchao" and other.technique == one.technique == "combined"
+    recipes = [Recipe("llava-shapes", steps, p) for steps in _STEPS for p in PRECISIONS]
+    assert len({recipe.slug for recipe in recipes}) == len(recipes)
+    assert [bits(p) for p in PRECISIONS] == ["fp16", "int8", "int4", "int8", "int4"]
 
 
 def test_the_zoo_refuses_what_the_anatomy_cannot_do() -> None:

@@ -9,16 +9,18 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+import torch
 from PIL import Image
 from transformers import PreTrainedModel
 
 from vlmcomp import anatomy, sight, zoo
 from vlmcomp.calibrate import sequences
 from vlmcomp.load import Arrival, Dense, load
+from vlmcomp.packed import GROUP, ROWS
 from vlmcomp.prune.cut import Method, plans, prune
-from vlmcomp.quantize import BACKENDS, mark, quantize, round_to_int4
+from vlmcomp.quantize import BACKENDS, mark, quantize, require, round_to_int4
 from vlmcomp.question import open_image
-from vlmcomp.recipe import Recipe
+from vlmcomp.recipe import Recipe, bits, precision_title
 from vlmcomp.shapes.questions import sample_question
 from vlmcomp.shapes.scenes import render, sample_scene
 from vlmcomp.vlm import VLM, default_device, round_to_float16
@@ -28,7 +30,8 @@ Progress = Callable[[str, float], None]  # what is being done, and the share don
 
 CALIBRATION_SEED = 0
 COLUMNS = ("image", "question", "answer")  # of a calibration file
-INT4_BLOCK = 64  # bitsandbytes repacks 4-bit weights for a CPU in blocks of so many inputs
+# What the inputs of a matrix must be a multiple of; bitsandbytes repacks its weights for a CPU alone.
+INT4_BLOCKS = {("int4", "cpu"): 64, ("int4-torchao", "cpu"): GROUP, ("int4-torchao", "cuda"): GROUP}
 
 
 def calibration_samples(count: int, seed: int = CALIBRATION_SEED) -> Iterator[tuple[Image.Image, str, str]]:
@@ -71,13 +74,26 @@ def refuse(model: PreTrainedModel, recipe: Recipe, device: str) -> None:
     Raises:
         ValueError: a percentage that rounds to nothing removed or nothing left, or a width that INT4 cannot hold.
     """
+    where = device.partition(":")[0]
+    block = INT4_BLOCKS.get((recipe.precision, where), 1)
     for plan in plans(model, recipe.steps):
         columns = plan.kept * plan.size
-        if recipe.precision == "int4" and device == "cpu" and columns % INT4_BLOCK:
+        if columns % block:
+            way = "int8, a GPU" if recipe.precision == "int4" else "int8-torchao"
             raise ValueError(
-                f"{plan.step} leaves {columns} inputs to the matrix that reads the {plan.step.kind}, and INT4 on a CPU "
-                f"takes multiples of {INT4_BLOCK}: use int8, a GPU or another percentage"
+                f"{plan.step} leaves {columns} inputs to the matrix that reads the {plan.step.kind}, and "
+                f"{precision_title(recipe.precision)} on a {'CPU' if where == 'cpu' else 'GPU'} takes multiples of "
+                f"{block}: use {way} or another percentage"
             )
+    if recipe.precision == "int4-torchao":
+        for path, linear in anatomy.decoder_linears(model):
+            if linear.in_features % GROUP or linear.out_features % ROWS:
+                raise ValueError(
+                    f"{path} is {linear.out_features} x {linear.in_features}, and {precision_title(recipe.precision)} "
+                    f"takes multiples of {ROWS} x {GROUP}: use int4"
+                )
+        if where == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
+            raise ValueError("INT4 (torchao) on a GPU needs compute capability 8.0 or more: use int4")
 
 
 def _care(arrival: Arrival, precision: str) -> Care:
@@ -88,8 +104,8 @@ def _care(arrival: Arrival, precision: str) -> Care:
 
     def finish(layer: anatomy.Layer) -> None:
         round_to_float16(layer.block)
-        if precision == "int4":
-            round_to_int4(layer)
+        if bits(precision) == "int4":
+            round_to_int4(layer, precision)
 
     def leave(layer: anatomy.Layer) -> None:
         if precision != "fp16":
@@ -125,9 +141,10 @@ def build(
         progress: called with a text and the share done.
 
     Raises:
-        ValueError: unknown model, a step its anatomy cannot do, weights that cannot be had, or calibration samples of
-            another shape.
+        ValueError: unknown model, a step its anatomy cannot do, a library that is not installed, weights that cannot be
+            had, or calibration samples of another shape.
     """
+    require(recipe.precision)
     say = progress or (lambda text, share: None)
     entry, device, start = zoo.check(recipe), device or default_device(), time.perf_counter()
     dense = dense or load(entry, source, say)
@@ -141,7 +158,8 @@ def build(
     if recipe.unseen:
         sight.attach(model, recipe.unseen)
     care = _care(arrival, precision)
-    work = [f"pruning {step}" for step in recipe.steps] + [f"quantizing to {precision.upper()}"] * (precision != "fp16")
+    work = [f"pruning {step}" for step in recipe.steps]
+    work += [f"quantizing to {precision_title(precision)}"] * (precision != "fp16")
     told = _within(say, " and ".join(work) or "reading the weights", 0.1, 0.9)
     if recipe.steps:
         say("calibrating", 0.1)

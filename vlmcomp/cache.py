@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from vlmcomp import hub, machine, zoo
-from vlmcomp.recipe import Recipe
+from vlmcomp.recipe import TORCHAO, Recipe
 
 if TYPE_CHECKING:
     from vlmcomp.vlm import VLM
@@ -33,8 +33,8 @@ _PATIENCE = 60.0  # seconds to wait for another process that writes
 _MADE_BY = ("torch", "transformers", "bitsandbytes")
 # What a built or saved variant depends on; a test holds that nothing which build and checkpoint import is missing.
 _CODE = (
-    *("anatomy", "build", "calibrate", "checkpoint", "hub", "load", "moments", "processor", "quantize", "question"),
-    *("recipe", "report", "sight", "vlm", "walk", "zoo", "shapes.questions", "shapes.scenes"),
+    *("anatomy", "build", "calibrate", "checkpoint", "hub", "load", "moments", "packed", "processor", "quantize"),
+    *("question", "recipe", "report", "sight", "vlm", "walk", "zoo", "shapes.questions", "shapes.scenes"),
     *(f"prune.{name}" for name in ("cut", "heads", "importance", "neurons", "reconstruct", "surgery", "tokens")),
 )
 _log = logging.getLogger(__name__)
@@ -64,12 +64,13 @@ def identify(recipe: Recipe, device: str, source: str | None = None) -> Key:
     from vlmcomp.vlm import compute_dtype
 
     entry = zoo.check(recipe)
+    packers = (TORCHAO,) if recipe.precision.endswith(TORCHAO) else ()
     commit, made_by = hub.commit(entry, source), machine.versions()
     facts = {
         "weights": commit or _folder_digest(Path(source or entry.location)),
         "revision": commit,
         "calibration": [entry.calibration, CALIBRATION_SEED, repr(Method())] if recipe.steps else None,
-        "versions": {name: made_by.get(name) for name in _MADE_BY},
+        "versions": {name: made_by.get(name) for name in (*_MADE_BY, *packers)},
         "code": _code_digest(),
         "device": device.partition(":")[0],
         "dtype": str(compute_dtype(device)),

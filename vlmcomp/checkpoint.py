@@ -22,7 +22,7 @@ from transformers import (
 
 from vlmcomp import __version__, processor, sight, zoo
 from vlmcomp.prune import heads
-from vlmcomp.quantize import hush, repacked
+from vlmcomp.quantize import hush, repacked, require
 from vlmcomp.recipe import Recipe
 from vlmcomp.report import Pruned
 from vlmcomp.vlm import VLM, compute_dtype, compute_in, default_device
@@ -145,7 +145,7 @@ def load(folder: Path, device: str | None = None) -> VLM:
     """Load what ``save`` wrote; its answers are those of the model that was saved.
 
     Raises:
-        ValueError: not such a folder, or one that is damaged.
+        ValueError: not such a folder, one that is damaged, or one that needs a library that is not installed.
     """
     folder, device = Path(folder), device or default_device()
     if not is_checkpoint(folder):
@@ -154,6 +154,7 @@ def load(folder: Path, device: str | None = None) -> VLM:
     try:
         facts = json.loads((folder / _FILE).read_text())
         recipe = Recipe.parse(facts["recipe"])
+        require(recipe.precision)
         pruned = [Pruned(**p) for p in facts["pruned"]]
         reader = processor.load(folder)
         model = _class(folder).from_pretrained(folder, dtype=compute_dtype(device), device_map={"": device}).eval()

@@ -1,8 +1,8 @@
 """What a device makes of each precision: measured on one decoder layer of a model at its true widths.
 
 The Linears of the layer are what a precision changes. Their weights are random, since speed does not depend on them;
-nothing is downloaded. What attention scores, norms, lm_head and the calls between kernels cost is left out: a model's
-own reports have that.
+nothing is downloaded. They compute with the kernel that a model of that precision would. What attention scores, norms,
+lm_head and the calls between kernels cost is left out: a model's own reports have that.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from vlmcomp import anatomy, machine, tables, zoo
+from vlmcomp import anatomy, kernels, machine, tables, zoo
 from vlmcomp.load import Arrival
 from vlmcomp.measure.sizes import in_memory, skeleton
 from vlmcomp.memory import pieces
 from vlmcomp.paired import Interval, faster
-from vlmcomp.quantize import BACKENDS, quantize
-from vlmcomp.recipe import PRECISIONS, Recipe
+from vlmcomp.quantize import BACKENDS, available, quantize
+from vlmcomp.recipe import Recipe
 from vlmcomp.report import Hardware, amount
 from vlmcomp.resident import device_budget
 from vlmcomp.vlm import compute_dtype, default_device, synchronize
@@ -36,7 +36,8 @@ class Finding:
     """One precision of the model here.
 
     ``needs_bytes``: of the weights in memory. ``ms``: of the decoder's Linears for one token, round by round, the
-    precisions in turns. ``floor_ms``: of reading the same weights once at the measured bandwidth.
+    precisions in turns. ``floor_ms``: of reading the same weights once at the measured bandwidth. ``kernel``: what
+    multiplies them, where there was a choice.
     """
 
     recipe: Recipe
@@ -44,6 +45,7 @@ class Finding:
     fits: bool
     ms: tuple[float, ...]
     floor_ms: float
+    kernel: str = ""
 
     @property
     def median_ms(self) -> float:
@@ -73,14 +75,16 @@ def examine(model: str, rounds: int | None = None, say: Callable[[str, float], N
     say("measuring memory and arithmetic", 0.0)
     bandwidth, flops, budget = machine.bandwidth(device), machine.flops(device), device_budget()
     say(f"timing a decoder layer of {model}", 0.2)
-    count, blocks = len(anatomy.layers(skeleton(model))), [_block(model, p, device) for p in PRECISIONS]
+    count, precisions = len(anatomy.layers(skeleton(model))), available()
+    blocks = [_block(model, p, device) for p in precisions]
+    layers = [sum(pieces(block).values()) for block in blocks]
+    used = [kernels.fit(block, p, torch.device(device)) for p, block in zip(precisions, blocks)]
     times = _in_turns([_step(block, device) for block in blocks], device, rounds or ROUNDS)
     findings = []
-    for precision, block, ms in zip(PRECISIONS, blocks, times):
+    for precision, layer, kernel, ms in zip(precisions, layers, used, times):
         recipe = Recipe(model, (), precision)
-        needs, layer = sum(in_memory(recipe)), sum(pieces(block).values())
-        floor = 1000 * count * layer / bandwidth
-        findings.append(Finding(recipe, needs, needs <= budget, tuple(count * x for x in ms), floor))
+        needs, floor = sum(in_memory(recipe)), 1000 * count * layer / bandwidth
+        findings.append(Finding(recipe, needs, needs <= budget, tuple(count * x for x in ms), floor, kernel))
     dtype = str(compute_dtype(device)).removeprefix("torch.")
     return Diagnosis(
         machine.hardware(device), dtype, torch.get_num_threads(), bandwidth, flops, budget, tuple(findings)
@@ -143,12 +147,15 @@ def advice(diagnosis: Diagnosis) -> list[str]:
     if fast is not dense and dense.fits and speeds[fast.recipe.precision].low <= 0:
         fast = dense
     small = min(there, key=lambda f: f.needs_bytes)
-    said.append(f"For speed: {fast.recipe} ({BACKENDS[fast.recipe.precision]}).")
+    used = ", ".join(filter(None, (BACKENDS[fast.recipe.precision], fast.kernel)))
+    said.append(f"For speed: {fast.recipe} ({used}).")
     said.append(f"For memory: {small.recipe}, {amount(small.needs_bytes)}.")
-    for precision, speed in speeds.items():
+    for found in diagnosis.findings[1:]:
+        speed, name = speeds[found.recipe.precision], found.recipe.precision
         if speed.high < 0:
+            name += f", {found.kernel}," if found.kernel else ""
             said.append(
-                f"{precision} saves memory here, not time: its Linears take {1 / (1 + speed.value):.1f} times as long."
+                f"{name} saves memory here, not time: its Linears take {1 / (1 + speed.value):.1f} times as long."
             )
     return said
 

@@ -1,6 +1,7 @@
-"""What multiplies INT8 weights on a CPU: bitsandbytes' own kernel or PyTorch's FBGEMM, whichever is faster there.
+"""What multiplies packed weights. INT8 of bitsandbytes on a CPU: its own kernel or PyTorch's FBGEMM, whichever is
+faster there; INT8 of torchao: FBGEMM on a CPU; INT4 of torchao: PyTorch's tinygemm kernels.
 
-Both read the weights that bitsandbytes quantized, so that a checkpoint is the same whatever computes with it.
+All of them read the weights that the library quantized, so that a checkpoint is the same whatever computes with it.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ import bitsandbytes as bnb
 import torch
 from torch import nn
 
-from vlmcomp import machine
+from vlmcomp import machine, packed
 from vlmcomp.quantize import INT8_THRESHOLD, hush, int8
+from vlmcomp.tinygemm import TinygemmLinear
 from vlmcomp.vlm import VLM, compute_dtype
 
 BITSANDBYTES, FBGEMM = "bitsandbytes", "fbgemm"
@@ -29,13 +31,14 @@ TITLES = {
     BITSANDBYTES: "multiplied by bitsandbytes",
     FBGEMM: "multiplied by FBGEMM, activations by token in 7 bits (prompt) and 14 (decoding)",
 }
+TINYGEMM = "multiplied by tinygemm, activations in bfloat16"
 _LEVELS = 127  # that 7 bits tell apart, above the least
 _FILE = "int8-kernel.json"
 _SIDE, _ROUNDS = 2048, 12  # of the Linear that is timed
 
 
-class FbgemmLinear8bit(bnb.nn.Linear8bitLt):
-    """bitsandbytes' INT8 weights (out, in), multiplied by PyTorch's dynamically quantized Linear.
+class _Fbgemm(nn.Linear):
+    """INT8 weights (out, in), multiplied by PyTorch's dynamically quantized Linear.
 
     That kernel rounds to 7 bits (8 overflow on CPUs without VNNI) and gives all tokens of a call one range. Here every
     token is first brought to [0, 1] and its shift is made up for by the sums of the weight's rows, so that it has a
@@ -47,23 +50,18 @@ class FbgemmLinear8bit(bnb.nn.Linear8bitLt):
     """
 
     @torch.no_grad()
-    def pack(self) -> None:
+    def hold(self, codes: torch.Tensor, scale: torch.Tensor) -> None:
         """Give the weights to the kernel, which keeps the only copy."""
-        scale = self.state.SCB if self.weight.SCB is None else self.weight.SCB
-        codes = self.weight.data if self.state.CB is None else self.state.CB
-        self.scale = scale.float().cpu() / 127
+        self.scale = scale
         self.sums = codes.sum(1, dtype=torch.float32) * self.scale
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # quantized tensors may go in a later PyTorch
             zeros = torch.zeros(len(codes), dtype=torch.long)
             rows = torch._make_per_channel_quantized_tensor(codes.contiguous(), self.scale.double(), zeros, 0)
             self.packed = torch.ops.quantized.linear_prepack(rows, None)
-        stand_in = torch.empty_like(codes, device="meta")
-        self.weight = bnb.nn.Int8Params(stand_in, requires_grad=False, has_fp16_weights=False, SCB=scale)
-        self.state.CB = None
 
     def codes(self) -> torch.Tensor:
-        """The INT8 weights that the kernel holds, exactly as bitsandbytes made them."""
+        """The INT8 weights that the kernel holds, exactly as they were quantized."""
         return torch.ops.quantized.linear_unpack(self.packed)[0].int_repr()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -93,9 +91,36 @@ class FbgemmLinear8bit(bnb.nn.Linear8bitLt):
     def _product(self, tokens: torch.Tensor) -> torch.Tensor:
         return torch.ops.quantized.linear_dynamic(tokens, self.packed, True)
 
+
+class FbgemmLinear8bit(_Fbgemm, bnb.nn.Linear8bitLt):
+    """bitsandbytes' INT8 Linear, multiplied by FBGEMM."""
+
+    @torch.no_grad()
+    def pack(self) -> None:
+        scale = self.state.SCB if self.weight.SCB is None else self.weight.SCB
+        codes = self.weight.data if self.state.CB is None else self.state.CB
+        self.hold(codes, scale.float().cpu() / 127)
+        stand_in = torch.empty_like(codes, device="meta")
+        self.weight = bnb.nn.Int8Params(stand_in, requires_grad=False, has_fp16_weights=False, SCB=scale)
+        self.state.CB = None
+
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         destination[f"{prefix}weight"] = self.codes()
+
+
+class FbgemmLinear(_Fbgemm):
+    """A Linear of torchao's INT8 weights, multiplied by FBGEMM."""
+
+    @torch.no_grad()
+    def pack(self) -> None:
+        small = self.weight
+        self.hold(small.qdata, small.scale.flatten())
+        self.weight = nn.Parameter(packed.int8_of(small.qdata.to("meta"), small), requires_grad=False)
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[f"{prefix}weight"] = packed.int8_of(self.codes(), self.weight)
 
 
 def settle(vlm: VLM) -> None:
@@ -103,18 +128,39 @@ def settle(vlm: VLM) -> None:
     if vlm.settled:
         return
     vlm.settled = True
-    if vlm.recipe.precision == "int8" and vlm.device.type == "cpu":
-        kernel = chosen()
-        use(vlm.model, kernel)
-        vlm.kernel = TITLES[kernel]
+    vlm.kernel = fit(vlm.model, vlm.recipe.precision, vlm.device)
+
+
+def fit(module: nn.Module, precision: str, device: torch.device) -> str:
+    """Let the Linears of ``module``, packed in ``precision``, compute in the best way known on ``device``; its title,
+    where it is not the library's own."""
+    if precision == "int8" and device.type == "cpu":
+        use(module, kernel := chosen())
+        return TITLES[kernel]
+    if precision == "int8-torchao" and device.type == "cpu" and FBGEMM in torch.backends.quantized.supported_engines:
+        use(module, FBGEMM)
+        return TITLES[FBGEMM]
+    if precision == "int4-torchao":
+        use(module, TINYGEMM)
+        return TINYGEMM
+    return ""
 
 
 def use(model: nn.Module, kernel: str) -> None:
-    """Let the INT8 Linears of ``model``, which lie on a CPU, compute with ``kernel`` (of ``KERNELS``) from now on."""
+    """Let the packed Linears of ``model`` that ``kernel`` can multiply compute with it from now on."""
     for module in model.modules():
-        if kernel == FBGEMM and type(module) is bnb.nn.Linear8bitLt:
-            module.__class__ = FbgemmLinear8bit  # weights, hooks and the way it is saved stay
+        made = packed.kind(module.weight) if type(module) is nn.Linear else type(module).__name__
+        form = _FORMS.get((kernel, made))
+        if form is not None:
+            module.__class__ = form  # weights, hooks and the way it is saved stay
             module.pack()
+
+
+_FORMS = {
+    (FBGEMM, "Linear8bitLt"): FbgemmLinear8bit,
+    (FBGEMM, packed.INT8): FbgemmLinear,
+    (TINYGEMM, packed.INT4): TinygemmLinear,
+}
 
 
 @cache

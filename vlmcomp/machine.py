@@ -25,6 +25,7 @@ _PACKAGES = (
     "torch",
     "transformers",
     "bitsandbytes",
+    "torchao",
     "accelerate",
     "nltk",
     "bert-score",

@@ -1,4 +1,4 @@
-"""The standard cells of a family: every technique its anatomy allows, each combined with every precision."""
+"""The standard cells of a family: every technique its anatomy allows, each combined with FP16, INT8 and INT4."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from vlmcomp import zoo
-from vlmcomp.recipe import PRECISIONS, Recipe, Step
+from vlmcomp.recipe import BITS, PRECISIONS, Recipe, Step
 from vlmcomp.report import Report, speedup
 from vlmcomp.tables import MAIN_TASK, groups, table
 
 _MLP = ("glu", "ffn")
-_STEPS: tuple[tuple[Step, ...], ...] = (
+_STEPS: tuple[tuple[Step, ...], ...] = (  # each with every precision of bitsandbytes, the first with all
     (),
     *((Step(kind, percent),) for percent in (20, 30) for kind in _MLP),
     (Step("heads", 25),),
     *((Step("heads", 25), Step(kind, 30)) for kind in _MLP),
+    (Step("vis", 50),),
 )
 
 
@@ -36,7 +37,7 @@ def cells(model: str) -> list[Cell]:
     zoo.find(model)
     found = []
     for steps in _STEPS:
-        for precision in PRECISIONS:
+        for precision in BITS if steps else PRECISIONS:
             recipe = Recipe(model, steps, precision)
             try:
                 zoo.check(recipe)

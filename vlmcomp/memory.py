@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import nn
 
+from vlmcomp import packed
 from vlmcomp.vlm import VLM
 
 Pieces = dict[tuple[str, int], int]  # (device, address) of a tensor -> its bytes
@@ -26,9 +27,9 @@ def pieces(model: nn.Module) -> Pieces:
 def _tensors(model: nn.Module) -> Iterator[torch.Tensor]:
     for module in model.modules():
         for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
-            yield tensor
+            yield from packed.parts(tensor) or [tensor]
             yield from _states(getattr(tensor, "quant_state", None))  # bitsandbytes INT4
-            yield from _inner(tensor)
+            yield from _inner(tensor) if not packed.kind(tensor) else ()
         yield from _inner(getattr(module, "state", None))  # bitsandbytes INT8, once it has answered
 
 

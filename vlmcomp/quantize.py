@@ -1,4 +1,4 @@
-"""Linears -> bitsandbytes INT8 or INT4, in place, on the CPU or a GPU."""
+"""Linears -> INT8 or INT4 of bitsandbytes or torchao, in place, on the CPU or a GPU."""
 
 from __future__ import annotations
 
@@ -9,16 +9,19 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import BitsAndBytesConfig, PreTrainedModel
+from transformers import BitsAndBytesConfig, PreTrainedModel, TorchAoConfig
 from transformers.quantizers import AutoHfQuantizer
 
-from vlmcomp import anatomy
+from vlmcomp import anatomy, packed
+from vlmcomp.recipe import PRECISIONS
 
 INT8_THRESHOLD = 6.0  # LLM.int8()'s outlier threshold (Dettmers et al., arXiv 2208.07339)
 BACKENDS = {
     "fp16": "torch",
     "int8": f"bitsandbytes LLM.int8(), outlier threshold {INT8_THRESHOLD:g}",
     "int4": "bitsandbytes NF4, blocks of 64, double quantization",
+    "int8-torchao": "torchao INT8 weights alone, symmetric, a scale a row",
+    "int4-torchao": f"torchao INT4 weights alone, affine, groups of {packed.GROUP}",
 }
 
 
@@ -67,11 +70,28 @@ _MAKERS: dict[str, Callable[[nn.Linear, torch.dtype], nn.Linear]] = {
     "int8": lambda linear, dtype: int8(linear),
     "int4": _int4,
 }
+_PACKERS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "int8-torchao": packed.int8,
+    "int4-torchao": packed.int4,
+}
 
 
-def config(model: PreTrainedModel, precision: str, dtype: torch.dtype) -> BitsAndBytesConfig:
+def available() -> list[str]:
+    """The precisions whose library is installed."""
+    return [p for p in PRECISIONS if packed.installed() or p not in _PACKERS]
+
+
+def require(precision: str) -> None:
+    """Raises ``ValueError`` where the library of ``precision`` is not installed."""
+    if precision not in available():
+        raise ValueError(f"{precision} packs the weights with torchao, which is not installed: pip install torchao")
+
+
+def config(model: PreTrainedModel, precision: str, dtype: torch.dtype) -> BitsAndBytesConfig | TorchAoConfig:
     """The stock configuration that loads what ``quantize`` makes: the decoder's Linears and nothing else."""
     skip = anatomy.of(model).untouched()  # full paths: a bare "vision_tower" would skip nothing
+    if precision in _PACKERS:
+        return packed.config(precision, skip)
     if precision == "int8":
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=INT8_THRESHOLD, llm_int8_skip_modules=skip)
     return BitsAndBytesConfig(
@@ -87,28 +107,40 @@ def quantize(layer: anatomy.Layer, precision: str, dtype: torch.dtype) -> None:
     """Replace every Linear of a decoder layer by its quantized form, which computes in ``dtype``."""
     hush()
     for name, linear in [(n, m) for n, m in layer.block.named_modules() if isinstance(m, nn.Linear)]:
-        device, small = linear.weight.device, _MAKERS[precision](linear, dtype)
-        if linear.bias is not None:
-            small.bias = nn.Parameter(linear.bias.detach(), requires_grad=False)
-        linear.weight = None  # the new one alone holds it, and lets it go once it is packed
-        small.to(device)  # bitsandbytes quantizes when the weight arrives on its device
-        if small.weight.dtype not in (torch.int8, torch.uint8):
-            raise RuntimeError(f"bitsandbytes left {name} in {small.weight.dtype} on {device}")
-        layer.block.set_submodule(name, small.eval())
+        if precision in _PACKERS:
+            linear.weight = nn.Parameter(_PACKERS[precision](linear.weight.detach()), requires_grad=False)
+        else:
+            layer.block.set_submodule(name, _bitsandbytes(name, linear, precision, dtype))
+
+
+def _bitsandbytes(name: str, linear: nn.Linear, precision: str, dtype: torch.dtype) -> nn.Linear:
+    device, small = linear.weight.device, _MAKERS[precision](linear, dtype)
+    if linear.bias is not None:
+        small.bias = nn.Parameter(linear.bias.detach(), requires_grad=False)
+    linear.weight = None  # the new one alone holds it, and lets it go once it is packed
+    small.to(device)  # bitsandbytes quantizes when the weight arrives on its device
+    if small.weight.dtype not in (torch.int8, torch.uint8):
+        raise RuntimeError(f"bitsandbytes left {name} in {small.weight.dtype} on {device}")
+    return small.eval()
 
 
 @torch.no_grad()
-def round_to_int4(layer: anatomy.Layer) -> None:
-    """Round the Linears of a decoder layer in place to the NF4 values that ``quantize`` stores later.
+def round_to_int4(layer: anatomy.Layer, precision: str = "int4") -> None:
+    """Round the Linears of a decoder layer in place to the INT4 values that ``quantize`` stores later.
 
     For ``walk.Care.finish``: the layers after this one, solved on what it gives then, make up for its
     rounding as well. The weights keep their dtype; packed ones could not be cut or saved any more.
     """
+    rounded = _rounded_nf4 if precision == "int4" else lambda weight: packed.dense(packed.int4(weight))
+    for linear in (module for module in layer.block.modules() if isinstance(module, nn.Linear)):
+        linear.weight.data = rounded(linear.weight.data).to(linear.weight.dtype).view_as(linear.weight)
+
+
+def _rounded_nf4(weight: torch.Tensor) -> torch.Tensor:
     from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
-    for linear in (module for module in layer.block.modules() if isinstance(module, nn.Linear)):
-        packed, state = quantize_4bit(linear.weight.data.contiguous(), quant_type="nf4", compress_statistics=True)
-        linear.weight.data = dequantize_4bit(packed, state).to(linear.weight.dtype).view_as(linear.weight)
+    small, state = quantize_4bit(weight.contiguous(), quant_type="nf4", compress_statistics=True)
+    return dequantize_4bit(small, state)
 
 
 def mark(model: PreTrainedModel, precision: str, dtype: torch.dtype) -> None:

@@ -9,7 +9,9 @@ import difflib
 import re
 from dataclasses import dataclass
 
-PRECISIONS = ("fp16", "int8", "int4")
+BITS = ("fp16", "int8", "int4")
+TORCHAO = "torchao"  # the library that packs the weights where bitsandbytes does not
+PRECISIONS = (*BITS, *(f"{bits}-{TORCHAO}" for bits in BITS[1:]))
 STEP_KINDS = ("vis", "heads", "glu", "ffn")  # in the order in which they are applied
 _STEP_TITLES = {"vis": "image tokens", "heads": "heads", "glu": "GLU", "ffn": "FFN"}
 _TECHNIQUES = {"vis": "tokens pruned", "heads": "heads pruned", "glu": "MLP pruned", "ffn": "MLP pruned"}
@@ -114,7 +116,7 @@ class Recipe:
         """For people: ``INT4, 25 % heads and 30 % GLU removed``."""
         parts = [f"{s.percent} % {_STEP_TITLES[s.kind]}" for s in self.steps]
         removed = " and ".join(filter(None, (", ".join(parts[:-1]), *parts[-1:])))
-        return self.precision.upper() + (f", {removed} removed" if removed else "")
+        return precision_title(self.precision) + (f", {removed} removed" if removed else "")
 
     @property
     def technique(self) -> str:
@@ -126,6 +128,16 @@ class Recipe:
         return _TECHNIQUES[self.steps[0].kind]
 
 
+def bits(precision: str) -> str:
+    """``fp16``, ``int8`` or ``int4``, whichever library packs the weights."""
+    return precision.removesuffix(f"-{TORCHAO}")
+
+
+def precision_title(precision: str) -> str:
+    """For people: ``INT4 (torchao)``."""
+    return bits(precision).upper() + (f" ({TORCHAO})" if precision.endswith(TORCHAO) else "")
+
+
 def _example(text: str) -> str:
     return f"{text.partition('/')[0] or 'llava-shapes'}/int8"
 
@@ -133,15 +145,18 @@ def _example(text: str) -> str:
 def _nearest(model: str, rest: str) -> str:
     """The canonical spelling closest to ``rest``, word by word."""
     steps: dict[str, Step] = {}
-    precision = "fp16"
-    for word in re.split(r"[+,_ -]+", rest.lower()):
+    words, named = re.subn(r"torch[-_ ]?a?o?|(?<![a-z])ao(?![a-z])", " ", rest.lower())
+    precision = "int8" if named else "fp16"
+    for word in re.split(r"[+,_ -]+", words):
         if m := re.fullmatch(r"([a-z]+)[-_]?0*([0-9]+)%?", word):
             kind = difflib.get_close_matches(m[1], STEP_KINDS, 1, 0.4)
             if kind and m[1] not in ("fp", "int", "bf", "nf"):
                 steps[kind[0]] = Step(kind[0], min(90, max(1, int(m[2]))))
                 continue
-        if near := difflib.get_close_matches({"nf4": "int4", "bf16": "fp16"}.get(word, word), PRECISIONS, 1, 0.6):
+        if near := difflib.get_close_matches({"nf4": "int4", "bf16": "fp16"}.get(word, word), BITS, 1, 0.6):
             precision = near[0]
+    if named and precision != "fp16":
+        precision = f"{precision}-{TORCHAO}"
     if "glu" in steps:
         steps.pop("ffn", None)
     model = model if _MODEL.fullmatch(model) else "llava-shapes"

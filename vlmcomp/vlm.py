@@ -10,7 +10,7 @@ from PIL import Image
 from torch import nn
 from transformers import PreTrainedModel, ProcessorMixin
 
-from vlmcomp import sight
+from vlmcomp import packed, sight
 from vlmcomp.recipe import Recipe
 from vlmcomp.report import Pruned
 from vlmcomp.zoo import Model
@@ -104,7 +104,7 @@ def compute_in(model: nn.Module, dtype: torch.dtype) -> None:
     """Let the 16-bit weights of a loaded model be of ``dtype``. Stock loaders leave those beside quantized ones as they
     were saved, whatever dtype they are asked for."""
     for parameter in model.parameters():
-        if parameter.dtype in (torch.float16, torch.bfloat16):
+        if parameter.dtype in (torch.float16, torch.bfloat16) and not packed.kind(parameter):
             parameter.data = parameter.data.to(dtype)
     for module in model.modules():
         if hasattr(module, "compute_dtype"):  # bitsandbytes' Linear4bit

@@ -11,7 +11,7 @@ from PIL import Image
 
 from vlmcomp import ask, cache
 from vlmcomp.manager import Held, ManagerError, Progress
-from vlmcomp.recipe import Recipe
+from vlmcomp.recipe import Recipe, bits
 from vlmcomp.shared_vision import SharedVision
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Fixed:
     def seconds(self, recipe: Recipe, image: Image.Image, question: str) -> int:
         """GPU time for one question: copying all models to it, and the longest answer."""
         copying = self._bytes / 3e9
-        return math.ceil(5 + copying + _TOKENS * _SECONDS_A_TOKEN[recipe.precision])
+        return math.ceil(5 + copying + _TOKENS * _SECONDS_A_TOKEN[bits(recipe.precision)])
 
     def weight_bytes(self, recipe: Recipe) -> int:
         return self._weights.get(recipe, 0)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from transformers import PreTrainedModel
 
-from vlmcomp import anatomy
+from vlmcomp import anatomy, packed
 from vlmcomp.report import PARTS, Size
 from vlmcomp.vlm import VLM
 
@@ -40,7 +40,9 @@ def _weights(model: PreTrainedModel, stored: bool = True) -> Iterator[tuple[str,
             seen.add(id(weight))
             extra, logical = 0, weight.numel()
             size = _tensor_bytes(weight) // (2 if widened and weight.dtype == torch.float32 else 1)
-            if name == "weight" and hasattr(weight, "quant_state"):  # Params4bit: two weights a byte
+            if inner := packed.parts(weight):
+                size = sum(map(_tensor_bytes, inner))
+            elif name == "weight" and hasattr(weight, "quant_state"):  # Params4bit: two weights a byte
                 extra, logical = _state_bytes(weight.quant_state), module.in_features * module.out_features
             elif name == "weight" and type(weight).__name__ == "Int8Params":
                 scale = weight.SCB if weight.SCB is not None else module.state.SCB

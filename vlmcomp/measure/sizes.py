@@ -14,6 +14,7 @@ from vlmcomp import anatomy, tables, zoo
 from vlmcomp.calibrate import BATCH
 from vlmcomp.measure.size import parameters
 from vlmcomp.moments import moments_bytes
+from vlmcomp.packed import GROUP
 from vlmcomp.prune import neurons
 from vlmcomp.prune.cut import plans
 from vlmcomp.published import SHAPES
@@ -23,6 +24,8 @@ from vlmcomp.vlm import compute_dtype, default_device
 
 COLUMNS = ("fp16", "int8", "int4", "mlp30+fp16", "mlp30+int8", "mlp30+int4")
 _NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)  # bytes a weight: the code, a byte a block of 64, 4 bytes a block of blocks
+_EACH = {"fp16": 2.0, "int8": 1.0, "int4": _NF4, "int8-torchao": 1.0, "int4-torchao": 0.5 + 4 / GROUP}
+_ROW = {"int8": 4.0, "int8-torchao": 5.0}  # bytes a row: the scale, and torchao's zero point, which is 0
 
 
 @dataclass(frozen=True)
@@ -131,9 +134,8 @@ def linear_bytes(linear: nn.Linear, kept: float, precision: str, reads: bool) ->
     """Of a Linear whose weight keeps the share ``kept``; with its outputs rows and biases go as well."""
     rows = linear.out_features * (1.0 if reads else kept)
     weights = linear.weight.numel() * kept
-    each = {"fp16": 2.0, "int8": 1.0, "int4": _NF4}[precision]
-    scales = 4.0 * rows if precision == "int8" else 0.0
-    return each * weights + scales + (2.0 * rows if linear.bias is not None else 0.0)
+    scales = _ROW.get(precision, 0.0) * rows
+    return _EACH[precision] * weights + scales + (2.0 * rows if linear.bias is not None else 0.0)
 
 
 def published() -> list[Sizes]:

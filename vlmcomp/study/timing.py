@@ -11,7 +11,7 @@ from vlmcomp.ask import ask
 from vlmcomp.build import build
 from vlmcomp.decode import GENERATE, Decoder
 from vlmcomp.measure import latency, tasks
-from vlmcomp.recipe import PRECISIONS, Recipe
+from vlmcomp.recipe import BITS, Recipe
 from vlmcomp.study.cells import Cell
 from vlmcomp.vlm import VLM
 
@@ -19,7 +19,7 @@ PART = "timing"
 MODEL = "llava-shapes"
 PEER = "torch.utils.benchmark"
 ROUNDS = 15
-CELLS = [Cell(PART, precision, PEER) for precision in PRECISIONS]
+CELLS = [Cell(PART, precision, PEER) for precision in BITS]
 
 
 class Study:
