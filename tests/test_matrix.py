@@ -11,7 +11,7 @@ from made_reports import failed, quality, report
 
 from vlmcomp import claims, matrix, store, zoo
 from vlmcomp.cli import main
-from vlmcomp.recipe import BITS, Recipe, Step
+from vlmcomp.recipe import BITS, PRECISIONS, Recipe, Step
 from vlmcomp.report import Report, Size
 
 LLAVA, BLIP2 = "llava-shapes", "blip2-shapes"
@@ -29,12 +29,16 @@ def test_every_technique_meets_every_precision_or_is_refused_with_its_alternativ
     cells, mlp = matrix.cells(model), zoo.find(model).mlp
     recipes = matrix.recipes(model)
     steps = {(), (Step(mlp, 20),), (Step(mlp, 30),), (Step("heads", 25),), (Step("heads", 25), Step(mlp, 30))}
-    assert {(r.steps, r.precision) for r in recipes} == {(s, p) for s in steps for p in BITS}
-    assert len(recipes) == 20 and len({c.recipe for c in cells}) == len(cells) == 29
+    sees_all = bool(zoo.find(model).all_seen)
+    steps |= set() if sees_all else {(Step("vis", 50),)}
+    wanted = {(s, p) for s in steps for p in BITS} | {((), p) for p in PRECISIONS}
+    assert {(r.steps, r.precision) for r in recipes} == wanted and len(recipes) == len(wanted)
+    assert len({c.recipe for c in cells}) == len(cells) == 29
     for cell in cells:
-        wrong = [s for s in cell.recipe.steps if s.kind not in ("heads", mlp)]
-        assert bool(cell.refused) == bool(wrong)
-        if cell.refused:
+        wrong = [s for s in cell.recipe.steps if s.kind not in ("vis", "heads", mlp)]
+        unseen = sees_all and any(s.kind == "vis" for s in cell.recipe.steps)
+        assert bool(cell.refused) == bool(wrong or unseen)
+        if wrong:
             assert cell.refused.endswith(f"use {mlp}{wrong[0].percent}")
 
 
