@@ -1,7 +1,8 @@
 """Weights that torchao packs (Or et al., arXiv 2507.16099): made, taken apart and counted.
 
 INT8 is symmetric with a scale a row, INT4 affine in groups of 32 inputs, by the rule of the tinygemm kernels. Both are
-held in torchao's plain layouts, which its and transformers' loaders know; ``kernels`` lays them out for a device.
+held in torchao's plain layouts, which its and transformers' loaders know; ``kernels`` lays them out for a device. Stock
+classes load both anywhere; they compute with the INT4 of this layout on CUDA alone, with the mslk package.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ class TinygemmLinear(nn.Linear):
         if tokens.is_cuda:
             tokens = nn.functional.pad(tokens, (0, -tokens.shape[1] % _COLUMNS))
             y = torch.ops.aten._weight_int4pack_mm(tokens, self.laid, GROUP, scale_and_zero)
-            return y[:, : self.out_features]
+            return y.narrow(1, 0, self.out_features)
         return torch.ops.aten._weight_int4pack_mm_for_cpu(tokens, self.laid, GROUP, scale_and_zero)
 
     @torch.no_grad()
@@ -52,7 +52,8 @@ class TinygemmLinear(nn.Linear):
         """The codes (out, in) from 0 to 15, read by multiplying unit vectors: exact, whatever the layout."""
         plain = torch.zeros_like(self.scale_and_zero)
         plain[..., 0] = 1
-        units = torch.eye(self.in_features, dtype=torch.bfloat16, device=self.laid.device).split(_SLICE)
+        places = torch.arange(self.in_features, device=self.laid.device).split(_SLICE)
+        units = (nn.functional.one_hot(part, self.in_features).bfloat16() for part in places)
         return torch.cat([self._product(part, plain).t().to(torch.int32) + 8 for part in units], dim=1)
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
@@ -65,5 +66,5 @@ def _laid_out(codes: torch.Tensor) -> torch.Tensor:
     if not codes.is_cuda:
         return torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes, 1)
     codes = nn.functional.pad(codes, (0, -codes.shape[1] % _COLUMNS, 0, -codes.shape[0] % _ROWS))
-    pairs = (codes[:, ::2] << 4 | codes[:, 1::2]).to(torch.uint8)
-    return torch.ops.aten._convert_weight_to_int4pack(pairs.contiguous(), _INNER_TILES)
+    high, low = codes.unflatten(1, (-1, 2)).unbind(2)  # the other way round than the plain layout
+    return torch.ops.aten._convert_weight_to_int4pack((high << 4 | low).to(torch.uint8), _INNER_TILES)
