@@ -16,7 +16,7 @@ from vlmcomp.decode import CAPTURE_AFTER, CAPTURED, GENERATE, STATIC, Decoder
 from vlmcomp.recipe import Recipe
 from vlmcomp.vlm import VLM
 
-LONG = CAPTURE_AFTER + 2
+LONG = 2 * CAPTURE_AFTER
 EVERY = ["llava-shapes/fp16", "blip2-shapes/fp16", "paligemma-shapes/fp16", "qwen2-vl-shapes/fp16"]
 SMALL = ["llava-shapes/int8", "llava-shapes/int4"]
 

@@ -19,7 +19,7 @@ from vlmcomp.capture import Step
 
 ASKED = "VLMCOMP_DECODE"  # environment: one of WAYS, instead of the last
 GENERATE, STATIC, CAPTURED = WAYS = ("generate", "static", "captured")
-CAPTURE_AFTER = 32  # tokens a model has decoded: who asks little need not wait for a capture
+CAPTURE_AFTER = 16  # tokens a model has decoded: who asks little need not wait for a capture
 _ROOM, _GRAIN = 256, 128  # slots of a cache beyond the prompt, and what their number is a multiple of
 _log = logging.getLogger(__name__)
 
