@@ -101,5 +101,9 @@ def config(precision: str, skip: list[str]) -> Any:
     from transformers import TorchAoConfig
 
     quiet = {"set_inductor_config": False}  # it would change settings of the whole process
-    made = Int8WeightOnlyConfig(**quiet) if "8" in precision else Int4WeightOnlyConfig(group_size=GROUP, **quiet)
+    made = (
+        Int8WeightOnlyConfig(version=2, **quiet)
+        if "8" in precision
+        else Int4WeightOnlyConfig(group_size=GROUP, **quiet)
+    )
     return TorchAoConfig(made, modules_to_not_convert=skip)
