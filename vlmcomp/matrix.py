@@ -1,4 +1,4 @@
-"""The standard cells of a family: every technique its anatomy allows, each combined with FP16, INT8 and INT4."""
+"""The standard cells of a family: every technique its anatomy allows, with the precisions it is combined with."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from vlmcomp.report import Report, speedup
 from vlmcomp.tables import MAIN_TASK, groups, table
 
 _MLP = ("glu", "ffn")
-_STEPS: tuple[tuple[Step, ...], ...] = (  # each with every precision of bitsandbytes, the first with all
-    (),
-    *((Step(kind, percent),) for percent in (20, 30) for kind in _MLP),
-    (Step("heads", 25),),
-    *((Step("heads", 25), Step(kind, 30)) for kind in _MLP),
-    (Step("vis", 50),),
+_ROWS: tuple[tuple[tuple[Step, ...], tuple[str, ...]], ...] = (
+    ((), PRECISIONS),
+    *(((Step(kind, percent),), BITS) for percent in (20, 30) for kind in _MLP),
+    ((Step("heads", 25),), BITS),
+    *(((Step("heads", 25), Step(kind, 30)), BITS) for kind in _MLP),
+    ((Step("vis", 50),), BITS[:2]),
 )
 
 
@@ -36,8 +36,8 @@ def cells(model: str) -> list[Cell]:
     """
     zoo.find(model)
     found = []
-    for steps in _STEPS:
-        for precision in BITS if steps else PRECISIONS:
+    for steps, precisions in _ROWS:
+        for precision in precisions:
             recipe = Recipe(model, steps, precision)
             try:
                 zoo.check(recipe)
