@@ -28,7 +28,6 @@ from vlmcomp.vlm import VLM
 PART = "speed"
 LARGE = "llava-1b"
 SMALL = ("llava-shapes", "blip2-shapes", "paligemma-shapes", "qwen2-vl-shapes")
-BF16 = "bf16"  # the FP16 recipe computed in bfloat16, whatever the machine likes best
 CELLS = [Cell(PART, model, "in turns") for model in (*SMALL, LARGE)]
 WARMUP, NEW_TOKENS = 2, 32  # captured within the warm-up
 FIGURES = ("decode_ms_per_token", "ttft_ms", "vision_ms", "end_to_end_ms")
@@ -38,7 +37,7 @@ _USUAL_ROUNDS = 15
 
 @dataclass(frozen=True)
 class Variant:
-    """What is timed: the steps and precision of a recipe (or ``BF16``), and the way its answers are decoded."""
+    """What is timed: the steps and precision of a recipe, and the way its answers are decoded."""
 
     name: str
     way: str
@@ -56,7 +55,7 @@ def variants(model: str) -> list[Variant]:
         return dense + [Variant(name, CAPTURED) for name in ("int8", "int4-torchao")]
     plain = [Variant(name, way) for name in ("fp16", "int8") for way in (GENERATE, CAPTURED)]
     more = ("int4-torchao", "glu30+fp16", "glu30+int8", "vis50+fp16", "vis50+glu30+int8")
-    return [*plain, *(Variant(name, CAPTURED) for name in more), Variant(BF16, CAPTURED)]
+    return [*plain, *(Variant(name, CAPTURED) for name in more)]
 
 
 class Study:
@@ -121,10 +120,7 @@ def _facts(vlm: VLM, times: list[tuple[float, ...]]) -> dict[str, Any]:
 
 
 def _made(make: Callable[[str], VLM], name: str, others: list[VLM]) -> VLM:
-    vlm = make("fp16" if name == BF16 else name)
-    if name == BF16:
-        vlm.model.to(torch.bfloat16)
-        vlm.dtype_computed = "bfloat16"
+    vlm = make(name)
     memory.share(vlm, others)
     kernels.settle(vlm)
     return vlm
