@@ -48,7 +48,7 @@ def _bench_options(sub: argparse.ArgumentParser) -> None:
 
 
 def _study_options(sub: argparse.ArgumentParser) -> None:
-    parts = ["timing", "cost", "language", "peer", "shapes"]
+    parts = ["timing", "speed", "cost", "language", "peer", "shapes"]
     sub.add_argument("--part", action="append", choices=parts, help="default: all")
     sub.add_argument("--samples", type=int, metavar="N", help="questions of each task; calibration sequences of text")
     sub.add_argument("--seeds", type=int, default=3, metavar="N", help="calibration sets (default 3)")
