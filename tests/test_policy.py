@@ -116,8 +116,8 @@ def resident() -> Resident:
 def _long(resident: Resident, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every answer has as many tokens as may be."""
 
-    def never_done(vlm, image, question):
-        return stream(vlm, image, question, MAX_NEW_TOKENS, min_new_tokens=MAX_NEW_TOKENS)
+    def never_done(vlm, image, question, vision=None):
+        return stream(vlm, image, question, MAX_NEW_TOKENS, min_new_tokens=MAX_NEW_TOKENS, vision=vision)
 
     monkeypatch.setattr("vlmcomp.resident.ask.stream", never_done)
 
