@@ -7,13 +7,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
 if TYPE_CHECKING:
-    import torch
-
     from vlmcomp.decode import Decoder, Heard
     from vlmcomp.shared_vision import SharedVision
     from vlmcomp.vlm import VLM
@@ -59,13 +57,6 @@ def _ready(vlm: VLM) -> Decoder:
     if vlm.decoder is None:
         vlm.decoder = Decoder(vlm.model)
     return vlm.decoder
-
-
-def _generate(vlm: VLM, inputs: dict[str, torch.Tensor], **settings: Any) -> torch.Tensor:
-    import torch
-
-    with torch.inference_mode():
-        return vlm.model.generate(**inputs, do_sample=False, num_beams=1, **settings)
 
 
 class _Run:
@@ -152,19 +143,23 @@ def stream(
 
 def answer_batch(vlm: VLM, images: list[Image.Image], questions: list[str], max_new_tokens: int = 64) -> list[str]:
     """Greedy answers to a batch, padded on the left; for measuring quality, not speed."""
+    from vlmcomp.decode import generate
+
     _ready(vlm)
     inputs = vlm.encode(images, questions)
-    ids = _generate(vlm, inputs, max_new_tokens=max_new_tokens)
+    ids = generate(vlm.model, inputs, max_new_tokens=max_new_tokens)
     new = ids[:, inputs["input_ids"].shape[1] :]
     return [t.strip() for t in vlm.processor.tokenizer.batch_decode(new, skip_special_tokens=True)]
 
 
 def time_batch(vlm: VLM, images: list[Image.Image], questions: list[str], new_tokens: int) -> float:
     """Seconds from prepared inputs to the end of answers of exactly ``new_tokens`` tokens each."""
+    from vlmcomp.decode import generate
+
     _ready(vlm)
     inputs = vlm.encode(images, questions)
     vlm.synchronize()
     start = time.perf_counter()
-    _generate(vlm, inputs, max_new_tokens=new_tokens, min_new_tokens=new_tokens)
+    generate(vlm.model, inputs, max_new_tokens=new_tokens, min_new_tokens=new_tokens)
     vlm.synchronize()
     return time.perf_counter() - start

@@ -65,6 +65,12 @@ def _windowed(text: Any) -> bool:
     return kinds != {"full_attention"}
 
 
+@torch.inference_mode()
+def generate(model: PreTrainedModel, inputs: dict[str, torch.Tensor], **settings: Any) -> torch.Tensor:
+    """The library's own greedy answers to a batch: ids (B, T), prompts included."""
+    return model.generate(**inputs, do_sample=False, num_beams=1, **settings)
+
+
 class _Clock:
     """A transformers streamer that notes when each new token reaches the host."""
 
@@ -92,6 +98,9 @@ class Decoder:
             self.way = GENERATE
         self.inner = model.get_submodule(anatomy.of(model).decoder)
         self.embed, self.head = model.get_input_embeddings(), model.get_output_embeddings()
+        # transformers renames the argument in 5.24
+        self._cache_name = "cache" if _takes(self.inner, "cache") else "past_key_values"
+        self._settings: dict[str, Any] = {"logits_to_keep": 1} if _takes(model, "logits_to_keep") else {}
         self.capture_seconds, self.decoded = 0.0, 0
         self._step: Step | None = None
         self._lock = threading.Lock()
@@ -139,10 +148,9 @@ class Decoder:
             return torch.full((ids.shape[0],), stopped(), device=ids.device)
 
         settings = {"min_new_tokens": min_new_tokens} if min_new_tokens else {}
-        self.model.generate(
-            **inputs,
-            do_sample=False,
-            num_beams=1,
+        generate(
+            self.model,
+            inputs,
             max_new_tokens=max_new_tokens,
             streamer=_Clock(heard),
             stopping_criteria=[halt],
@@ -157,11 +165,8 @@ class Decoder:
             if kwargs.get("position_ids") is not None:
                 seen["last"] = kwargs["position_ids"][..., -1:]
 
-        known = inspect.signature(self.model.forward).parameters
         past = DynamicCache(config=self.model.config.get_text_config())
-        settings: dict[str, Any] = {self._cache_name: past, "use_cache": True}
-        if "logits_to_keep" in known:
-            settings["logits_to_keep"] = 1
+        settings = self._settings | {self._cache_name: past, "use_cache": True}
         handle = self.inner.register_forward_pre_hook(look, with_kwargs=True)
         try:
             logits = self.model(**inputs, **settings).logits[:, -1]
@@ -169,11 +174,6 @@ class Decoder:
             handle.remove()
         last = seen.get("last", torch.full((1, 1), inputs["input_ids"].shape[1] - 1, device=self.model.device))
         return logits.float(), past, last + 1
-
-    @property
-    def _cache_name(self) -> str:
-        """transformers renames the argument in 5.24."""
-        return "cache" if "cache" in inspect.signature(self.inner.forward).parameters else "past_key_values"
 
     def _ready(self, needed: int, past: Cache, token: int, position: torch.Tensor, length: int) -> Step:
         """A step for ``needed`` slots that stands behind the prompt, captured when it is time."""
@@ -223,6 +223,10 @@ class Decoder:
             self.way = STATIC
             _log.warning("decoding goes on without a captured step: %s", str(error).strip().partition("\n")[0])
         self.capture_seconds += time.perf_counter() - start
+
+
+def _takes(module: torch.nn.Module, name: str) -> bool:
+    return name in inspect.signature(module.forward).parameters
 
 
 def _ends(settings: GenerationConfig) -> list[int]:

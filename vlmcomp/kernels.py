@@ -9,18 +9,16 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import tempfile
 import time
 import warnings
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import bitsandbytes as bnb
 import torch
 from torch import nn
 
-from vlmcomp import machine, packed
+from vlmcomp import machine, packed, store
 from vlmcomp.quantize import INT8_THRESHOLD, hush, int8
 from vlmcomp.tinygemm import TinygemmLinear
 from vlmcomp.vlm import VLM, compute_dtype
@@ -177,13 +175,14 @@ def chosen() -> str:
     place = machine.home() / _FILE
     versions = {name: machine.versions().get(name) for name in ("torch", "bitsandbytes")}
     here = {"cpu": machine.hardware("cpu").slug, "threads": torch.get_num_threads(), **versions}
-    with contextlib.suppress(OSError, ValueError, TypeError):
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
         known = json.loads(place.read_text())
         if known["here"] == here and known["kernel"] in TITLES:
             return known["kernel"]
     times = race()
     kernel = min(times, key=lambda name: min(times[name]))  # the least disturbed time says what a kernel can do
-    _keep(place, {"here": here, "kernel": kernel, "ms": times})
+    with contextlib.suppress(OSError):  # a disk that refuses costs a new measurement next time, and nothing else
+        store.write_json(place, {"here": here, "kernel": kernel, "ms": times})
     return kernel
 
 
@@ -208,13 +207,3 @@ def race(side: int = _SIDE, rounds: int = _ROUNDS) -> dict[str, list[float]]:
             linear(x)
             times[kernel].append(1000 * (time.perf_counter() - start))
     return times
-
-
-def _keep(place: Path, facts: dict[str, Any]) -> None:
-    """A disk that refuses costs a new measurement next time, and nothing else."""
-    with contextlib.suppress(OSError):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        handle, half = tempfile.mkstemp(dir=place.parent)
-        with os.fdopen(handle, "w") as file:
-            json.dump(facts, file, indent=2)
-        os.replace(half, place)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from vlmcomp import claims, matrix, store, tables, zoo
 from vlmcomp.report import Report
@@ -58,23 +59,28 @@ def _shown(reports: Sequence[Report]) -> list[Report]:
 
 
 def _studies(root: Path) -> str:
-    from vlmcomp.study import cells, cost
+    from vlmcomp.study import cost
     from vlmcomp.study import tables as study_tables
 
-    files = sorted(root.glob("*/pruning.json"))
-    return "\n\n".join(study_tables.render(cells.Ledger(f).content(), cost.projection(), whole=False) for f in files)
+    return "\n\n".join(study_tables.render(found, cost.projection(), whole=False) for found in _ledgers(root))
 
 
 def _speeds(root: Path) -> str:
-    from vlmcomp.study import cells, speed_tables
+    from vlmcomp.study import speed_tables
     from vlmcomp.study import tables as study_tables
 
-    found = (cells.Ledger(file).content() for file in sorted(root.glob("*/pruning.json")))
     told = []
-    for study in found:
+    for study in _ledgers(root):
         if measured := [row for row in study["cells"] if row["part"] == "speed"]:
             told += [study_tables.caption(study | {"cells": measured}), speed_tables.tables(measured)]
     return "\n\n".join(told)
+
+
+def _ledgers(root: Path) -> Iterator[dict[str, Any]]:
+    """What every machine's study holds."""
+    from vlmcomp.study import cells
+
+    return (cells.Ledger(file).content() for file in sorted(root.glob("*/pruning.json")))
 
 
 def _sizes() -> str:

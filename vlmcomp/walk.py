@@ -53,8 +53,8 @@ def walk(
     The output wanted of an edited Linear is what brings the changed model's residual stream back to the dense
     one's at that place, so that a layer makes up for what the layers before it lost; where a norm stands between the
     Linear and the stream (``Anatomy.post_norms``) it is what the dense Linear gave. The dense model sees all image
-    tokens, also where the changed one does not. (Aiming a layer at the dense
-    model's activations on the compressed model's inputs is the asymmetric calibration of GPTAQ, arXiv 2504.02692.)
+    tokens, also where the changed one does not. (Aiming a layer at the dense model's activations on the compressed
+    model's inputs is the asymmetric calibration of GPTAQ, arXiv 2504.02692.)
 
     Edits come in the order in which their readers run. Peak memory on the layers' device, above the weights that are
     there: one batch inside one layer, and ``moments_bytes`` for one reader. In RAM: the hidden states of all sequences

@@ -59,7 +59,7 @@ class _Times:
         answer = ask(self.vlm, image, sample.question, max_new_tokens=new_tokens, min_new_tokens=new_tokens)
         if answer.new_tokens != new_tokens:
             raise ValueError(f"the model gave {answer.new_tokens} tokens instead of the {new_tokens} to be timed")
-        seconds = see(self.vlm, sample)
+        seconds = _see(self.vlm, sample)
         if timed:
             self.answers.append(answer)
             self.vision.append(1000 * seconds)
@@ -100,15 +100,17 @@ def interleaved(
     warmup: int = WARMUP_RUNS,
     runs: int = TIMED_RUNS,
     seed: int = 0,
+    batches: Sequence[int] = BATCHES,
     progress: Callable[[str, float], None] | None = None,
 ) -> list[Latency]:
-    """Like ``measure`` for several models held together, in turns (A B C A B C): a slow spell hits all alike."""
+    """Like ``measure`` for several models held together, in turns (A B C A B C): a slow spell hits all alike.
+    ``batches``: the sizes that are timed beside single questions."""
     if runs < 1 or warmup < 0 or new_tokens < 2:
         raise ValueError("latency needs at least one timed run and two new tokens")
     samples = tasks.find(TASK).samples(warmup + runs, seed)
-    pool = [tasks.drawn(sample) for sample in tasks.find(TASK).samples(max(BATCHES), seed)]
+    pool = [tasks.drawn(sample) for sample in tasks.find(TASK).samples(max(batches, default=1), seed)]
     times = [_Times(vlm) for vlm in vlms]
-    rounds = [(size, turn) for size in BATCHES for turn in range(min(runs, _BATCH_RUNS))]
+    rounds = [(size, turn) for size in batches for turn in range(min(runs, _BATCH_RUNS))]
     for number, sample in enumerate(map(tasks.drawn, samples)):
         for one in times:
             one.ask(sample, new_tokens, timed=number >= warmup)
@@ -123,7 +125,7 @@ def interleaved(
     return [one.latency(new_tokens, warmup, session) for one in times]
 
 
-def see(vlm: VLM, sample: tasks.Sample) -> float:
+def _see(vlm: VLM, sample: tasks.Sample) -> float:
     """Seconds of turning the prepared pixels into image tokens, once more and alone."""
     import torch
 

@@ -23,6 +23,7 @@ from vlmcomp.measure import latency, tasks
 from vlmcomp.prune.cut import Method
 from vlmcomp.published import SHAPES
 from vlmcomp.recipe import Recipe
+from vlmcomp.report import Latency
 from vlmcomp.study.cells import Cell
 from vlmcomp.vlm import VLM
 
@@ -30,7 +31,6 @@ PART = "speed"
 LARGE = "llava-1b"
 SMALL = ("llava-shapes", "blip2-shapes", "paligemma-shapes", "qwen2-vl-shapes")
 CELLS = [Cell(PART, model, "in turns") for model in (*SMALL, LARGE)]
-WARMUP, NEW_TOKENS = 2, 32  # captured within the warm-up
 FIGURES = ("decode_ms_per_token", "ttft_ms", "vision_ms", "end_to_end_ms")
 _ROUNDS = {LARGE: 3}
 _USUAL_ROUNDS = 15
@@ -73,7 +73,7 @@ class Study:
 
 
 def measure(model: str, rounds: int, chosen: Sequence[Variant] | None = None) -> dict[str, Any]:
-    """Raw milliseconds of ``rounds`` answers of ``NEW_TOKENS`` tokens of every variant, in turns."""
+    """Raw milliseconds of ``rounds`` answers of ``latency.NEW_TOKENS`` tokens of every variant, in turns."""
     make = _large() if model == LARGE else lambda name: build(Recipe.parse(f"{model}/{name}"), device="cpu")
     held: dict[str, VLM] = {}
     running: dict[Variant, VLM] = {}
@@ -82,11 +82,8 @@ def measure(model: str, rounds: int, chosen: Sequence[Variant] | None = None) ->
             held[variant.name] = _made(make, variant.name, list(held.values()))
         vlm = held[variant.name]
         running[variant] = replace(vlm, decoder=Decoder(vlm.model, variant.way))
-    times: dict[Variant, list[tuple[float, ...]]] = {variant: [] for variant in running}
-    for sample in map(tasks.drawn, tasks.find(latency.TASK).samples(WARMUP + rounds, 0)):
-        for variant, vlm in running.items():
-            times[variant].append(_timed(vlm, sample))
-    found = {variant.label: _facts(running[variant], times[variant][WARMUP:]) for variant in running}
+    timed = latency.interleaved(list(running.values()), runs=rounds, batches=())
+    found = {variant.label: _facts(vlm, times) for (variant, vlm), times in zip(running.items(), timed)}
     facts = {"variants": found, "threads": torch.get_num_threads(), "parameters": _parameters(held["fp16"])}
     return facts if model == LARGE else facts | {"overhead": overhead(held["fp16"], rounds)}
 
@@ -95,27 +92,22 @@ def overhead(vlm: VLM, rounds: int) -> dict[str, list[float]]:
     """Milliseconds from prepared inputs to the last token by ``ask``, and by the loop that it calls, in turns."""
     vlm.decoder = Decoder(vlm.model, CAPTURED)
     times: dict[str, list[float]] = {"ask_ms": [], "loop_ms": []}
-    for number, sample in enumerate(map(tasks.drawn, tasks.find(latency.TASK).samples(WARMUP + rounds, 0))):
-        answer = ask(vlm, sample.image, sample.question, NEW_TOKENS, NEW_TOKENS)
+    tokens, warmup = latency.NEW_TOKENS, latency.WARMUP_RUNS
+    for number, sample in enumerate(map(tasks.drawn, tasks.find(latency.TASK).samples(warmup + rounds, 0))):
+        answer = ask(vlm, sample.image, sample.question, tokens, tokens)
         inputs, start = vlm.encode([sample.image], [sample.question]), time.perf_counter()
-        vlm.decoder.answer(inputs, NEW_TOKENS, NEW_TOKENS, lambda token, at: None)
-        if number >= WARMUP:
+        vlm.decoder.answer(inputs, tokens, tokens, lambda token, at: None)
+        if number >= warmup:
             times["ask_ms"].append(answer.total_ms - answer.preprocess_ms)
             times["loop_ms"].append(1000 * (time.perf_counter() - start))
     return times
 
 
-def _timed(vlm: VLM, sample: tasks.Sample) -> tuple[float, ...]:
-    """One answer's ``FIGURES``."""
-    answer = ask(vlm, sample.image, sample.question, NEW_TOKENS, NEW_TOKENS)
-    return answer.decode_ms_per_token, answer.ttft_ms, 1000 * latency.see(vlm, sample), answer.total_ms
-
-
-def _facts(vlm: VLM, times: list[tuple[float, ...]]) -> dict[str, Any]:
-    return dict(zip(FIGURES, map(list, zip(*times)))) | {
-        "floor_ms": latency.floor(vlm, 1).decode_ms_per_token,
-        "decoder": vlm.decoder.way,
-        "capture_seconds": vlm.decoder.capture_seconds,
+def _facts(vlm: VLM, times: Latency) -> dict[str, Any]:
+    return {name: getattr(times, name) for name in FIGURES} | {
+        "floor_ms": latency.floor(vlm, times.prompt_tokens).decode_ms_per_token,
+        "decoder": times.decoder,
+        "capture_seconds": times.capture_seconds,
         "kernel": vlm.kernel or vlm.backend,
     }
 
