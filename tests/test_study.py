@@ -190,7 +190,7 @@ def test_no_setting_of_the_peer_is_ahead(kept: str) -> None:
 
 def test_an_unknown_part_is_refused() -> None:
     with pytest.raises(ValueError, match="there is no part"):
-        run.cells("speed")
+        run.cells("colour")
 
 
 def test_speed_is_taken_in_turns_and_told_as_ratios(tmp_path: Path) -> None:
