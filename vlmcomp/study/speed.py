@@ -2,18 +2,20 @@
 
 The 1 B model is LLaVA with a decoder of 16 layers, 2,048 wide, and 576 image tokens from two layers of CLIP ViT-L/14 at
 336 pixels: the tower, which no recipe changes, is not what is compared. Its weights are random, since speed does not
-depend on them.
+depend on them. Where a CPU computes FP16 in float32, its INT8 and INT4 are also held against a dense model in bfloat16.
 """
 
 from __future__ import annotations
 
 import multiprocessing
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import nn
 
 from vlmcomp import architecture, kernels, memory, zoo
 from vlmcomp.ask import ask
@@ -32,6 +34,7 @@ LARGE = "llava-1b"
 SMALL = ("llava-shapes", "blip2-shapes", "paligemma-shapes", "qwen2-vl-shapes")
 CELLS = [Cell(PART, model, "in turns") for model in (*SMALL, LARGE)]
 FIGURES = ("decode_ms_per_token", "ttft_ms", "vision_ms", "end_to_end_ms")
+BFLOAT16 = "bf16"  # no recipe, a baseline
 _ROUNDS = {LARGE: 3}
 _USUAL_ROUNDS = 15
 
@@ -55,7 +58,7 @@ def variants(model: str) -> list[Variant]:
         dense = [Variant("fp16", way) for way in (GENERATE, STATIC, CAPTURED)]
         return dense + [Variant(name, CAPTURED) for name in ("int8", "int4-torchao")]
     plain = [Variant(name, way) for name in ("fp16", "int8") for way in (GENERATE, CAPTURED)]
-    more = ("int4-torchao", "glu30+fp16", "glu30+int8", "vis50+fp16", "vis50+glu30+int8")
+    more = (BFLOAT16, "int4-torchao", "glu30+fp16", "glu30+int8", "vis50+fp16", "vis50+glu30+int8")
     return [*plain, *(Variant(name, CAPTURED) for name in more)]
 
 
@@ -82,7 +85,8 @@ def measure(model: str, rounds: int, chosen: Sequence[Variant] | None = None) ->
             held[variant.name] = _made(make, variant.name, list(held.values()))
         vlm = held[variant.name]
         running[variant] = replace(vlm, decoder=Decoder(vlm.model, variant.way))
-    timed = latency.interleaved(list(running.values()), runs=rounds, batches=())
+    warmup = 1 if model == LARGE else latency.WARMUP_RUNS  # one is long enough to capture a step
+    timed = latency.interleaved(list(running.values()), warmup=warmup, runs=rounds, batches=(), progress=_say)
     found = {variant.label: _facts(vlm, times) for (variant, vlm), times in zip(running.items(), timed)}
     facts = {"variants": found, "threads": torch.get_num_threads(), "parameters": _parameters(held["fp16"])}
     return facts if model == LARGE else facts | {"overhead": overhead(held["fp16"], rounds)}
@@ -103,6 +107,10 @@ def overhead(vlm: VLM, rounds: int) -> dict[str, list[float]]:
     return times
 
 
+def _say(what: str, share: float) -> None:
+    print(f"  {what} {100 * share:.0f} %", file=sys.stderr, flush=True)
+
+
 def _facts(vlm: VLM, times: Latency) -> dict[str, Any]:
     return {name: getattr(times, name) for name in FIGURES} | {
         "floor_ms": latency.floor(vlm, times.prompt_tokens).decode_ms_per_token,
@@ -113,10 +121,30 @@ def _facts(vlm: VLM, times: Latency) -> dict[str, Any]:
 
 
 def _made(make: Callable[[str], VLM], name: str, others: list[VLM]) -> VLM:
-    vlm = make(name)
+    vlm = in_bfloat16(make("fp16")) if name == BFLOAT16 else make(name)
     memory.share(vlm, others)
     kernels.settle(vlm)
     return vlm
+
+
+class _Linear(nn.Linear):
+    """Multiplies one token in bfloat16, which reads half as much, and a prompt in float32, which spares a CPU without
+    instructions for bfloat16 the many times longer emulation."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.shape[-2] == 1:
+            return super().forward(x)
+        bias = None if self.bias is None else self.bias.float()
+        return nn.functional.linear(x.float(), self.weight.float(), bias).to(x.dtype)
+
+
+def in_bfloat16(vlm: VLM) -> VLM:
+    """A dense ``vlm``, changed to bfloat16."""
+    vlm.model.to(torch.bfloat16)
+    for module in vlm.model.modules():
+        if type(module) is nn.Linear:
+            module.__class__ = _Linear
+    return replace(vlm, dtype_computed="bfloat16")
 
 
 def _parameters(vlm: VLM) -> int:
