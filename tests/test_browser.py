@@ -35,7 +35,6 @@ def open_by_keyboard(tab: Any, recipe: str) -> None:
     tab.get_by_label("Open a recipe").focus()
     tab.keyboard.press("ControlOrMeta+a")
     tab.keyboard.type(recipe, delay=10)
-    tab.keyboard.press("ArrowDown")
     tab.keyboard.press("Enter")
 
 

@@ -90,10 +90,11 @@ class _Clock:
 
 class Decoder:
     """Answers of one model, one at a time. Its step is made for the longest sequence so far, and captured once more
-    when one is longer; ``capture_seconds`` are those of all captures."""
+    when one is longer; ``capture_seconds`` are those of all captures. The first is made before the answer that begins
+    when ``patience`` tokens have been decoded."""
 
-    def __init__(self, model: PreTrainedModel, way: str | None = None) -> None:
-        self.model, self.way = model, way or asked()
+    def __init__(self, model: PreTrainedModel, way: str | None = None, patience: int = CAPTURE_AFTER) -> None:
+        self.model, self.way, self.patience = model, way or asked(), patience
         if self.way != GENERATE and not fits(model):
             self.way = GENERATE
         self.inner = model.get_submodule(anatomy.of(model).decoder)
@@ -182,7 +183,7 @@ class Decoder:
             slots = -(-max(needed, length + _ROOM) // _GRAIN) * _GRAIN
             step = self._step = self._made(slots, position)
         step.begin(past, token, position, length)
-        if self.way == CAPTURED and self.decoded >= CAPTURE_AFTER and not step.captured:
+        if self.way == CAPTURED and self.decoded >= self.patience and not step.captured:
             self._capture(step)
             step.begin(past, token, position, length)
         return step

@@ -27,7 +27,7 @@ from vlmcomp.published import SHAPES
 from vlmcomp.recipe import Recipe
 from vlmcomp.report import Latency
 from vlmcomp.study.cells import Cell
-from vlmcomp.vlm import VLM
+from vlmcomp.vlm import VLM, native_bfloat16
 
 PART = "speed"
 LARGE = "llava-1b"
@@ -35,8 +35,9 @@ SMALL = ("llava-shapes", "blip2-shapes", "paligemma-shapes", "qwen2-vl-shapes")
 CELLS = [Cell(PART, model, "in turns") for model in (*SMALL, LARGE)]
 FIGURES = ("decode_ms_per_token", "ttft_ms", "vision_ms", "end_to_end_ms")
 BFLOAT16 = "bf16"  # no recipe, a baseline
-_ROUNDS = {LARGE: 3}
+_ROUNDS = {LARGE: 4}
 _USUAL_ROUNDS = 15
+_PAIRS = 7  # of answers a round: differences of a few percent need many
 
 
 @dataclass(frozen=True)
@@ -54,11 +55,12 @@ class Variant:
 def variants(model: str) -> list[Variant]:
     """Those of ``model``, the one that the others are held against first. Of INT4 the one that is fast on CPUs: NF4
     would take minutes for an answer of the large one."""
+    half = () if native_bfloat16() else (BFLOAT16,)
     if model != LARGE:
         dense = [Variant("fp16", way) for way in (GENERATE, STATIC, CAPTURED)]
-        return dense + [Variant(name, CAPTURED) for name in ("int8", "int4-torchao")]
+        return dense + [Variant(name, CAPTURED) for name in (*half, "int8", "int4-torchao")]
     plain = [Variant(name, way) for name in ("fp16", "int8") for way in (GENERATE, CAPTURED)]
-    more = (BFLOAT16, "int4-torchao", "glu30+fp16", "glu30+int8", "vis50+fp16", "vis50+glu30+int8")
+    more = (*half, "int4-torchao", "glu30+fp16", "glu30+int8", "vis50+fp16", "vis50+glu30+int8")
     return [*plain, *(Variant(name, CAPTURED) for name in more)]
 
 
@@ -80,35 +82,48 @@ def measure(model: str, rounds: int, chosen: Sequence[Variant] | None = None) ->
     make = _large() if model == LARGE else lambda name: build(Recipe.parse(f"{model}/{name}"), device="cpu")
     held: dict[str, VLM] = {}
     running: dict[Variant, VLM] = {}
-    for variant in chosen or variants(model):
+    chosen = chosen or variants(model)
+    names = {variant.name for variant in chosen}
+    for variant in chosen:
         if variant.name not in held:
             held[variant.name] = _made(make, variant.name, list(held.values()))
+            _say(f"built {variant.name}", len(held) / len(names))
         vlm = held[variant.name]
-        running[variant] = replace(vlm, decoder=Decoder(vlm.model, variant.way))
-    warmup = 1 if model == LARGE else latency.WARMUP_RUNS  # one is long enough to capture a step
+        running[variant] = replace(vlm, decoder=Decoder(vlm.model, variant.way, patience=0))
+    warmup = 1 if model == LARGE else latency.WARMUP_RUNS  # in which steps are captured
     timed = latency.interleaved(list(running.values()), warmup=warmup, runs=rounds, batches=(), progress=_say)
     found = {variant.label: _facts(vlm, times) for (variant, vlm), times in zip(running.items(), timed)}
     facts = {"variants": found, "threads": torch.get_num_threads(), "parameters": _parameters(held["fp16"])}
-    return facts if model == LARGE else facts | {"overhead": overhead(held["fp16"], rounds)}
+    return facts if model == LARGE else facts | {"overhead": overhead(held["fp16"], _PAIRS * rounds)}
 
 
 def overhead(vlm: VLM, rounds: int) -> dict[str, list[float]]:
-    """Milliseconds from prepared inputs to the last token by ``ask``, and by the loop that it calls, in turns."""
+    """Milliseconds from prepared inputs to the last token by ``ask``, and by the loop that it calls, in turns; who
+    begins a turn changes, since the second finds what the first left in the caches."""
     vlm.decoder = Decoder(vlm.model, CAPTURED)
     times: dict[str, list[float]] = {"ask_ms": [], "loop_ms": []}
     tokens, warmup = latency.NEW_TOKENS, latency.WARMUP_RUNS
-    for number, sample in enumerate(map(tasks.drawn, tasks.find(latency.TASK).samples(warmup + rounds, 0))):
+
+    def by_ask(sample: tasks.Sample) -> float:
         answer = ask(vlm, sample.image, sample.question, tokens, tokens)
+        return answer.total_ms - answer.preprocess_ms
+
+    def by_loop(sample: tasks.Sample) -> float:
         inputs, start = vlm.encode([sample.image], [sample.question]), time.perf_counter()
         vlm.decoder.answer(inputs, tokens, tokens, lambda token, at: None)
-        if number >= warmup:
-            times["ask_ms"].append(answer.total_ms - answer.preprocess_ms)
-            times["loop_ms"].append(1000 * (time.perf_counter() - start))
+        return 1000 * (time.perf_counter() - start)
+
+    ways = [("ask_ms", by_ask), ("loop_ms", by_loop)]
+    for number, sample in enumerate(map(tasks.drawn, tasks.find(latency.TASK).samples(warmup + rounds, 0))):
+        for name, way in ways if number % 2 else reversed(ways):
+            taken = way(sample)
+            if number >= warmup:
+                times[name].append(taken)
     return times
 
 
 def _say(what: str, share: float) -> None:
-    print(f"  {what} {100 * share:.0f} %", file=sys.stderr, flush=True)
+    print(f"  {what}, {100 * share:.0f} %", file=sys.stderr, flush=True)
 
 
 def _facts(vlm: VLM, times: Latency) -> dict[str, Any]:
@@ -160,7 +175,7 @@ def _large() -> Callable[[str], VLM]:
     SHAPES[LARGE] = seven | {"vision_config": vision, "text_config": seven["text_config"] | text | heads}
     entry = replace(zoo.find("llava-1.5-7b"), name=LARGE, title="LLaVA 1 B, random weights")
     zoo.MODELS[LARGE] = entry  # this process is the study's own
-    few, method = list(calibration_samples(8)), Method("magnitude", reconstruct=False)
+    few, method = list(calibration_samples(2)), Method("magnitude", reconstruct=False)
 
     def make(name: str) -> VLM:
         recipe = Recipe.parse(f"{LARGE}/{name}")
