@@ -12,15 +12,16 @@ import torch
 from made_models import tiny_llava, token_ids
 
 from vlmcomp import anatomy, store
+from vlmcomp.build import build
 from vlmcomp.calibrate import texts
 from vlmcomp.cli import main
-from vlmcomp.decode import CAPTURED, GENERATE
+from vlmcomp.decode import CAPTURED, GENERATE, Decoder
 from vlmcomp.measure import quality
 from vlmcomp.measure.size import parameters
 from vlmcomp.moments import moments_bytes
 from vlmcomp.prune.cut import Method, prune
 from vlmcomp.prune.importance import DEFAULT
-from vlmcomp.recipe import Step
+from vlmcomp.recipe import Recipe, Step
 from vlmcomp.study import cost, peer, run, shapes, speed, speed_tables, tables
 from vlmcomp.study.cells import Cell, Ledger, duel, grid, packed, unpacked
 
@@ -209,6 +210,14 @@ def test_speed_is_taken_in_turns_and_told_as_ratios(tmp_path: Path) -> None:
     assert len(found["overhead"]["ask_ms"]) == len(found["overhead"]["loop_ms"]) > 2 and "on top of the loop" in table
     assert "Against bf16, captured, a token of int8, captured comes " in table
     assert table.count("\n| fp16") == 2 and "fp16, generate" in table and "multiplied by FBGEMM" in table
+
+
+@pytest.mark.parametrize("model", speed.SMALL)
+def test_a_dense_model_in_bfloat16_is_captured_too(model: str, samples: list) -> None:
+    vlm = speed.in_bfloat16(build(Recipe.parse(f"{model}/fp16"), device="cpu"))
+    decoder, heard = Decoder(vlm.model, CAPTURED, patience=0), []
+    decoder.answer(vlm.encode([samples[0][0]], [samples[0][1]]), 8, 8, lambda token, at: heard.append(token))
+    assert decoder.way == CAPTURED and decoder.capture_seconds > 0 and len(heard) == 8
 
 
 def test_the_prompt_is_told_without_the_tower() -> None:

@@ -59,7 +59,8 @@ class Step:
             self._return(start)
             self.run = _as_graph(self) if self.token.is_cuda else _as_script(self)
             self._return(start)
-            if not torch.allclose(self.run(*self.tensors()), wanted, rtol=1e-3, atol=1e-3):
+            near = max(1e-3, 4 * torch.finfo(self.mask.dtype).eps)  # kernels may round 16-bit sums in another order
+            if not torch.allclose(self.run(*self.tensors()), wanted, rtol=near, atol=near):
                 raise RuntimeError("the captured step gives other logits")
             self.captured = True
         except Exception:
