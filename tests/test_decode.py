@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from choices import assert_same, plain
 from transformers import GenerationConfig
 
 from vlmcomp import decode, sight
@@ -14,19 +15,10 @@ from vlmcomp.ask import answer_batch, ask
 from vlmcomp.build import build
 from vlmcomp.decode import CAPTURE_AFTER, CAPTURED, GENERATE, STATIC, Decoder
 from vlmcomp.recipe import Recipe
-from vlmcomp.vlm import VLM
 
 LONG = 2 * CAPTURE_AFTER
 EVERY = ["llava-shapes/fp16", "blip2-shapes/fp16", "paligemma-shapes/fp16", "qwen2-vl-shapes/fp16"]
 SMALL = ["llava-shapes/int8", "llava-shapes/int4"]
-
-
-def _plain(vlm: VLM, inputs: dict[str, torch.Tensor], tokens: int, least: int) -> list[int]:
-    """The library's own answer."""
-    settings = {"min_new_tokens": least} if least else {}
-    with torch.inference_mode():
-        ids = vlm.model.generate(**inputs, do_sample=False, num_beams=1, max_new_tokens=tokens, **settings)
-    return ids[0, inputs["input_ids"].shape[1] :].tolist()
 
 
 def _tokens(decoder: Decoder, inputs: dict[str, torch.Tensor], tokens: int, least: int = 0) -> list[int]:
@@ -50,8 +42,8 @@ def test_every_way_gives_the_tokens_of_generate(built: Callable, samples: list, 
     decoder = Decoder(vlm.model, way)
     for image, question, _ in samples[:2]:
         inputs = vlm.encode([image], [question])
-        assert _tokens(decoder, inputs, LONG, LONG) == _plain(vlm, inputs, LONG, LONG)
-        assert _tokens(decoder, inputs, LONG) == _plain(vlm, inputs, LONG, 0)
+        assert_same(vlm, inputs, _tokens(decoder, inputs, LONG, LONG), plain(vlm, inputs, LONG, LONG))
+        assert_same(vlm, inputs, _tokens(decoder, inputs, LONG), plain(vlm, inputs, LONG, 0))
     packed = recipe.endswith("int4")  # bitsandbytes' 4-bit tensors cannot be traced
     assert decoder.way == (STATIC if packed else way)
     assert (decoder.capture_seconds > 0) == (way == CAPTURED)
@@ -65,7 +57,7 @@ def test_a_step_is_captured_once_and_again_for_a_longer_sequence(built: Callable
     first = decoder.capture_seconds
     assert first > 0 and _tokens(decoder, inputs, LONG) and decoder.capture_seconds == first
     longer = 380  # more than the room that a cache has
-    assert _tokens(decoder, inputs, longer, longer) == _plain(vlm, inputs, longer, longer)
+    assert_same(vlm, inputs, _tokens(decoder, inputs, longer, longer), plain(vlm, inputs, longer, longer))
     assert decoder.capture_seconds > first
 
 
@@ -76,7 +68,7 @@ def test_prompts_of_other_lengths_share_a_captured_step(built: Callable, samples
     first = decoder.capture_seconds
     for size, asked in (((112, 84), samples[1][1]), ((96, 96), f"{samples[1][1]} " * 6), ((64, 128), "what?")):
         inputs = vlm.encode([samples[1][0].resize(size)], [asked])  # of another shape: other image positions
-        assert _tokens(decoder, inputs, 24, 24) == _plain(vlm, inputs, 24, 24)
+        assert_same(vlm, inputs, _tokens(decoder, inputs, 24, 24), plain(vlm, inputs, 24, 24))
     assert decoder.capture_seconds == first
 
 
@@ -87,7 +79,7 @@ def test_what_sees_half_an_image_decodes_alike(samples: list, model: str) -> Non
     decoder = Decoder(vlm.model, CAPTURED)
     for image, question, _ in samples[:3]:
         inputs = vlm.encode([image], [question])
-        assert _tokens(decoder, dict(inputs), LONG, LONG) == _plain(vlm, inputs, LONG, LONG)
+        assert_same(vlm, inputs, _tokens(decoder, dict(inputs), LONG, LONG), plain(vlm, inputs, LONG, LONG))
     assert decoder.capture_seconds > 0
 
 
@@ -110,7 +102,7 @@ def test_what_is_not_plainly_greedy_is_left_to_generate(samples: list, setting: 
     vlm.model.generation_config = settings
     decoder, inputs = Decoder(vlm.model, CAPTURED), vlm.encode(*([part] for part in samples[0][:2]))
     assert decoder.way == GENERATE
-    assert _tokens(decoder, inputs, LONG, LONG) == _plain(vlm, inputs, LONG, LONG)
+    assert_same(vlm, inputs, _tokens(decoder, inputs, LONG, LONG), plain(vlm, inputs, LONG, LONG))
 
 
 def test_what_cannot_be_captured_is_said_once(built: Callable, samples: list, caplog: pytest.LogCaptureFixture) -> None:

@@ -45,6 +45,7 @@ FLOORS = {
     "prune.reconstruct": 1,
     "prune.surgery": 1,
     "packed": 1,
+    "integer": 1,
     "tinygemm": 2,
     "prune": 2,
     "quantize": 2,

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from vlmcomp import anatomy, checkpoint, kernels, machine
+from vlmcomp import anatomy, checkpoint, decode, kernels, machine
 from vlmcomp.ask import answer_batch, ask
 from vlmcomp.build import build
 from vlmcomp.measure.size import read_per_token, weight_bytes
@@ -19,29 +18,37 @@ from vlmcomp.quantize import int8
 from vlmcomp.recipe import Recipe
 
 INT8 = Recipe("llava-shapes", (), "int8")
+OURS = [
+    kernels.FBGEMM,
+    pytest.param(kernels.ONEDNN, marks=pytest.mark.skipif(not kernels.vnni(), reason="sums overflow without VNNI")),
+]
 
 
-def _pair(bias: bool = True) -> tuple[nn.Linear, nn.Module, nn.Module]:
-    """A dense Linear, and its INT8 forms with each kernel."""
+def _small(dense: nn.Linear) -> nn.Module:
+    small = int8(dense)
+    small.bias = dense.bias
+    return small
+
+
+def _pair(kernel: str, bias: bool = True) -> tuple[nn.Linear, nn.Module, nn.Module]:
+    """A dense Linear, and its INT8 forms: bitsandbytes' and ours."""
     torch.manual_seed(0)
-    dense, forms = nn.Linear(512, 320, bias=bias), []
-    for kernel in kernels.TITLES:
-        holder = nn.Sequential(int8(dense))
-        holder[0].bias = dense.bias
-        forms.append(holder.to("cpu").eval())
-        kernels.use(holder, kernel)
-    return dense, *forms
+    dense = nn.Linear(512, 320, bias=bias)
+    theirs, ours = (nn.Sequential(_small(dense)).to("cpu").eval() for _ in range(2))
+    kernels.use(ours, kernel)
+    return dense, theirs, ours
 
 
 def _error(y: torch.Tensor, wanted: torch.Tensor) -> float:
     return float((y - wanted).norm() / wanted.norm())
 
 
+@pytest.mark.parametrize("kernel", OURS)
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("outlier", [0.0, 40.0])
 @torch.no_grad()
-def test_it_multiplies_the_same_weights(bias: bool, outlier: float) -> None:
-    dense, theirs, ours = _pair(bias)
+def test_it_multiplies_the_same_weights(kernel: str, bias: bool, outlier: float) -> None:
+    dense, theirs, ours = _pair(kernel, bias)
     x = torch.randn(2, 5, 512)
     x[:, 1, [3, 200]] += outlier  # one token has what LLM.int8() calls outlier features
     wanted = dense(x)
@@ -49,27 +56,65 @@ def test_it_multiplies_the_same_weights(bias: bool, outlier: float) -> None:
     assert _error(ours(x), wanted) < 0.03
     assert _error(ours(x)[:, 2], wanted[:, 2]) < 0.03  # nor do others suffer from it
     assert not outlier or _error(ours(x)[:, 1], wanted[:, 1]) < 0.01  # and it has more bits than they
-    codes, scale = ours[0].codes().float(), ours[0].scale
-    exact = nn.functional.linear(x, codes * scale[:, None], dense.bias)
+    exact = nn.functional.linear(x, ours[0].codes() * ours[0].weight.SCB[:, None] / 127, dense.bias)
     assert all(_error(ours(x[:, [at]]), exact[:, [at]]) < 0.003 for at in range(5))  # decoding rounds weights alone
-    assert type(ours[0]) is kernels.FbgemmLinear8bit and ours(x).shape == wanted.shape
+    assert type(ours[0]) is kernels.IntegerLinear8bit and ours(x).shape == wanted.shape
     assert ours(x.bfloat16()).dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("kernel", OURS)
 @torch.no_grad()
-def test_a_token_does_not_hang_on_its_batch() -> None:
-    _, _, ours = _pair()
+def test_a_token_does_not_hang_on_its_batch(kernel: str) -> None:
+    _, _, ours = _pair(kernel)
     sizes = torch.tensor([0.01, 1.0, 30.0, 1.0, 2.0, 0.0])
     for x in (torch.randn(6, 1, 512) * sizes[:, None, None], torch.randn(6, 4, 512) * sizes[:, None, None]):
         assert torch.allclose(ours(x), torch.cat([ours(row[None]) for row in x]), rtol=1e-5, atol=1e-6)
         assert torch.allclose(ours(x)[5], ours[0].bias)
 
 
-def test_the_weights_stay_those_of_bitsandbytes() -> None:
-    _, theirs, ours = _pair()
+@pytest.mark.parametrize("kernel", OURS)
+def test_the_weights_stay_those_of_bitsandbytes(kernel: str) -> None:
+    _, theirs, ours = _pair(kernel)
     one, other = theirs.state_dict(), ours.state_dict()
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+class _Attention(nn.Module):
+    """Query, key and value of one input, of two widths, one with no bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.q_proj, self.k_proj, self.v_proj = nn.Linear(256, 256), nn.Linear(256, 64), nn.Linear(256, 64, bias=False)
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        return [self.q_proj(x), self.k_proj(x), self.v_proj(x)]
+
+
+@pytest.mark.parametrize("kernel", OURS)
+@torch.no_grad()
+def test_siblings_are_multiplied_as_one_and_answer_as_if_alone(kernel: str) -> None:
+    together, alone = _Attention(), []
+    for name, linear in list(together.named_children()):
+        alone.append(nn.Sequential(_small(linear)).to("cpu").eval())
+        kernels.use(alone[-1], kernel)
+        together.set_submodule(name, _small(linear).to("cpu").eval())
+    before = {name: tensor.clone() for name, tensor in together.state_dict().items()}
+    kernels.use(together, kernel)
+    assert len({id(linear.shared) for linear in together.children()}) == 1
+    after = together.state_dict()
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+    shared, made = together.q_proj.shared, []
+    product = shared.product
+    shared.product = lambda x: made.append(1) or product(x)
+    one, other = torch.randn(1, 5, 256), torch.randn(1, 1, 256)
+    for x in (one, other):
+        assert all(torch.allclose(y, linear(x), atol=1e-5) for y, linear in zip(together(x), alone))
+    assert len(made) == 2 and shared._kept is None  # nothing is held when all have read
+    together.q_proj(one)  # readers that come in another order, or not at all, get what is theirs
+    assert torch.allclose(together.v_proj(other), alone[2](other), atol=1e-5)
+    assert torch.allclose(together.v_proj(one), alone[2](one), atol=1e-5)
 
 
 def test_a_settled_model_saves_and_weighs_what_it_did(tmp_path: Path, samples: list) -> None:
@@ -78,7 +123,7 @@ def test_a_settled_model_saves_and_weighs_what_it_did(tmp_path: Path, samples: l
     answer = ask(vlm, image, question).text
     assert vlm.settled and vlm.kernel == kernels.TITLES[kernels.FBGEMM]
     linears = [linear for _, linear in anatomy.decoder_linears(vlm.model)]
-    assert all(type(linear) is kernels.FbgemmLinear8bit for linear in linears)
+    assert all(type(linear) is kernels.IntegerLinear8bit for linear in linears)
     weights, read, held = weight_bytes(vlm.model), read_per_token(vlm.model), sum(pieces(vlm.model).values())
     sums = sum(4 * 2 * linear.out_features for linear in linears)  # scales and sums of rows: what the kernel adds
     assert (weights, read) == before[:2] and 0 <= held - before[2] <= sums
@@ -86,25 +131,47 @@ def test_a_settled_model_saves_and_weighs_what_it_did(tmp_path: Path, samples: l
     assert ask(checkpoint.load(tmp_path / "saved", "cpu"), image, question).text == answer
 
 
-def test_its_answers_are_those_of_bitsandbytes(built: Callable, samples: list) -> None:
+@pytest.mark.parametrize("kernel", OURS)
+def test_its_answers_are_those_of_bitsandbytes(kernel: str, samples: list, monkeypatch: pytest.MonkeyPatch) -> None:
     images, questions, _ = map(list, zip(*samples))
-    theirs = build(INT8, device="cpu")
+    monkeypatch.setenv(kernels.ASKED, kernel)
+    ours, theirs = build(INT8, device="cpu"), build(INT8, device="cpu")
     theirs.settled = True
-    assert answer_batch(built(str(INT8)), images, questions) == answer_batch(theirs, images, questions)
+    assert answer_batch(ours, images, questions) == answer_batch(theirs, images, questions)
+    assert ours.kernel == kernels.TITLES[kernel]
+    alone = ask(ours, images[0], questions[0]).text
+    with monkeypatch.context() as plain:
+        plain.setenv(decode.ASKED, decode.GENERATE)
+        ours.decoder = None
+        assert ask(ours, images[0], questions[0]).text == alone
 
 
-def test_the_choice_is_measured_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_fastest_is_measured_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(kernels.ASKED)
     monkeypatch.setenv(machine.PLACE, str(tmp_path))
-    choose = kernels.chosen.__wrapped__
-    first = choose()
+    measure = kernels.known_times.__wrapped__
+    first = measure()
     kept = json.loads((tmp_path / "int8-kernel.json").read_text())
-    assert kept["kernel"] == first and set(kept["ms"]) == set(kernels.TITLES)
-    other = next(name for name in kernels.TITLES if name != first)
-    (tmp_path / "int8-kernel.json").write_text(json.dumps(kept | {"kernel": other}))
-    assert choose() == other  # nothing is measured again
-    (tmp_path / "int8-kernel.json").write_text(json.dumps(kept | {"here": {}, "kernel": "none"}))
-    assert choose() in kernels.TITLES  # another machine's, or a damaged one
+    assert kept["answer_ms"].keys() == first.keys() <= kernels.TITLES.keys()
+    assert (kernels.ONEDNN in first) == kernels.vnni()
+    for damaged in (kept | {"here": {}}, kept | {"answer_ms": {"none": [1.0]}}, {}):  # another machine's, or broken
+        (tmp_path / "int8-kernel.json").write_text(json.dumps(damaged))
+        assert measure().keys() == first.keys()
+    (tmp_path / "int8-kernel.json").write_text(json.dumps(kept | {"answer_ms": {kernels.FBGEMM: [1.0]}}))
+    assert measure() == {kernels.FBGEMM: [1.0]}  # nothing is measured again
+
+
+def test_the_least_disturbed_time_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(kernels.ASKED)
+    times = {kernels.BITSANDBYTES: [1.0, 9.0], kernels.FBGEMM: [4.0, 2.0], kernels.ONEDNN: [3.0, 3.0]}
+    monkeypatch.setattr(kernels, "known_times", lambda: times)
+    assert kernels.chosen() == kernels.BITSANDBYTES
+    assert kernels.chosen("int8-torchao") == kernels.FBGEMM  # bitsandbytes does not multiply torchao's weights
+    monkeypatch.setenv(kernels.ASKED, kernels.ONEDNN)
+    assert kernels.chosen() == kernels.chosen("int8-torchao") == kernels.ONEDNN
+    monkeypatch.setattr(kernels, "known_times", dict)
+    monkeypatch.setenv(kernels.ASKED, kernels.BITSANDBYTES)
+    assert kernels.chosen("int8-torchao") == ""  # left to torchao
     monkeypatch.setenv(kernels.ASKED, "fast")
-    with pytest.raises(ValueError, match="use bitsandbytes or fbgemm"):
-        choose()
+    with pytest.raises(ValueError, match="use bitsandbytes or fbgemm or onednn"):
+        kernels.chosen()

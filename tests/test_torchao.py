@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from choices import assert_same, plain
 from made_models import tiny_llava
 from torch import nn
 from transformers import AutoModelForImageTextToText
@@ -153,10 +154,7 @@ def test_captured_steps_give_the_tokens_of_generate(model: str, precision: str, 
     for image, question, _ in samples[:2]:
         inputs, heard = vlm.encode([image], [question]), []
         decoder.answer(inputs, LONG, LONG, lambda token, at, heard=heard: heard.append(token))
-        settings = {"do_sample": False, "num_beams": 1, "max_new_tokens": LONG, "min_new_tokens": LONG}
-        with torch.inference_mode():
-            ids = vlm.model.generate(**inputs, **settings)
-        assert heard == ids[0, -LONG:].tolist()
+        assert_same(vlm, inputs, heard, plain(vlm, inputs, LONG, LONG))
     decoder.answer(inputs, 2, 2, lambda token, at: None)
     assert decoder.way == CAPTURED and decoder.capture_seconds > 0
 

@@ -9,10 +9,13 @@ import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 from transformers import Cache
+
+from vlmcomp.integer import multiply
 
 
 @dataclass
@@ -97,7 +100,26 @@ def _as_script(step: Step) -> Callable[..., torch.Tensor]:
     """The step's aten operators as TorchScript, or as FX's Python where TorchScript cannot hold them."""
     run = step.run
     traced = make_fx(lambda *tensors: run(*tensors))(*step.tensors())
+    _script_integers(traced)
     with warnings.catch_warnings(), suppress(RuntimeError):
         warnings.simplefilter("ignore")
         return torch.jit.trace(traced, step.tensors(), check_trace=False)
     return traced
+
+
+def _script_integers(traced: torch.fx.GraphModule) -> None:
+    """Let oneDNN's product be called as a script: PyTorch cannot trace an argument of that operator, a list that may
+    hold nothing."""
+    for node in traced.graph.find_nodes(op="call_function", target=torch.ops.onednn.qlinear_pointwise.default):
+        codes, _, _, packed, scale, zeros = node.args[:6]
+        node.target, node.args = _multiply, (codes, packed, scale, zeros)
+    traced.recompile()
+
+
+def _multiply(*tensors: torch.Tensor) -> torch.Tensor:
+    return _scripted()(*tensors)
+
+
+@cache
+def _scripted() -> torch.jit.ScriptFunction:
+    return torch.jit.script(multiply)

@@ -1,5 +1,5 @@
-"""What multiplies packed weights. INT8 of bitsandbytes on a CPU: its own kernel or PyTorch's FBGEMM, whichever is
-faster there; INT8 of torchao: FBGEMM on a CPU; INT4 of torchao: PyTorch's tinygemm kernels.
+"""What multiplies packed weights. INT8 of bitsandbytes on a CPU: its own kernel, FBGEMM or oneDNN, whichever is faster
+there; INT8 of torchao on a CPU: the faster of the latter two; INT4 of torchao: PyTorch's tinygemm kernels.
 
 All of them read the weights that the library quantized, so that a checkpoint is the same whatever computes with it.
 """
@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 import time
-import warnings
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
@@ -19,102 +19,51 @@ import torch
 from torch import nn
 
 from vlmcomp import machine, packed, store
-from vlmcomp.quantize import INT8_THRESHOLD, hush, int8
+from vlmcomp.anatomy import FAMILIES
+from vlmcomp.integer import Fbgemm, IntegerLinear, Onednn, multiply_by
+from vlmcomp.quantize import hush, int8
 from vlmcomp.tinygemm import TinygemmLinear
 from vlmcomp.vlm import VLM, compute_dtype
 
-BITSANDBYTES, FBGEMM = "bitsandbytes", "fbgemm"
-ASKED = "VLMCOMP_INT8_KERNEL"  # environment: one of the two, instead of the faster one
+BITSANDBYTES, FBGEMM, ONEDNN = "bitsandbytes", "fbgemm", "onednn"
+ASKED = "VLMCOMP_INT8_KERNEL"  # environment: one of them, instead of the fastest
 TITLES = {
     BITSANDBYTES: "multiplied by bitsandbytes",
     FBGEMM: "multiplied by FBGEMM, activations by token in 7 bits (prompt) and 14 (decoding)",
+    ONEDNN: "multiplied by oneDNN, activations by token in 8 bits (prompt) and 16 (decoding)",
 }
+_INT8 = {"int8": (BITSANDBYTES, FBGEMM, ONEDNN), "int8-torchao": (FBGEMM, ONEDNN)}
 TINYGEMM = "multiplied by tinygemm, activations in bfloat16"
-_LEVELS = 127  # that 7 bits tell apart, above the least
 _FILE = "int8-kernel.json"
-_SIDE, _ROUNDS = 2048, 12  # of the Linear that is timed
+_SIDE, _ROUNDS = 2048, 6  # of the Linear that is timed
+_PROMPT, _TOKENS = 512, 32  # of the answer
 
 
-class _Fbgemm(nn.Linear):
-    """INT8 weights (out, in), multiplied by PyTorch's dynamically quantized Linear.
-
-    That kernel rounds to 7 bits (8 overflow on CPUs without VNNI) and gives all tokens of a call one range. Here every
-    token is first brought to [0, 1] and its shift is made up for by the sums of the weight's rows, so that it has a
-    range of its own and its answer does not hang on the others of a batch.
-
-    Where reading the weights takes the time, in decoding, what rounding a token left is multiplied as a second token:
-    14 bits for the price of 7. In a prompt that is done for tokens with values beyond the threshold alone, which
-    LLM.int8() (Dettmers et al., arXiv 2208.07339) computes in 16 bits.
-    """
+class IntegerLinear8bit(IntegerLinear, bnb.nn.Linear8bitLt):
+    """bitsandbytes' INT8 Linear, multiplied by another kernel."""
 
     @torch.no_grad()
-    def hold(self, codes: torch.Tensor, scale: torch.Tensor) -> None:
-        """Give the weights to the kernel, which keeps the only copy."""
-        self.scale = scale
-        self.sums = codes.sum(1, dtype=torch.float32) * self.scale
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # quantized tensors may go in a later PyTorch
-            zeros = torch.zeros(len(codes), dtype=torch.long)
-            rows = torch._make_per_channel_quantized_tensor(codes.contiguous(), self.scale.double(), zeros, 0)
-            self.packed = torch.ops.quantized.linear_prepack(rows, None)
-
-    def codes(self) -> torch.Tensor:
-        """The INT8 weights that the kernel holds, exactly as they were quantized."""
-        return torch.ops.quantized.linear_unpack(self.packed)[0].int_repr()
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        tokens = x.reshape(-1, x.shape[-1]).float()
-        low, high = torch.aminmax(tokens, dim=1, keepdim=True)
-        width = (high - low).clamp_min(1e-12)
-        unit = (tokens - low) / width
-        if x.shape[-2] == 1:  # nothing here hangs on the values, so that a step can be captured
-            y = self._finely(unit)
-        else:
-            y = self._product(unit)
-            fine = torch.maximum(-low, high).flatten().gt(INT8_THRESHOLD).nonzero().flatten()
-            if len(fine):
-                y.index_copy_(0, fine, self._finely(unit[fine]))
-        y = torch.addcmul(low * self.sums, y, width)
-        if self.bias is not None:
-            y = y + self.bias
-        return y.to(x.dtype).view(*x.shape[:-1], -1)
-
-    def _finely(self, tokens: torch.Tensor) -> torch.Tensor:
-        """The product with ``tokens`` (N, in) from 0 to 1, which what rounding them leaves is added to."""
-        exact = tokens * _LEVELS
-        coarse = exact.round()
-        y, rest = self._product(torch.cat([coarse / _LEVELS, exact - coarse + 0.5])).chunk(2)
-        return torch.add(y, rest - 0.5 * self.sums, alpha=1 / _LEVELS)
-
-    def _product(self, tokens: torch.Tensor) -> torch.Tensor:
-        return torch.ops.quantized.linear_dynamic(tokens, self.packed, True)
-
-
-class FbgemmLinear8bit(_Fbgemm, bnb.nn.Linear8bitLt):
-    """bitsandbytes' INT8 Linear, multiplied by FBGEMM."""
-
-    @torch.no_grad()
-    def pack(self) -> None:
+    def take(self) -> tuple[torch.Tensor, torch.Tensor]:
         scale = self.state.SCB if self.weight.SCB is None else self.weight.SCB
         codes = self.weight.data if self.state.CB is None else self.state.CB
-        self.hold(codes, scale.float().cpu() / 127)
         stand_in = torch.empty_like(codes, device="meta")
         self.weight = bnb.nn.Int8Params(stand_in, requires_grad=False, has_fp16_weights=False, SCB=scale)
         self.state.CB = None
+        return codes, scale.float().cpu() / 127
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         destination[f"{prefix}weight"] = self.codes()
 
 
-class FbgemmLinear(_Fbgemm):
-    """A Linear of torchao's INT8 weights, multiplied by FBGEMM."""
+class IntegerLinearOfTorchao(IntegerLinear):
+    """A Linear of torchao's INT8 weights, multiplied by another kernel."""
 
     @torch.no_grad()
-    def pack(self) -> None:
+    def take(self) -> tuple[torch.Tensor, torch.Tensor]:
         small = self.weight
-        self.hold(small.qdata, small.scale.flatten())
         self.weight = nn.Parameter(packed.int8_of(small.qdata.to("meta"), small), requires_grad=False)
+        return small.qdata, small.scale.flatten()
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -132,12 +81,9 @@ def settle(vlm: VLM) -> None:
 def fit(module: nn.Module, precision: str, device: torch.device) -> str:
     """Let the Linears of ``module``, packed in ``precision``, compute in the best way known on ``device``; its title,
     where it is not the library's own."""
-    if precision == "int8" and device.type == "cpu":
-        use(module, kernel := chosen())
+    if precision in _INT8 and device.type == "cpu" and (kernel := chosen(precision)):
+        use(module, kernel)
         return TITLES[kernel]
-    if precision == "int8-torchao" and device.type == "cpu" and FBGEMM in torch.backends.quantized.supported_engines:
-        use(module, FBGEMM)
-        return TITLES[FBGEMM]
     if precision == "int4-torchao":
         use(module, TINYGEMM)
         return TINYGEMM
@@ -146,64 +92,105 @@ def fit(module: nn.Module, precision: str, device: torch.device) -> str:
 
 def use(model: nn.Module, kernel: str) -> None:
     """Let the packed Linears of ``model`` that ``kernel`` can multiply compute with it from now on."""
+    if kernel == TINYGEMM:
+        for linear in [m for m in model.modules() if _kind(m) == packed.INT4]:
+            linear.__class__ = TinygemmLinear  # weights, hooks and the way it is saved stay
+            linear.pack()
+    if kernel in _PRODUCTS:
+        for linears in _together(model):
+            for linear in linears:
+                linear.__class__ = _FORMS[_kind(linear)]
+            multiply_by(_PRODUCTS[kernel], linears)
+
+
+_PRODUCTS = {FBGEMM: Fbgemm, ONEDNN: Onednn}
+_FORMS = {"Linear8bitLt": IntegerLinear8bit, packed.INT8: IntegerLinearOfTorchao}
+# Linears of one module that are given the same tensor
+_SIBLINGS = {names for a in FAMILIES.values() for names in ((a.query, a.key, a.value), a.mlp_in) if len(names) > 1}
+
+
+def _kind(module: object) -> str:
+    """The class of its packed weights."""
+    return packed.kind(module.weight) if type(module) is nn.Linear else type(module).__name__
+
+
+def _together(model: nn.Module) -> Iterator[list[Any]]:
+    """The INT8 Linears of ``model``, those together that can be multiplied as one."""
+    linears = {id(module): module for module in model.modules() if _kind(module) in _FORMS}
     for module in model.modules():
-        made = packed.kind(module.weight) if type(module) is nn.Linear else type(module).__name__
-        form = _FORMS.get((kernel, made))
-        if form is not None:
-            module.__class__ = form  # weights, hooks and the way it is saved stay
-            module.pack()
+        for names in _SIBLINGS:
+            found = [getattr(module, name, None) for name in names]
+            if all(id(linear) in linears for linear in found):
+                yield [linears.pop(id(linear)) for linear in found]
+    yield from ([linear] for linear in linears.values())
 
 
-_FORMS = {
-    (FBGEMM, "Linear8bitLt"): FbgemmLinear8bit,
-    (FBGEMM, packed.INT8): FbgemmLinear,
-    (TINYGEMM, packed.INT4): TinygemmLinear,
-}
-
-
-@cache
-def chosen() -> str:
-    """The kernel of ``$VLMCOMP_INT8_KERNEL``, or the faster one: measured once, and kept beside the built variants.
+def chosen(precision: str = "int8") -> str:
+    """The kernel of ``$VLMCOMP_INT8_KERNEL``, or the fastest for weights packed in ``precision``; nothing where only
+    the library's own way is left.
 
     Raises:
         ValueError: the environment names no kernel.
     """
+    able = _INT8[precision]
     if asked := os.environ.get(ASKED):
         if asked not in TITLES:
             raise ValueError(f"{ASKED} is '{asked}': use {' or '.join(TITLES)}")
-        return asked
+        if asked in able:
+            return asked
+    times = known_times()
+    # the least disturbed time says what a kernel can do
+    return min((kernel for kernel in able if kernel in times), key=lambda kernel: min(times[kernel]), default="")
+
+
+@cache
+def known_times() -> dict[str, list[float]]:
+    """What ``race`` gave on this machine: run once, and kept beside the built variants."""
     place = machine.home() / _FILE
     versions = {name: machine.versions().get(name) for name in ("torch", "bitsandbytes")}
     here = {"cpu": machine.hardware("cpu").slug, "threads": torch.get_num_threads(), **versions}
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
         known = json.loads(place.read_text())
-        if known["here"] == here and known["kernel"] in TITLES:
-            return known["kernel"]
+        if known["here"] == here and known["answer_ms"].keys() <= TITLES.keys():
+            return known["answer_ms"]
     times = race()
-    kernel = min(times, key=lambda name: min(times[name]))  # the least disturbed time says what a kernel can do
     with contextlib.suppress(OSError):  # a disk that refuses costs a new measurement next time, and nothing else
-        store.write_json(place, {"here": here, "kernel": kernel, "ms": times})
-    return kernel
+        store.write_json(place, {"here": here, "answer_ms": times})
+    return times
 
 
 @torch.inference_mode()
 def race(side: int = _SIDE, rounds: int = _ROUNDS) -> dict[str, list[float]]:
-    """By kernel that works here: milliseconds of one token through an INT8 Linear of ``side`` x ``side``, in turns."""
+    """By kernel that works here: milliseconds that an answer spends in an INT8 Linear of ``side`` x ``side``, taken
+    from its prompt and one of its tokens, in turns."""
     hush()
     dense = nn.Linear(side, side, bias=False)
-    x = torch.randn(1, 1, side, dtype=compute_dtype("cpu"))
+    prompt = torch.randn(1, _PROMPT, side, dtype=compute_dtype("cpu"))
     linears, times = {}, {}
     for kernel in TITLES:
+        if kernel == ONEDNN and not vnni():
+            continue
         holder = nn.Sequential(int8(dense).to("cpu").eval())
         try:
             use(holder, kernel)
-            holder(x)
+            holder(prompt[:, :1])
         except (RuntimeError, AttributeError, NotImplementedError):  # not in this build of PyTorch
             continue
         linears[kernel], times[kernel] = holder, []
     for _ in range(rounds):
         for kernel, linear in linears.items():
-            start = time.perf_counter()
-            linear(x)
-            times[kernel].append(1000 * (time.perf_counter() - start))
+            once, every = _ms(linear, prompt), _ms(linear, prompt[:, :1])
+            times[kernel].append(once + _TOKENS * every)
     return times
+
+
+def _ms(linear: nn.Module, x: torch.Tensor) -> float:
+    start = time.perf_counter()
+    linear(x)
+    return 1000 * (time.perf_counter() - start)
+
+
+def vnni() -> bool:
+    """Whether this CPU adds up products of 8-bit integers without overflow."""
+    tests = (getattr(torch.cpu, name, None) for name in ("_is_vnni_supported", "_is_amx_tile_supported"))
+    return any(test is not None and test() for test in tests)

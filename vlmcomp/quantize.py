@@ -13,9 +13,8 @@ from transformers import BitsAndBytesConfig, PreTrainedModel, TorchAoConfig
 from transformers.quantizers import AutoHfQuantizer
 
 from vlmcomp import anatomy, packed
-from vlmcomp.recipe import PRECISIONS
+from vlmcomp.recipe import INT8_THRESHOLD, PRECISIONS
 
-INT8_THRESHOLD = 6.0  # LLM.int8()'s outlier threshold (Dettmers et al., arXiv 2208.07339)
 BACKENDS = {
     "fp16": "torch",
     "int8": f"bitsandbytes LLM.int8(), outlier threshold {INT8_THRESHOLD:g}",

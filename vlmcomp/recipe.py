@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 BITS = ("fp16", "int8", "int4")
 TORCHAO = "torchao"  # the library that packs the weights where bitsandbytes does not
+INT8_THRESHOLD = 6.0  # of LLM.int8() (Dettmers et al., arXiv 2208.07339): greater activations keep more bits
 PRECISIONS = (*BITS, *(f"{bits}-{TORCHAO}" for bits in BITS[1:]))
 STEP_KINDS = ("vis", "heads", "glu", "ffn")  # in the order in which they are applied
 _STEP_TITLES = {"vis": "image tokens", "heads": "heads", "glu": "GLU", "ffn": "FFN"}

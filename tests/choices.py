@@ -1,0 +1,43 @@
+"""Are the tokens those of ``generate``?"""
+
+from __future__ import annotations
+
+import torch
+
+from vlmcomp.vlm import VLM
+
+_ROUNDINGS = 4  # of the dtype's epsilon: what sums in another order, through all layers, may move a logit
+
+
+def plain(vlm: VLM, inputs: dict[str, torch.Tensor], tokens: int, least: int = 0) -> list[int]:
+    """The library's own greedy answer."""
+    settings = {"min_new_tokens": least} if least else {}
+    with torch.inference_mode():
+        ids = vlm.model.generate(**inputs, do_sample=False, num_beams=1, max_new_tokens=tokens, **settings)
+    return ids[0, inputs["input_ids"].shape[1] :].tolist()
+
+
+def assert_same(vlm: VLM, inputs: dict[str, torch.Tensor], heard: list[int], wanted: list[int]) -> None:
+    """``heard`` is what ``generate`` ``wanted``, or they part where two tokens are as good as each other: with 16-bit
+    logits, whole groups of tokens tie, and the order of a sum decides."""
+    if heard == wanted:
+        return
+    same = next(i for i, (a, b) in enumerate(zip(heard, wanted)) if a != b)  # a shorter answer parts at its end token
+    longer = {name: _longer(name, value, wanted[:same]) for name, value in inputs.items()}
+    with torch.inference_mode():
+        logits = vlm.model(**longer).logits[0, -1].float()
+    gap, most = (logits[wanted[same]] - logits[heard[same]]).abs(), logits.abs().max()
+    tie = _ROUNDINGS * torch.finfo(vlm.dtype).eps * most
+    assert gap <= tie, f"token {same}: {heard[same]} for {wanted[same]}, {gap:.4f} apart, a tie is {tie:.4f}"
+
+
+def _longer(name: str, value: torch.Tensor, more: list[int]) -> torch.Tensor:
+    if name == "input_ids":
+        return torch.cat([value, torch.tensor([more], dtype=value.dtype)], dim=1)
+    if name == "attention_mask":
+        return torch.cat([value, value.new_ones(1, len(more))], dim=1)
+    if name in ("token_type_ids", "mm_token_type_ids"):
+        return torch.cat([value, value.new_zeros(1, len(more))], dim=1)
+    if name == "position_ids":
+        return torch.cat([value, value[..., -1:] + torch.arange(1, len(more) + 1)], dim=-1)
+    return value

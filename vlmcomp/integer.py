@@ -1,0 +1,184 @@
+"""Products with INT8 weights on a CPU, by FBGEMM or oneDNN through PyTorch, and the Linears that share them.
+
+Both multiply integers. Activations are brought to 127 steps by token, so that the answer to one does not hang on the
+others of its batch. Where reading the weights takes the time, in decoding, what rounding a token left is multiplied as
+a second token: twice the bits for the price of one. In a prompt that is done for tokens with values beyond the
+threshold alone, which LLM.int8() (Dettmers et al., arXiv 2208.07339) computes in 16 bits.
+
+Linears that are given the same tensor (query, key and value; gate and up) are multiplied as one: a call costs about as
+much as reading a megabyte.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from vlmcomp.recipe import INT8_THRESHOLD
+
+_STEPS = 127
+_LEAST = 1e-12
+_SLICE = 256  # inputs that are unpacked at a time
+
+
+class Product:
+    """INT8 weights (out, in) with a scale a row, laid out for a kernel, which keeps the only copy."""
+
+    def codes(self) -> torch.Tensor:
+        """The weights (out, in), exactly as they were quantized."""
+        raise NotImplementedError
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """``x`` (..., in) times the weights: (..., out) in float32."""
+        tokens = x.reshape(-1, x.shape[-1]).float()
+        steps, unit, low, largest = self._in_steps(tokens)
+        if x.shape[-2] == 1:  # nothing here hangs on the values, so that a step can be captured
+            y = self._finely(steps)
+        else:
+            fine = largest.flatten().gt(INT8_THRESHOLD).nonzero().flatten()
+            exact = self._finely(steps[fine]) if len(fine) else None
+            y = self._product(steps.round_())
+            if exact is not None:
+                y.index_copy_(0, fine, exact)
+        return self._of_values(y, unit, low).view(*x.shape[:-1], -1)
+
+    def _in_steps(self, tokens: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """``tokens`` (N, in) in steps, not yet rounded; what a step is worth, what the first one stands for, and the
+        largest magnitude, (N, 1) each."""
+        raise NotImplementedError
+
+    def _product(self, steps: torch.Tensor) -> torch.Tensor:
+        """That of whole ``steps`` (N, in) and the weights."""
+        raise NotImplementedError
+
+    def _finely(self, steps: torch.Tensor) -> torch.Tensor:
+        """That of ``steps`` before rounding, to twice the bits."""
+        raise NotImplementedError
+
+    def _of_values(self, y: torch.Tensor, unit: torch.Tensor, low: torch.Tensor) -> torch.Tensor:
+        """The product of the values that the steps stand for."""
+        raise NotImplementedError
+
+
+class Fbgemm(Product):
+    """Steps from a token's least value to its greatest, 7 bits: 8 overflow on CPUs without VNNI. The kernel gives all
+    tokens of a call one range, so that they are shifted and stretched to the same one before; the shift is made up for
+    by the sums of the weight's rows."""
+
+    @torch.no_grad()
+    def __init__(self, codes: torch.Tensor, scale: torch.Tensor) -> None:
+        self.sums = codes.sum(1, dtype=torch.float32) * scale
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # quantized tensors may go in a later PyTorch
+            zeros = torch.zeros(len(codes), dtype=torch.long)
+            rows = torch._make_per_channel_quantized_tensor(codes.contiguous(), scale.double(), zeros, 0)
+            self.packed = torch.ops.quantized.linear_prepack(rows, None)
+
+    def codes(self) -> torch.Tensor:
+        return torch.ops.quantized.linear_unpack(self.packed)[0].int_repr()
+
+    def _in_steps(self, tokens: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        low, high = torch.aminmax(tokens, dim=1, keepdim=True)
+        unit = (high - low).clamp_min(_LEAST) / _STEPS
+        return (tokens - low).div_(unit), unit, low, torch.maximum(-low, high)
+
+    def _product(self, steps: torch.Tensor) -> torch.Tensor:
+        return torch.ops.quantized.linear_dynamic(steps, self.packed, True)
+
+    def _finely(self, steps: torch.Tensor) -> torch.Tensor:
+        whole = steps.round()
+        y, rest = self._product(torch.cat([whole, (steps - whole + 0.5) * _STEPS])).chunk(2)
+        return torch.add(y - 0.5 * self.sums, rest, alpha=1 / _STEPS)
+
+    def _of_values(self, y: torch.Tensor, unit: torch.Tensor, low: torch.Tensor) -> torch.Tensor:
+        return torch.addcmul(low * self.sums, y, unit)
+
+
+class Onednn(Product):
+    """Steps to both sides of zero, 8 bits: for CPUs with VNNI or AMX, which do not overflow."""
+
+    @torch.no_grad()
+    def __init__(self, codes: torch.Tensor, scale: torch.Tensor) -> None:
+        self.scale, self.zeros = scale, torch.zeros(len(codes), dtype=torch.long)
+        self.packed, self.inputs = torch.ops.onednn.qlinear_prepack(codes.contiguous(), None), codes.shape[1]
+
+    @torch.no_grad()
+    def codes(self) -> torch.Tensor:
+        """Read by multiplying unit vectors, whatever the layout."""
+        ones = torch.ones_like(self.scale)
+        places = torch.arange(self.inputs).split(_SLICE)
+        units = (nn.functional.one_hot(part, self.inputs).to(torch.int8) for part in places)
+        return torch.cat([multiply(u, self.packed, ones, self.zeros).t().to(torch.int8) for u in units], dim=1)
+
+    def _in_steps(self, tokens: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        largest = tokens.abs().amax(1, keepdim=True)
+        unit = largest.clamp_min(_LEAST) / _STEPS
+        return tokens / unit, unit, unit, largest
+
+    def _product(self, steps: torch.Tensor) -> torch.Tensor:
+        return multiply(steps.to(torch.int8), self.packed, self.scale, self.zeros)
+
+    def _finely(self, steps: torch.Tensor) -> torch.Tensor:
+        whole = steps.round()
+        y, rest = self._product(torch.cat([whole, ((steps - whole) * (2 * _STEPS)).round_()])).chunk(2)
+        return torch.add(y, rest, alpha=0.5 / _STEPS)
+
+    def _of_values(self, y: torch.Tensor, unit: torch.Tensor, low: torch.Tensor) -> torch.Tensor:
+        return y * unit
+
+
+def multiply(codes: torch.Tensor, packed: torch.Tensor, scale: torch.Tensor, zeros: torch.Tensor) -> torch.Tensor:
+    """INT8 ``codes`` (N, in) times weights that oneDNN packed: (N, out) in float32."""
+    return torch.ops.onednn.qlinear_pointwise(
+        codes, 1.0, 0, packed, scale, zeros, None, 1.0, 0, torch.float32, "none", [], ""
+    )
+
+
+class Shared:
+    """A product that several Linears are parts of, made once for each tensor that all of them are given."""
+
+    def __init__(self, product: Product, readers: int) -> None:
+        self.product, self.readers = product, readers
+        self._kept: tuple[torch.Tensor, torch.Tensor, int] | None = None  # what was given, the product, readers to come
+
+    def of(self, x: torch.Tensor) -> torch.Tensor:
+        """``x`` (..., in) times all the weights."""
+        kept = self._kept
+        if kept is None or kept[0] is not x:
+            kept = x, self.product(x), self.readers
+        _, y, left = kept
+        self._kept = (x, y, left - 1) if left > 1 else None
+        return y
+
+
+class IntegerLinear(nn.Linear):
+    """A Linear that is some rows of a product."""
+
+    shared: Shared
+    rows: slice
+
+    def take(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The INT8 weights (out, in) and their scales (out), for a product; they no longer lie here."""
+        raise NotImplementedError
+
+    def codes(self) -> torch.Tensor:
+        """The weights (out, in), exactly as they were quantized."""
+        return self.shared.product.codes()[self.rows]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.shared.of(x)[..., self.rows]
+        if self.bias is not None:
+            y = y + self.bias
+        return y.to(x.dtype)
+
+
+def multiply_by(kernel: type[Product], linears: Sequence[IntegerLinear]) -> None:
+    """Let ``kernel`` multiply ``linears``, which are given the same tensor, as one."""
+    codes, scales = zip(*(linear.take() for linear in linears))
+    shared, start = Shared(kernel(torch.cat(codes), torch.cat(scales)), len(linears)), 0
+    for linear, part in zip(linears, codes):
+        linear.shared, linear.rows = shared, slice(start, start + len(part))
+        start += len(part)
