@@ -20,6 +20,7 @@ from torch import nn
 from vlmcomp.recipe import INT8_THRESHOLD
 
 _STEPS = 127
+_ZERO = 128  # the code of no steps, for oneDNN: without AMX it has fast products of unsigned activations alone
 _LEAST = 1e-12
 _SLICE = 256  # inputs that are unpacked at a time
 
@@ -110,7 +111,7 @@ class Onednn(Product):
         """Read by multiplying unit vectors, whatever the layout."""
         ones = torch.ones_like(self.scale)
         places = torch.arange(self.inputs).split(_SLICE)
-        units = (nn.functional.one_hot(part, self.inputs).to(torch.int8) for part in places)
+        units = ((nn.functional.one_hot(part, self.inputs) + _ZERO).to(torch.uint8) for part in places)
         return torch.cat([multiply(u, self.packed, ones, self.zeros).t().to(torch.int8) for u in units], dim=1)
 
     def _in_steps(self, tokens: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -119,7 +120,7 @@ class Onednn(Product):
         return tokens / unit, unit, unit, largest
 
     def _product(self, steps: torch.Tensor) -> torch.Tensor:
-        return multiply(steps.to(torch.int8), self.packed, self.scale, self.zeros)
+        return multiply((steps + _ZERO).to(torch.uint8), self.packed, self.scale, self.zeros)
 
     def _finely(self, steps: torch.Tensor) -> torch.Tensor:
         whole = steps.round()
@@ -131,9 +132,9 @@ class Onednn(Product):
 
 
 def multiply(codes: torch.Tensor, packed: torch.Tensor, scale: torch.Tensor, zeros: torch.Tensor) -> torch.Tensor:
-    """INT8 ``codes`` (N, in) times weights that oneDNN packed: (N, out) in float32."""
+    """``codes`` (N, in), unsigned around 128, times INT8 weights that oneDNN packed: (N, out) in float32."""
     return torch.ops.onednn.qlinear_pointwise(
-        codes, 1.0, 0, packed, scale, zeros, None, 1.0, 0, torch.float32, "none", [], ""
+        codes, 1.0, 128, packed, scale, zeros, None, 1.0, 0, torch.float32, "none", [], ""
     )
 
 

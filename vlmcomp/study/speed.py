@@ -2,7 +2,8 @@
 
 The 1 B model is LLaVA with a decoder of 16 layers, 2,048 wide, and 576 image tokens from two layers of CLIP ViT-L/14 at
 336 pixels: the tower, which no recipe changes, is not what is compared. Its weights are random, since speed does not
-depend on them. Where a CPU computes FP16 in float32, its INT8 and INT4 are also held against a dense model in bfloat16.
+depend on them. Harder baselines than FP16 are no recipes: a dense model in bfloat16 on a CPU that computes FP16 in
+float32, and one whose single tokens are multiplied by ``torch.mv`` on a CPU with instructions for bfloat16.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ LARGE = "llava-1b"
 SMALL = ("llava-shapes", "blip2-shapes", "paligemma-shapes", "qwen2-vl-shapes")
 CELLS = [Cell(PART, model, "in turns") for model in (*SMALL, LARGE)]
 FIGURES = ("decode_ms_per_token", "ttft_ms", "vision_ms", "end_to_end_ms")
-BFLOAT16 = "bf16"  # no recipe, a baseline
+BFLOAT16, VECTORS = "bf16", "bf16-mv"  # no recipes, baselines
 _ROUNDS = {LARGE: 4}
 _USUAL_ROUNDS = 15
 _PAIRS = 7  # of answers a round: differences of a few percent need many
@@ -55,12 +56,12 @@ class Variant:
 def variants(model: str) -> list[Variant]:
     """Those of ``model``, the one that the others are held against first. Of INT4 the one that is fast on CPUs: NF4
     would take minutes for an answer of the large one."""
-    half = () if native_bfloat16() else (BFLOAT16,)
+    harder = VECTORS if native_bfloat16() else BFLOAT16
     if model != LARGE:
         dense = [Variant("fp16", way) for way in (GENERATE, STATIC, CAPTURED)]
-        return dense + [Variant(name, CAPTURED) for name in (*half, "int8", "int4-torchao")]
+        return dense + [Variant(name, CAPTURED) for name in (harder, "int8", "int4-torchao")]
     plain = [Variant(name, way) for name in ("fp16", "int8") for way in (GENERATE, CAPTURED)]
-    more = (*half, "int4-torchao", "glu30+fp16", "glu30+int8", "vis50+fp16", "vis50+glu30+int8")
+    more = (harder, "int4-torchao", "glu30+fp16", "glu30+int8", "vis50+fp16", "vis50+glu30+int8")
     return [*plain, *(Variant(name, CAPTURED) for name in more)]
 
 
@@ -136,7 +137,7 @@ def _facts(vlm: VLM, times: Latency) -> dict[str, Any]:
 
 
 def _made(make: Callable[[str], VLM], name: str, others: list[VLM]) -> VLM:
-    vlm = in_bfloat16(make("fp16")) if name == BFLOAT16 else make(name)
+    vlm = _BASELINES[name](make("fp16")) if name in _BASELINES else make(name)
     memory.share(vlm, others)
     kernels.settle(vlm)
     return vlm
@@ -160,6 +161,27 @@ def in_bfloat16(vlm: VLM) -> VLM:
         if type(module) is nn.Linear:
             module.__class__ = _Linear
     return replace(vlm, dtype_computed="bfloat16")
+
+
+class _VectorLinear(nn.Linear):
+    """Multiplies one token by PyTorch's product of matrix and vector instead of that of matrices."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.numel() > x.shape[-1]:
+            return super().forward(x)
+        y = torch.mv(self.weight, x.flatten()).view(*x.shape[:-1], -1)
+        return y if self.bias is None else y + self.bias
+
+
+def by_vectors(vlm: VLM) -> VLM:
+    """A dense ``vlm`` whose single tokens are multiplied by ``torch.mv``."""
+    for module in vlm.model.modules():
+        if type(module) is nn.Linear:
+            module.__class__ = _VectorLinear
+    return vlm
+
+
+_BASELINES = {BFLOAT16: in_bfloat16, VECTORS: by_vectors}
 
 
 def _parameters(vlm: VLM) -> int:

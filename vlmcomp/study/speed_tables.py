@@ -10,6 +10,7 @@ from vlmcomp import tables as markdown
 from vlmcomp.paired import faster
 
 Variants = Mapping[str, Mapping[str, Any]]
+BASELINES = ("fp16, captured", "bf16, captured", "bf16-mv, captured")
 HEAD = ("Variant, decoded by", "ms/token", "against the first (95 %)", "% of floor", "first token ms", "end to end")
 
 
@@ -68,10 +69,16 @@ def _notes(variants: Variants) -> str:
     left = [label for label, v in variants.items() if not label.endswith(v["decoder"])]
     if left:
         said.append(f"Not captured, and decoded with a static cache instead: {' and '.join(left)}.")
-    if half := variants.get("bf16, captured"):
-        against = [(label, speedup(half, v, "decode_ms_per_token")) for label, v in variants.items() if "int" in label]
-        said.append(f"Against bf16, captured, a token of {' and '.join(f'{n} comes {x}' for n, x in against)} as fast.")
+    for base in BASELINES:
+        half = variants.get(base)
+        small = [(label, v) for label, v in variants.items() if "int" in label and label.endswith("captured")]
+        if half and small:
+            against = [f"{label} comes {speedup(half, v, 'decode_ms_per_token')}" for label, v in small]
+            said.append(f"Against {base}, a token of {' and '.join(against)} as fast.")
+    if "bf16, captured" in variants:
         said.append("fp16 computes in float32 here, bf16 in bfloat16 (its prompt in float32).")
+    if "bf16-mv, captured" in variants:
+        said.append("fp16 computes in bfloat16 here; bf16-mv multiplies single tokens by `torch.mv`.")
     halves = [label for label in variants if label.startswith("vis")]
     dense = next((v for label, v in variants.items() if label == "fp16, captured"), None)
     for label in halves if dense else ():
