@@ -20,7 +20,7 @@ from vlmcomp.ask import ask
 from vlmcomp.cache import Cache, Key, identify, obtain
 from vlmcomp.measure.size import weight_bytes
 from vlmcomp.recipe import Recipe
-from vlmcomp.vlm import VLM
+from vlmcomp.vlm import VLM, native_bfloat16
 
 ROOT = Path(__file__).resolve().parent.parent
 INT8 = Recipe.parse("llava-shapes/int8")

@@ -36,7 +36,7 @@ SMALL = ("llava-shapes", "blip2-shapes", "paligemma-shapes", "qwen2-vl-shapes")
 CELLS = [Cell(PART, model, "in turns") for model in (*SMALL, LARGE)]
 FIGURES = ("decode_ms_per_token", "ttft_ms", "vision_ms", "end_to_end_ms")
 BFLOAT16, VECTORS = "bf16", "bf16-mv"  # no recipes, baselines
-_ROUNDS = {LARGE: 4}
+_ROUNDS = {LARGE: 8}
 _USUAL_ROUNDS = 15
 _PAIRS = 7  # of answers a round: differences of a few percent need many
 
