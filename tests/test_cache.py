@@ -129,7 +129,7 @@ def test_an_entry_that_is_whole_but_of_another_recipe_is_not_taken(kept: Cache, 
 
 def test_everything_that_a_build_depends_on_is_in_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pruned = Recipe.parse("llava-shapes/glu30+int8")
-    entry, plain = zoo.find("llava-shapes"), identify(pruned, "cpu").digest
+    entry, plain, native = zoo.find("llava-shapes"), identify(pruned, "cpu").digest, native_bfloat16()
     assert identify(pruned, "cpu").digest == plain
     weights = tmp_path / "weights"
     shutil.copytree(entry.location, weights)
@@ -142,7 +142,7 @@ def test_everything_that_a_build_depends_on_is_in_the_key(tmp_path: Path, monkey
         (build, "CALIBRATION_SEED", 1),
         (cache, "_code_digest", lambda: "other code"),
         (zoo, "check", lambda recipe: replace(entry, calibration=7)),
-        (torch.cpu, "_is_avx512_bf16_supported", lambda: True),
+        ("vlmcomp.vlm", "native_bfloat16", lambda: not native),
         ("vlmcomp.machine", "versions", lambda: {"torch": "1.0"}),
     ]
     for place, name, value in changes:
