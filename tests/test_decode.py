@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable
 
 import pytest
@@ -13,7 +14,7 @@ from transformers import GenerationConfig
 from vlmcomp import decode, sight
 from vlmcomp.ask import answer_batch, ask
 from vlmcomp.build import build
-from vlmcomp.decode import CAPTURE_AFTER, CAPTURED, GENERATE, STATIC, Decoder
+from vlmcomp.decode import CAPTURE_AFTER, CAPTURED, COMPILED, GENERATE, STATIC, Decoder
 from vlmcomp.recipe import Recipe
 
 LONG = 2 * CAPTURE_AFTER
@@ -112,6 +113,27 @@ def test_what_cannot_be_captured_is_said_once(built: Callable, samples: list, ca
         for _ in range(3):
             _warm(decoder, inputs)
     assert len(caplog.records) == 1 and "without a captured step" in caplog.text
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="a CPU's kernels are made by a C++ compiler")
+def test_a_compiled_step_gives_the_tokens_of_generate(built: Callable, samples: list) -> None:
+    vlm = built("llava-shapes/fp16")
+    decoder = Decoder(vlm.model, COMPILED, patience=0)
+    for image, question, _ in samples[:2]:
+        inputs = vlm.encode([image], [question])
+        assert_same(vlm, inputs, _tokens(decoder, inputs, LONG, LONG), plain(vlm, inputs, LONG, LONG))
+    assert decoder.way == COMPILED and decoder.capture_seconds > 0
+
+
+def test_what_cannot_be_compiled_is_captured(built: Callable, samples: list, caplog: pytest.LogCaptureFixture) -> None:
+    vlm = built("llava-shapes/int8")
+    ask(vlm, *samples[0][:2], 1)  # FBGEMM's weights are no tensors, which torch.compile refuses
+    decoder, inputs = Decoder(vlm.model, COMPILED, patience=0), vlm.encode(*([part] for part in samples[0][:2]))
+    with caplog.at_level(logging.WARNING, logger="vlmcomp.decode"):
+        for _ in range(3):
+            assert_same(vlm, inputs, _tokens(decoder, inputs, LONG, LONG), plain(vlm, inputs, LONG, LONG))
+    assert len(caplog.records) == 1 and "without a compiled step" in caplog.text
+    assert decoder.way == CAPTURED
 
 
 def test_ask_and_a_batch_agree_after_capturing(built: Callable, samples: list) -> None:

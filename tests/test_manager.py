@@ -194,7 +194,7 @@ def test_200_random_steps_never_break_the_budget_or_build_twice_at_once(seed: in
     def pieces(thing: dict) -> dict:
         return {key: size for key, size in thing.items() if key != "recipe"}
 
-    manager = _manager(build, pieces, 70, patience_seconds=0.1, estimate=lambda r: (5 * _percent(r), 20))
+    manager = _manager(build, pieces, 70, patience_seconds=0.02, estimate=lambda r: (5 * _percent(r), 20))
     steps = iter(range(200))
 
     def visit(number: int) -> None:

@@ -69,6 +69,22 @@ def test_a_kernel_multiplies_the_packed_weights(precision: str, bias: bool) -> N
     assert torch.allclose(small(x), rows, rtol=1e-4, atol=1e-4)  # a token does not hang on its batch
 
 
+@pytest.mark.parametrize("outputs", [192, 96, 48])  # some lie in no layout that is known
+@torch.no_grad()
+def test_a_prompt_is_multiplied_by_unpacked_weights(outputs: int) -> None:
+    torch.manual_seed(0)
+    linear = nn.Linear(256, outputs)
+    linear.weight = nn.Parameter(packed.int4(linear.weight), requires_grad=False)
+    wanted, holder = packed.dense(linear.weight), nn.Sequential(linear)
+    kernels.use(holder, kernels.TINYGEMM)
+    assert linear.layout or outputs % 64
+    x = torch.randn(2, 150, 256)
+    exact, got = nn.functional.linear(x, wanted, linear.bias), holder(x)
+    few = torch.cat([holder(part) for part in x.split(30, dim=1)], dim=1)
+    assert (got - exact).norm() < (1e-5 if linear.layout else 0.01) * exact.norm()
+    assert (few - exact).norm() < 0.01 * exact.norm() and got.shape == few.shape
+
+
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_the_weights_stay_those_of_torchao(precision: str) -> None:
     from torchao.quantization import Int8Tensor, PerRow

@@ -1,4 +1,5 @@
-"""One decoding step of a model, captured: a CUDA graph on a GPU, TorchScript of its aten operators on a CPU.
+"""One decoding step of a model, captured: a CUDA graph on a GPU, TorchScript of its aten operators on a CPU; or
+compiled before.
 
 Both spare the Python of the modules, which is most of the time of a small model, or of a large one on a fast GPU.
 """
@@ -50,8 +51,9 @@ class Step:
         self.slot.fill_(length)
         self.mask.fill_(float("-inf"))[..., :length] = 0
 
-    def capture(self) -> None:
-        """From now on ``run`` goes without the modules' Python; where the step stands is then unknown.
+    def capture(self, compiled: bool = False) -> None:
+        """From now on ``run`` goes without the modules' Python, and, ``compiled``, with kernels made for it by
+        ``torch.compile``; where the step stands is then unknown.
 
         Raises:
             Exception: whatever the back-end refuses with; ``run`` is as it was.
@@ -60,7 +62,13 @@ class Step:
         try:
             wanted = plain(*self.tensors())
             self._return(start)
-            self.run = _as_graph(self) if self.token.is_cuda else _as_script(self)
+            if compiled:
+                self.run = _compiled(self)
+                self._return(start)
+            if self.token.is_cuda:
+                self.run = _as_graph(self)
+            elif not compiled:
+                self.run = _as_script(self)
             self._return(start)
             near = max(1e-3, 4 * torch.finfo(self.mask.dtype).eps)  # kernels may round 16-bit sums in another order
             if not torch.allclose(self.run(*self.tensors()), wanted, rtol=near, atol=near):
@@ -96,10 +104,22 @@ def _as_graph(step: Step) -> Callable[..., torch.Tensor]:
     return replay
 
 
+def _traced(step: Step) -> torch.fx.GraphModule:
+    run = step.run
+    return make_fx(lambda *tensors: run(*tensors))(*step.tensors())
+
+
+def _compiled(step: Step) -> Callable[..., torch.Tensor]:
+    """The step's aten operators through Inductor: needs a C++ compiler on a CPU, Triton on a GPU. The operators, since
+    compiling the modules themselves takes several times as long and checks much for every token."""
+    compiled = torch.compile(_traced(step), fullgraph=True, dynamic=False)
+    compiled(*step.tensors())
+    return compiled
+
+
 def _as_script(step: Step) -> Callable[..., torch.Tensor]:
     """The step's aten operators as TorchScript, or as FX's Python where TorchScript cannot hold them."""
-    run = step.run
-    traced = make_fx(lambda *tensors: run(*tensors))(*step.tensors())
+    traced = _traced(step)
     _script_integers(traced)
     with warnings.catch_warnings(), suppress(RuntimeError):
         warnings.simplefilter("ignore")

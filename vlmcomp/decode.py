@@ -17,8 +17,8 @@ from transformers import Cache, DynamicCache, GenerationConfig, PreTrainedModel,
 from vlmcomp import anatomy
 from vlmcomp.capture import Step
 
-ASKED = "VLMCOMP_DECODE"  # environment: one of WAYS, instead of the last
-GENERATE, STATIC, CAPTURED = WAYS = ("generate", "static", "captured")
+ASKED = "VLMCOMP_DECODE"  # environment: one of WAYS, instead of CAPTURED
+GENERATE, STATIC, CAPTURED, COMPILED = WAYS = ("generate", "static", "captured", "compiled")
 CAPTURE_AFTER = 16  # tokens a model has decoded: who asks little need not wait for a capture
 _ROOM, _GRAIN = 256, 128  # slots of a cache beyond the prompt, and what their number is a multiple of
 _log = logging.getLogger(__name__)
@@ -40,7 +40,8 @@ _NEUTRAL = {
 
 
 def asked() -> str:
-    """The way that the environment asks for, or the fastest.
+    """The way that the environment asks for, or the fastest that does not keep people waiting: to compile takes from
+    seconds to minutes.
 
     Raises:
         ValueError: it asks for an unknown one.
@@ -183,7 +184,7 @@ class Decoder:
             slots = -(-max(needed, length + _ROOM) // _GRAIN) * _GRAIN
             step = self._step = self._made(slots, position)
         step.begin(past, token, position, length)
-        if self.way == CAPTURED and self.decoded >= self.patience and not step.captured:
+        if self.way in (CAPTURED, COMPILED) and self.decoded >= self.patience and not step.captured:
             self._capture(step)
             step.begin(past, token, position, length)
         return step
@@ -216,13 +217,14 @@ class Decoder:
         )
 
     def _capture(self, step: Step) -> None:
-        """Where a step cannot be captured, say so once and go on without."""
+        """Where a step cannot be compiled or captured, say so once and go on without."""
         start = time.perf_counter()
         try:
-            step.capture()
+            step.capture(compiled=self.way == COMPILED)
         except Exception as error:  # every back-end refuses in its own way
-            self.way = STATIC
-            _log.warning("decoding goes on without a captured step: %s", str(error).strip().partition("\n")[0])
+            reason = str(error).strip().partition("\n")[0] or type(error).__name__
+            _log.warning("decoding goes on without a %s step: %s", self.way, reason)
+            self.way = CAPTURED if self.way == COMPILED else STATIC
         self.capture_seconds += time.perf_counter() - start
 
 

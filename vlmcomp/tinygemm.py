@@ -1,7 +1,9 @@
 """A Linear of torchao's INT4 weights, multiplied by PyTorch's tinygemm kernels.
 
-What torchao's own Int4OpaqueTensor (CPU) and Int4TilePackedTo4dTensor (CUDA) call, without a tensor subclass around
-it, which a decoding step could not be captured with. The CUDA half follows torchao's source and has not been run.
+They are made for few tokens: a CPU multiplies a prompt several times faster by weights that were unpacked for it. The
+kernels are those that torchao's own Int4OpaqueTensor (CPU) and Int4TilePackedTo4dTensor (CUDA) call, without a tensor
+subclass around them, which a decoding step could not be captured with. The CUDA half follows torchao's source and has
+not been run.
 """
 
 from __future__ import annotations
@@ -16,6 +18,10 @@ from vlmcomp.packed import GROUP
 
 _INNER_TILES, _COLUMNS, _ROWS = 8, 1024, 8  # of the layout on CUDA: inputs and outputs are filled up to multiples
 _SLICE = 256  # inputs that are unpacked at a time
+_FEW = 128  # tokens that the kernel of a CPU multiplies faster than unpacking takes
+# Of a CPU: outputs that lie together, and whether a byte holds one of their first and one of their second half, or two
+# neighbours. Which it is hangs on the vector width that PyTorch's kernels were chosen for.
+_LAYOUTS = ((64, True), (32, True), (32, False))
 
 
 class TinygemmLinear(nn.Linear):
@@ -26,7 +32,9 @@ class TinygemmLinear(nn.Linear):
     def pack(self) -> None:
         """Lay the codes out for the kernel, which keeps the only copy."""
         small = self.weight
-        self.laid = _laid_out(packed.codes(small))
+        codes = packed.codes(small)
+        self.laid = _laid_out(codes)
+        self.layout = next((like for like in _LAYOUTS if not small.qdata.is_cuda and _is(self.laid, like, codes)), None)
         self.scale_and_zero = torch.stack([small.scale, small.zero_point], dim=2).bfloat16()
         if small.qdata.is_cuda:
             groups, rows = self.scale_and_zero.shape[:2]
@@ -35,7 +43,11 @@ class TinygemmLinear(nn.Linear):
         self.weight = nn.Parameter(small.to("meta"), requires_grad=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self._product(x.reshape(-1, x.shape[-1]).bfloat16(), self.scale_and_zero)
+        tokens = x.reshape(-1, x.shape[-1])
+        if self.layout and len(tokens) > _FEW:
+            y = tokens @ self._unpacked(x.dtype)
+        else:
+            y = self._product(tokens.bfloat16(), self.scale_and_zero)
         if self.bias is not None:
             y = y + self.bias
         return y.to(x.dtype).view(*x.shape[:-1], -1)
@@ -46,6 +58,15 @@ class TinygemmLinear(nn.Linear):
             y = torch.ops.aten._weight_int4pack_mm(tokens, self.laid, GROUP, scale_and_zero)
             return y.narrow(1, 0, self.out_features)
         return torch.ops.aten._weight_int4pack_mm_for_cpu(tokens, self.laid, GROUP, scale_and_zero)
+
+    def _unpacked(self, dtype: torch.dtype) -> torch.Tensor:
+        """The weights (in, out)."""
+        codes = _read(self.laid, self.layout, dtype).sub_(8)
+        blocks, _, outputs = codes.shape
+        parts = (part.unflatten(1, (blocks, 1, outputs)).transpose(0, 1) for part in self.scale_and_zero.unbind(2))
+        scale, zero = (part.contiguous() for part in parts)  # else the products take several times as long
+        codes.unflatten(1, (-1, GROUP)).mul_(scale).add_(zero)
+        return codes.transpose(0, 1).flatten(1)
 
     @torch.no_grad()
     def codes(self) -> torch.Tensor:
@@ -60,6 +81,24 @@ class TinygemmLinear(nn.Linear):
         super()._save_to_state_dict(destination, prefix, keep_vars)
         scale, zero = self.scale_and_zero[: self.in_features // GROUP, : self.out_features].unbind(2)
         destination[f"{prefix}weight"] = packed.int4_of(self.codes(), scale.t(), zero.t())
+
+
+def _read(laid: torch.Tensor, layout: tuple[int, bool], dtype: torch.dtype) -> torch.Tensor:
+    """The codes (blocks, in, outputs of a block) that lie in ``layout``."""
+    outputs, halves = layout
+    rows, pairs_a_row = laid.shape
+    pairs = laid.view(rows // outputs, 2 * pairs_a_row, outputs // 2)
+    codes = torch.empty(*pairs.shape[:2], outputs, dtype=dtype)
+    first, second = codes.chunk(2, dim=2) if halves else (codes[..., ::2], codes[..., 1::2])
+    first.copy_(pairs & 15)
+    second.copy_(pairs >> 4)
+    return codes
+
+
+def _is(laid: torch.Tensor, layout: tuple[int, bool], codes: torch.Tensor) -> bool:
+    if len(laid) % layout[0]:
+        return False
+    return torch.equal(_read(laid, layout, codes.dtype).transpose(1, 2).flatten(0, 1), codes)
 
 
 def _laid_out(codes: torch.Tensor) -> torch.Tensor:

@@ -21,7 +21,7 @@ from torch import nn
 from vlmcomp import architecture, kernels, memory, zoo
 from vlmcomp.ask import ask
 from vlmcomp.build import build, calibration_samples
-from vlmcomp.decode import CAPTURED, GENERATE, STATIC, Decoder
+from vlmcomp.decode import CAPTURED, COMPILED, GENERATE, STATIC, Decoder
 from vlmcomp.measure import latency, tasks
 from vlmcomp.prune.cut import Method
 from vlmcomp.published import SHAPES
@@ -58,7 +58,7 @@ def variants(model: str) -> list[Variant]:
     would take minutes for an answer of the large one."""
     harder = VECTORS if native_bfloat16() else BFLOAT16
     if model != LARGE:
-        dense = [Variant("fp16", way) for way in (GENERATE, STATIC, CAPTURED)]
+        dense = [Variant("fp16", way) for way in (GENERATE, STATIC, CAPTURED, COMPILED)]
         return dense + [Variant(name, CAPTURED) for name in (harder, "int8", "int4-torchao")]
     plain = [Variant(name, way) for name in ("fp16", "int8") for way in (GENERATE, CAPTURED)]
     more = (harder, "int4-torchao", "glu30+fp16", "glu30+int8", "vis50+fp16", "vis50+glu30+int8")
