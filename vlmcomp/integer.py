@@ -132,7 +132,10 @@ class Onednn(Product):
 
 
 def multiply(codes: torch.Tensor, packed: torch.Tensor, scale: torch.Tensor, zeros: torch.Tensor) -> torch.Tensor:
-    """``codes`` (N, in), unsigned around 128, times INT8 weights that oneDNN packed: (N, out) in float32."""
+    """``codes`` (N, in), unsigned around 128, times INT8 weights that oneDNN packed: (N, out) in float32.
+
+    ``capture`` makes a script of this, which sees no constants of the module.
+    """
     return torch.ops.onednn.qlinear_pointwise(
         codes, 1.0, 128, packed, scale, zeros, None, 1.0, 0, torch.float32, "none", [], ""
     )

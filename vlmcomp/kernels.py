@@ -23,7 +23,7 @@ from vlmcomp.anatomy import FAMILIES
 from vlmcomp.integer import Fbgemm, IntegerLinear, Onednn, multiply_by
 from vlmcomp.quantize import hush, int8
 from vlmcomp.tinygemm import TinygemmLinear
-from vlmcomp.vlm import VLM, compute_dtype
+from vlmcomp.vlm import VLM, compute_dtype, cpu_has
 
 BITSANDBYTES, FBGEMM, ONEDNN = "bitsandbytes", "fbgemm", "onednn"
 ASKED = "VLMCOMP_INT8_KERNEL"  # environment: one of them, instead of the fastest
@@ -192,5 +192,4 @@ def _ms(linear: nn.Module, x: torch.Tensor) -> float:
 
 def vnni() -> bool:
     """Whether this CPU adds up products of 8-bit integers without overflow."""
-    tests = (getattr(torch.cpu, name, None) for name in ("_is_vnni_supported", "_is_amx_tile_supported"))
-    return any(test is not None and test() for test in tests)
+    return cpu_has("vnni", "amx_tile")

@@ -25,8 +25,8 @@ _LAYOUTS = ((64, True), (32, True), (32, False))
 
 
 class TinygemmLinear(nn.Linear):
-    """INT4 weights (out, in) in the layout of their device. Activations are brought to bfloat16: with others the
-    kernel of a CPU is twenty times slower, and that of CUDA knows none."""
+    """INT4 weights (out, in) in the layout of their device. For the kernels activations are brought to bfloat16: with
+    others that of a CPU is twenty times slower, and that of CUDA knows none."""
 
     @torch.no_grad()
     def pack(self) -> None:

@@ -96,7 +96,12 @@ def compute_dtype(device: str | torch.device) -> torch.dtype:
 
 def native_bfloat16() -> bool:
     """Whether this CPU multiplies bfloat16 matrices itself (AVX512-BF16 or AMX)."""
-    tests = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return cpu_has("avx512_bf16", "amx_tile")
+
+
+def cpu_has(*features: str) -> bool:
+    """Whether this CPU has one of ``features``, as ``torch.cpu`` calls them."""
+    tests = (getattr(torch.cpu, f"_is_{feature}_supported", None) for feature in features)
     return any(test is not None and test() for test in tests)
 
 

@@ -157,9 +157,7 @@ class _Linear(nn.Linear):
 def in_bfloat16(vlm: VLM) -> VLM:
     """A dense ``vlm``, changed to bfloat16."""
     vlm.model.to(torch.bfloat16)
-    for module in vlm.model.modules():
-        if type(module) is nn.Linear:
-            module.__class__ = _Linear
+    _change_linears(vlm, _Linear)
     return replace(vlm, dtype_computed="bfloat16")
 
 
@@ -175,10 +173,14 @@ class _VectorLinear(nn.Linear):
 
 def by_vectors(vlm: VLM) -> VLM:
     """A dense ``vlm`` whose single tokens are multiplied by ``torch.mv``."""
+    _change_linears(vlm, _VectorLinear)
+    return vlm
+
+
+def _change_linears(vlm: VLM, form: type[nn.Linear]) -> None:
     for module in vlm.model.modules():
         if type(module) is nn.Linear:
-            module.__class__ = _VectorLinear
-    return vlm
+            module.__class__ = form
 
 
 _BASELINES = {BFLOAT16: in_bfloat16, VECTORS: by_vectors}

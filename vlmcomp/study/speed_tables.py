@@ -69,11 +69,10 @@ def _notes(variants: Variants) -> str:
     left = [label for label, v in variants.items() if not label.endswith(v["decoder"])]
     if left:
         said.append(f"Not captured, and decoded with a static cache instead: {' and '.join(left)}.")
+    small = [(label, v) for label, v in variants.items() if "int" in label and label.endswith("captured")]
     for base in BASELINES:
-        half = variants.get(base)
-        small = [(label, v) for label, v in variants.items() if "int" in label and label.endswith("captured")]
-        if half and small:
-            against = [f"{label} comes {speedup(half, v, 'decode_ms_per_token')}" for label, v in small]
+        if small and (dense := variants.get(base)):
+            against = [f"{label} comes {speedup(dense, v, 'decode_ms_per_token')}" for label, v in small]
             said.append(f"Against {base}, a token of {' and '.join(against)} as fast.")
     if "bf16, captured" in variants:
         said.append("fp16 computes in float32 here, bf16 in bfloat16 (its prompt in float32).")
