@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 from choices import assert_same, plain
 from transformers import GenerationConfig
 
-from vlmcomp import decode, sight
+from vlmcomp import capture, decode, sight
 from vlmcomp.ask import answer_batch, ask
 from vlmcomp.build import build
 from vlmcomp.decode import CAPTURE_AFTER, CAPTURED, COMPILED, GENERATE, STATIC, Decoder
@@ -82,6 +83,19 @@ def test_what_sees_half_an_image_decodes_alike(samples: list, model: str) -> Non
         inputs = vlm.encode([image], [question])
         assert_same(vlm, inputs, _tokens(decoder, dict(inputs), LONG, LONG), plain(vlm, inputs, LONG, LONG))
     assert decoder.capture_seconds > 0
+
+
+@pytest.mark.parametrize("wide", [True, False])
+def test_attention_may_be_wider_than_its_cache(samples: list, monkeypatch: pytest.MonkeyPatch, wide: bool) -> None:
+    monkeypatch.setattr(capture, "_widening_pays", lambda step: wide)
+    vlm = build(Recipe("qwen2-vl-shapes"), device="cpu")
+    vlm.model.to(torch.bfloat16)
+    vlm = replace(vlm, dtype_computed="bfloat16")
+    decoder = Decoder(vlm.model, CAPTURED, patience=0)
+    for image, question, _ in samples[:3]:
+        inputs = vlm.encode([image], [question])
+        assert_same(vlm, inputs, _tokens(decoder, inputs, LONG, LONG), plain(vlm, inputs, LONG, LONG))
+    assert decoder.way == CAPTURED
 
 
 def test_stopping_ends_within_a_token(built: Callable, samples: list) -> None:

@@ -146,24 +146,35 @@ def test_its_answers_are_those_of_bitsandbytes(kernel: str, samples: list, monke
         assert ask(ours, images[0], questions[0]).text == alone
 
 
+def _times(prompt: list[float], token: list[float]) -> kernels.Times:
+    return {"prompt_ms": prompt, "token_ms": token}
+
+
 def test_the_fastest_is_measured_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(kernels.ASKED)
     monkeypatch.setenv(machine.PLACE, str(tmp_path))
+    race = kernels.race
+    monkeypatch.setattr(kernels, "race", lambda: race(side=128, rounds=2))
     measure = kernels.known_times.__wrapped__
     first = measure()
     kept = json.loads((tmp_path / "int8-kernel.json").read_text())
-    assert kept["answer_ms"].keys() == first.keys() <= kernels.TITLES.keys()
+    assert kept["kernels"].keys() == first.keys() <= kernels.TITLES.keys()
     assert (kernels.ONEDNN in first) == kernels.vnni()
-    for damaged in (kept | {"here": {}}, kept | {"answer_ms": {"none": [1.0]}}, {}):  # another machine's, or broken
+    for damaged in (kept | {"here": {}}, kept | {"kernels": {kernels.FBGEMM: [1.0]}}, {}):  # not of here, or broken
         (tmp_path / "int8-kernel.json").write_text(json.dumps(damaged))
         assert measure().keys() == first.keys()
-    (tmp_path / "int8-kernel.json").write_text(json.dumps(kept | {"answer_ms": {kernels.FBGEMM: [1.0]}}))
-    assert measure() == {kernels.FBGEMM: [1.0]}  # nothing is measured again
+    only = {kernels.FBGEMM: _times([1.0], [1.0])}
+    (tmp_path / "int8-kernel.json").write_text(json.dumps(kept | {"kernels": only}))
+    assert measure() == only  # nothing is measured again
 
 
-def test_the_least_disturbed_time_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_prompt_and_its_answer_decide_by_what_is_usual(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(kernels.ASKED)
-    times = {kernels.BITSANDBYTES: [1.0, 9.0], kernels.FBGEMM: [4.0, 2.0], kernels.ONEDNN: [3.0, 3.0]}
+    times = {
+        kernels.BITSANDBYTES: _times([9.0], [0.5, 0.5, 9.0]),
+        kernels.FBGEMM: _times([20.0], [0.9]),
+        kernels.ONEDNN: _times([9.0], [0.1, 3.0, 3.0]),  # fast once, and slow as a rule
+    }
     monkeypatch.setattr(kernels, "known_times", lambda: times)
     assert kernels.chosen() == kernels.BITSANDBYTES
     assert kernels.chosen("int8-torchao") == kernels.FBGEMM  # bitsandbytes does not multiply torchao's weights

@@ -169,11 +169,15 @@ class Decoder:
 
         past = DynamicCache(config=self.model.config.get_text_config())
         settings = self._settings | {self._cache_name: past, "use_cache": True}
-        handle = self.inner.register_forward_pre_hook(look, with_kwargs=True)
+        hooks = [
+            self.inner.register_forward_pre_hook(look, with_kwargs=True),
+            self.head.register_forward_pre_hook(_alone),
+        ]
         try:
             logits = self.model(**inputs, **settings).logits[:, -1]
         finally:
-            handle.remove()
+            for hook in hooks:
+                hook.remove()
         last = seen.get("last", torch.full((1, 1), inputs["input_ids"].shape[1] - 1, device=self.model.device))
         return logits.float(), past, last + 1
 
@@ -226,6 +230,12 @@ class Decoder:
             _log.warning("decoding goes on without a %s step: %s", self.way, reason)
             self.way = CAPTURED if self.way == COMPILED else STATIC
         self.capture_seconds += time.perf_counter() - start
+
+
+def _alone(head: torch.nn.Module, args: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+    """The last token's state in memory of its own: as part of its sequence's, PyTorch copies all of lm_head before it
+    multiplies."""
+    return (args[0].clone(memory_format=torch.contiguous_format),)
 
 
 def _takes(module: torch.nn.Module, name: str) -> bool:
