@@ -13,6 +13,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 if "PYTEST_XDIST_WORKER" in os.environ:  # workers side by side take one core each
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["VLMCOMP_INT8_KERNEL"] = "fbgemm"  # what is faster on a machine must not decide what a test sees
+os.environ["VLMCOMP_DENSE_KERNEL"] = "pytorch"
 os.environ["VLMCOMP_CACHE_GB"] = "0"  # tests neither read nor fill the user's cache of built variants
 
 import pytest

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from vlmcomp import anatomy, checkpoint, decode, kernels, machine
+from vlmcomp import anatomy, checkpoint, decode, kernels, machine, race
 from vlmcomp.ask import answer_batch, ask
 from vlmcomp.build import build
 from vlmcomp.measure.size import read_per_token, weight_bytes
@@ -146,26 +146,28 @@ def test_its_answers_are_those_of_bitsandbytes(kernel: str, samples: list, monke
         assert ask(ours, images[0], questions[0]).text == alone
 
 
-def _times(prompt: list[float], token: list[float]) -> kernels.Times:
+def _times(prompt: list[float], token: list[float]) -> race.Times:
     return {"prompt_ms": prompt, "token_ms": token}
 
 
 def test_the_fastest_is_measured_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(kernels.ASKED)
     monkeypatch.setenv(machine.PLACE, str(tmp_path))
-    race = kernels.race
-    monkeypatch.setattr(kernels, "race", lambda: race(side=128, rounds=2))
-    measure = kernels.known_times.__wrapped__
-    first = measure()
-    kept = json.loads((tmp_path / "int8-kernel.json").read_text())
-    assert kept["kernels"].keys() == first.keys() <= kernels.TITLES.keys()
-    assert (kernels.ONEDNN in first) == kernels.vnni()
-    for damaged in (kept | {"here": {}}, kept | {"kernels": {kernels.FBGEMM: [1.0]}}, {}):  # not of here, or broken
-        (tmp_path / "int8-kernel.json").write_text(json.dumps(damaged))
-        assert measure().keys() == first.keys()
+    whole, place = race.run, tmp_path / race.FILE
+    monkeypatch.setattr(race, "run", lambda names, make: whole(names, make, side=128, rounds=2))
+    known = race.known.__wrapped__
+    ways, able = (kernels.PYTORCH, kernels.PREPACKED), kernels.able()
+    dense, int8 = known("dense", ways, kernels._dense_by), known("int8", able, kernels._int8_by)
+    assert dense.keys() == set(ways) and int8.keys() == set(able)
+    assert (kernels.ONEDNN in able) == kernels.vnni()
+    kept = json.loads(place.read_text())
+    assert kept["dense"].keys() == dense.keys() and kept["int8"].keys() == int8.keys()
+    for damaged in (kept | {"here": {}}, kept | {"int8": {kernels.FBGEMM: [1.0]}}, kept | {"int8": {}}, {}, []):
+        place.write_text(json.dumps(damaged))  # of another machine, or broken
+        assert known("int8", able, kernels._int8_by).keys() == set(able)
     only = {kernels.FBGEMM: _times([1.0], [1.0])}
-    (tmp_path / "int8-kernel.json").write_text(json.dumps(kept | {"kernels": only}))
-    assert measure() == only  # nothing is measured again
+    place.write_text(json.dumps(kept | {"int8": only}))
+    assert known("int8", able, kernels._int8_by) == only  # nothing is measured again
+    assert known("int8", (kernels.ONEDNN,), kernels._int8_by) != only  # a kernel that is not to be had is not taken
 
 
 def test_a_prompt_and_its_answer_decide_by_what_is_usual(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,12 +177,12 @@ def test_a_prompt_and_its_answer_decide_by_what_is_usual(monkeypatch: pytest.Mon
         kernels.FBGEMM: _times([20.0], [0.9]),
         kernels.ONEDNN: _times([9.0], [0.1, 3.0, 3.0]),  # fast once, and slow as a rule
     }
-    monkeypatch.setattr(kernels, "known_times", lambda: times)
+    monkeypatch.setattr(race, "known", lambda *_: times)
     assert kernels.chosen() == kernels.BITSANDBYTES
     assert kernels.chosen("int8-torchao") == kernels.FBGEMM  # bitsandbytes does not multiply torchao's weights
     monkeypatch.setenv(kernels.ASKED, kernels.ONEDNN)
     assert kernels.chosen() == kernels.chosen("int8-torchao") == kernels.ONEDNN
-    monkeypatch.setattr(kernels, "known_times", dict)
+    monkeypatch.setattr(race, "known", lambda *_: {})
     monkeypatch.setenv(kernels.ASKED, kernels.BITSANDBYTES)
     assert kernels.chosen("int8-torchao") == ""  # left to torchao
     monkeypatch.setenv(kernels.ASKED, "fast")

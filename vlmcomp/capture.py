@@ -18,9 +18,13 @@ import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 from transformers import Cache
 
-from vlmcomp.integer import multiply
+from vlmcomp import dense, integer
 
 _ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
+_SCRIPTS = {  # the operator: who calls it with tensors alone, and where among its arguments they are
+    torch.ops.onednn.qlinear_pointwise.default: (integer.multiply, (0, 3, 4, 5)),
+    torch.ops.mkldnn._linear_pointwise.default: (dense.multiply, (0, 1, 2)),
+}
 _TIMED, _ROUNDS = 8, 3  # layers, whose keys and values come from memory and not from a cache of the CPU
 
 
@@ -157,26 +161,27 @@ def _compiled(step: Step) -> Callable[..., torch.Tensor]:
 def _as_script(step: Step) -> Callable[..., torch.Tensor]:
     """The step's aten operators as TorchScript, or as FX's Python where TorchScript cannot hold them."""
     traced = _traced(step)
-    _script_integers(traced)
+    _script_onednn(traced)
     with warnings.catch_warnings(), suppress(RuntimeError):
         warnings.simplefilter("ignore")
         return torch.jit.trace(traced, step.tensors(), check_trace=False)
     return traced
 
 
-def _script_integers(traced: torch.fx.GraphModule) -> None:
-    """Let oneDNN's product be called as a script: PyTorch cannot trace an argument of that operator, a list that may
+def _script_onednn(traced: torch.fx.GraphModule) -> None:
+    """Let oneDNN's products be called as scripts: PyTorch cannot trace an argument of those operators, a list that may
     hold nothing."""
-    for node in traced.graph.find_nodes(op="call_function", target=torch.ops.onednn.qlinear_pointwise.default):
-        codes, _, _, packed, scale, zeros = node.args[:6]
-        node.target, node.args = _multiply, (codes, packed, scale, zeros)
+    for operator, (product, places) in _SCRIPTS.items():
+        for node in traced.graph.find_nodes(op="call_function", target=operator):
+            node.target, node.args = _script(product), tuple(node.args[place] for place in places)
     traced.recompile()
 
 
-def _multiply(*tensors: torch.Tensor) -> torch.Tensor:
-    return _scripted()(*tensors)
-
-
 @cache
-def _scripted() -> torch.jit.ScriptFunction:
-    return torch.jit.script(multiply)
+def _script(product: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    scripted = torch.jit.script(product)
+
+    def call(*tensors: torch.Tensor) -> torch.Tensor:
+        return scripted(*tensors)
+
+    return call

@@ -1,44 +1,41 @@
-"""What multiplies packed weights. INT8 of bitsandbytes on a CPU: its own kernel, FBGEMM or oneDNN, whichever is faster
-there; INT8 of torchao on a CPU: the faster of the latter two; INT4 of torchao: PyTorch's tinygemm kernels.
+"""What multiplies a decoder's weights. On a CPU whichever is faster there: of INT8, bitsandbytes' own kernel, FBGEMM or
+oneDNN (the latter two multiply torchao's too); of dense weights, PyTorch's Linear or oneDNN with weights that it laid
+out once. Of torchao's INT4, PyTorch's tinygemm kernels.
 
-All of them read the weights that the library quantized, so that a checkpoint is the same whatever computes with it.
+All of them read the weights that were built or quantized, so that a checkpoint is the same whatever computes with it.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
+import copy
 import os
-import statistics
-import time
 from collections.abc import Iterator
-from functools import cache
 from typing import Any
 
 import bitsandbytes as bnb
 import torch
 from torch import nn
 
-from vlmcomp import machine, packed, store
-from vlmcomp.anatomy import FAMILIES
+from vlmcomp import anatomy, packed, race
+from vlmcomp.decode import COMPILED
+from vlmcomp.decode import asked as way_to_decode
+from vlmcomp.dense import PrepackedLinear
 from vlmcomp.integer import Fbgemm, IntegerLinear, Onednn, multiply_by
 from vlmcomp.quantize import hush, int8
 from vlmcomp.tinygemm import TinygemmLinear
 from vlmcomp.vlm import VLM, compute_dtype, cpu_has
 
 BITSANDBYTES, FBGEMM, ONEDNN = "bitsandbytes", "fbgemm", "onednn"
-ASKED = "VLMCOMP_INT8_KERNEL"  # environment: one of them, instead of the fastest
+PYTORCH, PREPACKED, TINYGEMM = "pytorch", "prepacked", "tinygemm"
+ASKED, ASKED_DENSE = "VLMCOMP_INT8_KERNEL", "VLMCOMP_DENSE_KERNEL"  # environment: one of them, instead of the fastest
 TITLES = {
     BITSANDBYTES: "multiplied by bitsandbytes",
     FBGEMM: "multiplied by FBGEMM, activations by token in 7 bits (prompt) and 14 (decoding)",
     ONEDNN: "multiplied by oneDNN, activations by token in 8 bits (prompt) and 16 (decoding)",
+    PREPACKED: "multiplied by oneDNN, weights laid out once",
+    TINYGEMM: "multiplied by tinygemm, activations in bfloat16",
 }
 _INT8 = {"int8": (BITSANDBYTES, FBGEMM, ONEDNN), "int8-torchao": (FBGEMM, ONEDNN)}
-TINYGEMM = "multiplied by tinygemm, activations in bfloat16"
-_FILE = "int8-kernel.json"
-Times = dict[str, list[float]]  # "prompt_ms", "token_ms"
-_SIDE, _LINEARS, _ROUNDS = 2048, 16, 5  # of those that are timed: more than the caches of most CPUs hold
-_PROMPT, _TOKENS = 512, 32  # of the answer
 
 
 class IntegerLinear8bit(IntegerLinear, bnb.nn.Linear8bitLt):
@@ -76,24 +73,33 @@ def settle(vlm: VLM) -> None:
     """Let a built ``vlm`` compute in the best way that is known here; it can be saved before and after."""
     if vlm.settled:
         return
-    vlm.settled = True
-    vlm.kernel = fit(vlm.model, vlm.recipe.precision, vlm.device)
+    vlm.settled, model = True, vlm.model
+    vlm.kernel = fit(model.get_submodule(anatomy.of(model).decoder), vlm.recipe.precision, vlm.device)
+    head = model.get_output_embeddings()
+    if head.weight is not model.get_input_embeddings().weight:
+        fit(head, "fp16", vlm.device)
 
 
 def fit(module: nn.Module, precision: str, device: torch.device) -> str:
-    """Let the Linears of ``module``, packed in ``precision``, compute in the best way known on ``device``; its title,
-    where it is not the library's own."""
-    if precision in _INT8 and device.type == "cpu" and (kernel := chosen(precision)):
-        use(module, kernel)
-        return TITLES[kernel]
-    if precision == "int4-torchao":
-        use(module, TINYGEMM)
-        return TINYGEMM
-    return ""
+    """Let the Linears of ``module``, packed in ``precision`` or dense, compute in the best way known on ``device``; the
+    title of what multiplies the former, where it is not the library's own."""
+    kernel = ""
+    if precision in _INT8 and device.type == "cpu":
+        kernel = chosen(precision)
+    elif precision == "int4-torchao":
+        kernel = TINYGEMM
+    elif precision == "fp16" and device.type == "cpu" and way_to_decode() != COMPILED:  # which makes its own
+        kernel = chosen_dense()
+    use(module, kernel)
+    return TITLES.get(kernel, "")
 
 
 def use(model: nn.Module, kernel: str) -> None:
-    """Let the packed Linears of ``model`` that ``kernel`` can multiply compute with it from now on."""
+    """Let the Linears of ``model`` that ``kernel`` can multiply compute with it from now on."""
+    if kernel == PREPACKED:
+        for linear in [m for m in model.modules() if type(m) is nn.Linear and m.weight.dtype == compute_dtype("cpu")]:
+            linear.__class__ = PrepackedLinear
+            linear.pack()
     if kernel == TINYGEMM:
         for linear in [m for m in model.modules() if _kind(m) == packed.INT4]:
             linear.__class__ = TinygemmLinear  # weights, hooks and the way it is saved stay
@@ -108,7 +114,9 @@ def use(model: nn.Module, kernel: str) -> None:
 _PRODUCTS = {FBGEMM: Fbgemm, ONEDNN: Onednn}
 _FORMS = {"Linear8bitLt": IntegerLinear8bit, packed.INT8: IntegerLinearOfTorchao}
 # Linears of one module that are given the same tensor
-_SIBLINGS = {names for a in FAMILIES.values() for names in ((a.query, a.key, a.value), a.mlp_in) if len(names) > 1}
+_SIBLINGS = {
+    names for a in anatomy.FAMILIES.values() for names in ((a.query, a.key, a.value), a.mlp_in) if len(names) > 1
+}
 
 
 def _kind(module: object) -> str:
@@ -134,65 +142,44 @@ def chosen(precision: str = "int8") -> str:
     Raises:
         ValueError: the environment names no kernel.
     """
-    able = _INT8[precision]
-    if asked := os.environ.get(ASKED):
-        if asked not in TITLES:
-            raise ValueError(f"{ASKED} is '{asked}': use {' or '.join(TITLES)}")
-        if asked in able:
-            return asked
-    times = known_times()
-    # by medians: what takes long half of the time is not fast
-    return min((kernel for kernel in able if kernel in times), key=lambda kernel: _answer_ms(times[kernel]), default="")
+    asked = _asked(ASKED, _INT8["int8"])
+    if asked in _INT8[precision]:
+        return asked
+    times = race.known("int8", able(), _int8_by)
+    return race.fastest({kernel: times[kernel] for kernel in _INT8[precision] if kernel in times})
 
 
-def _answer_ms(times: Times) -> float:
-    return statistics.median(times["prompt_ms"]) + _TOKENS * statistics.median(times["token_ms"])
+def able() -> tuple[str, ...]:
+    """The INT8 kernels that are right on this CPU."""
+    return tuple(kernel for kernel in _INT8["int8"] if kernel != ONEDNN or vnni())
 
 
-@cache
-def known_times() -> dict[str, Times]:
-    """What ``race`` gave on this machine: run once, and kept beside the built variants."""
-    place = machine.home() / _FILE
-    versions = {name: machine.versions().get(name) for name in ("torch", "bitsandbytes")}
-    here = {"cpu": machine.hardware("cpu").slug, "threads": torch.get_num_threads(), **versions}
-    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-        known = json.loads(place.read_text())
-        if known["here"] == here and all(map(_answer_ms, known["kernels"].values())):
-            return known["kernels"]
-    times = race()
-    with contextlib.suppress(OSError):  # a disk that refuses costs a new measurement next time, and nothing else
-        store.write_json(place, {"here": here, "kernels": times})
-    return times
+def chosen_dense() -> str:
+    """The same of ``$VLMCOMP_DENSE_KERNEL`` for dense weights."""
+    ways = (PYTORCH, PREPACKED)
+    return _asked(ASKED_DENSE, ways) or race.fastest(race.known("dense", ways, _dense_by))
 
 
-@torch.inference_mode()
-def race(side: int = _SIDE, rounds: int = _ROUNDS) -> dict[str, Times]:
-    """By kernel that works here: milliseconds that a prompt and a token spend in an INT8 Linear of ``side`` x ``side``,
-    in turns."""
+def _asked(name: str, kernels: tuple[str, ...]) -> str:
+    asked = os.environ.get(name, "")
+    if asked and asked not in kernels:
+        raise ValueError(f"{name} is '{asked}': use {' or '.join(kernels)}")
+    return asked
+
+
+def _int8_by(kernel: str, dense: nn.Linear) -> nn.Module:
     hush()
-    dense = nn.Linear(side, side, bias=False)
-    prompt = torch.randn(1, _PROMPT, side, dtype=compute_dtype("cpu"))
-    linears: dict[str, nn.Sequential] = {}
-    for kernel in TITLES:
-        if kernel == ONEDNN and not vnni():
-            continue
-        with contextlib.suppress(RuntimeError, AttributeError, NotImplementedError):  # not in this build of PyTorch
-            several = nn.Sequential(*(int8(dense).to("cpu").eval() for _ in range(_LINEARS)))
-            use(several, kernel)
-            several(prompt[:, :1])
-            linears[kernel] = several
-    times: dict[str, Times] = {kernel: {"prompt_ms": [], "token_ms": []} for kernel in linears}
-    for _ in range(rounds):
-        for kernel, several in linears.items():
-            times[kernel]["prompt_ms"].append(_ms(several[0], prompt))
-            times[kernel]["token_ms"].append(_ms(several, prompt[:, :1]) / _LINEARS)
-    return times
+    return _used(int8(dense).to("cpu").eval(), kernel)
 
 
-def _ms(linears: nn.Module, x: torch.Tensor) -> float:
-    start = time.perf_counter()
-    linears(x)
-    return 1000 * (time.perf_counter() - start)
+def _dense_by(kernel: str, dense: nn.Linear) -> nn.Module:
+    return _used(copy.deepcopy(dense), kernel)
+
+
+def _used(linear: nn.Module, kernel: str) -> nn.Module:
+    holder = nn.Sequential(linear)
+    use(holder, kernel)
+    return holder
 
 
 def vnni() -> bool:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from vlmcomp import packed
+from vlmcomp.dense import PrepackedLinear
 from vlmcomp.vlm import VLM
 
 Pieces = dict[tuple[str, int], int]  # (device, address) of a tensor -> its bytes
@@ -60,6 +61,18 @@ def share(vlm: VLM, others: Sequence[VLM]) -> None:
             twin = theirs.get(name)
             if twin is not None and _equal(tensor, twin):
                 tensor.data = twin.data
+        _borrow(vlm.model, other.model)
+
+
+def _borrow(model: nn.Module, other: nn.Module) -> None:
+    """The same for weights that oneDNN has laid out in both."""
+    theirs = {name: module for name, module in other.named_modules() if type(module) is PrepackedLinear}
+    for name, module in model.named_modules():
+        twin = theirs.get(name)
+        if twin is None or type(module) is not PrepackedLinear or module.laid is twin.laid:
+            continue
+        if module.weight.shape == twin.weight.shape and torch.equal(module.dense(), twin.dense()):
+            module.borrow(twin)
 
 
 def _plain(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

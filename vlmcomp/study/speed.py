@@ -2,8 +2,7 @@
 
 The 1 B model is LLaVA with a decoder of 16 layers, 2,048 wide, and 576 image tokens from two layers of CLIP ViT-L/14 at
 336 pixels: the tower, which no recipe changes, is not what is compared. Its weights are random, since speed does not
-depend on them. Harder baselines than FP16 are no recipes: a dense model in bfloat16 on a CPU that computes FP16 in
-float32, and one whose single tokens are multiplied by ``torch.mv`` on a CPU with instructions for bfloat16.
+depend on them. On a CPU that computes FP16 in float32 a dense model in bfloat16 is a harder baseline, and no recipe.
 """
 
 from __future__ import annotations
@@ -35,7 +34,8 @@ LARGE = "llava-1b"
 SMALL = ("llava-shapes", "blip2-shapes", "paligemma-shapes", "qwen2-vl-shapes")
 CELLS = [Cell(PART, model, "in turns") for model in (*SMALL, LARGE)]
 FIGURES = ("decode_ms_per_token", "ttft_ms", "vision_ms", "end_to_end_ms")
-BFLOAT16, VECTORS = "bf16", "bf16-mv"  # no recipes, baselines
+BFLOAT16 = "bf16"  # no recipe, a baseline
+_STOCK = (GENERATE, COMPILED)  # ways whose Linears are the libraries' own: plain ``generate``, or made by Inductor
 _ROUNDS = {LARGE: 8}
 _USUAL_ROUNDS = 15
 _PAIRS = 7  # of answers a round: differences of a few percent need many
@@ -56,12 +56,12 @@ class Variant:
 def variants(model: str) -> list[Variant]:
     """Those of ``model``, the one that the others are held against first. Of INT4 the one that is fast on CPUs: NF4
     would take minutes for an answer of the large one."""
-    harder = VECTORS if native_bfloat16() else BFLOAT16
+    harder = () if native_bfloat16() else (BFLOAT16,)
     if model != LARGE:
         dense = [Variant("fp16", way) for way in (GENERATE, STATIC, CAPTURED, COMPILED)]
-        return dense + [Variant(name, CAPTURED) for name in (harder, "int8", "int4-torchao")]
+        return dense + [Variant(name, CAPTURED) for name in (*harder, "int8", "int4-torchao")]
     plain = [Variant(name, way) for name in ("fp16", "int8") for way in (GENERATE, CAPTURED)]
-    more = (harder, "int4-torchao", "glu30+fp16", "glu30+int8", "vis50+fp16", "vis50+glu30+int8")
+    more = (*harder, "int4-torchao", "glu30+fp16", "glu30+int8", "vis50+fp16", "vis50+glu30+int8")
     return [*plain, *(Variant(name, CAPTURED) for name in more)]
 
 
@@ -81,21 +81,22 @@ class Study:
 def measure(model: str, rounds: int, chosen: Sequence[Variant] | None = None) -> dict[str, Any]:
     """Raw milliseconds of ``rounds`` answers of ``latency.NEW_TOKENS`` tokens of every variant, in turns."""
     make = _large() if model == LARGE else lambda name: build(Recipe.parse(f"{model}/{name}"), device="cpu")
-    held: dict[str, VLM] = {}
+    held: dict[tuple[str, bool], VLM] = {}
     running: dict[Variant, VLM] = {}
     chosen = chosen or variants(model)
-    names = {variant.name for variant in chosen}
+    wanted = {(variant.name, variant.way in _STOCK) for variant in chosen}
     for variant in chosen:
-        if variant.name not in held:
-            held[variant.name] = _made(make, variant.name, list(held.values()))
-            _say(f"built {variant.name}", len(held) / len(names))
-        vlm = held[variant.name]
+        key = variant.name, variant.way in _STOCK
+        if key not in held:
+            held[key] = _made(make, *key, list(held.values()))
+            _say(f"built {variant.name}", len(held) / len(wanted))
+        vlm = held[key]
         running[variant] = replace(vlm, decoder=Decoder(vlm.model, variant.way, patience=0))
     warmup = 1 if model == LARGE else latency.WARMUP_RUNS  # in which steps are captured
     timed = latency.interleaved(list(running.values()), warmup=warmup, runs=rounds, batches=(), progress=_say)
     found = {variant.label: _facts(vlm, times) for (variant, vlm), times in zip(running.items(), timed)}
-    facts = {"variants": found, "threads": torch.get_num_threads(), "parameters": _parameters(held["fp16"])}
-    return facts if model == LARGE else facts | {"overhead": overhead(held["fp16"], _PAIRS * rounds)}
+    facts = {"variants": found, "threads": torch.get_num_threads(), "parameters": _parameters(held["fp16", False])}
+    return facts if model == LARGE else facts | {"overhead": overhead(held["fp16", False], _PAIRS * rounds)}
 
 
 def overhead(vlm: VLM, rounds: int) -> dict[str, list[float]]:
@@ -136,10 +137,12 @@ def _facts(vlm: VLM, times: Latency) -> dict[str, Any]:
     }
 
 
-def _made(make: Callable[[str], VLM], name: str, others: list[VLM]) -> VLM:
-    vlm = _BASELINES[name](make("fp16")) if name in _BASELINES else make(name)
-    memory.share(vlm, others)
+def _made(make: Callable[[str], VLM], name: str, stock: bool, others: list[VLM]) -> VLM:
+    vlm = in_bfloat16(make("fp16")) if name == BFLOAT16 else make(name)
+    if stock:
+        vlm.settled = True  # with what the libraries bring
     kernels.settle(vlm)
+    memory.share(vlm, others)
     return vlm
 
 
@@ -157,33 +160,10 @@ class _Linear(nn.Linear):
 def in_bfloat16(vlm: VLM) -> VLM:
     """A dense ``vlm``, changed to bfloat16."""
     vlm.model.to(torch.bfloat16)
-    _change_linears(vlm, _Linear)
-    return replace(vlm, dtype_computed="bfloat16")
-
-
-class _VectorLinear(nn.Linear):
-    """Multiplies one token by PyTorch's product of matrix and vector instead of that of matrices."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if x.numel() > x.shape[-1]:
-            return super().forward(x)
-        y = torch.mv(self.weight, x.flatten()).view(*x.shape[:-1], -1)
-        return y if self.bias is None else y + self.bias
-
-
-def by_vectors(vlm: VLM) -> VLM:
-    """A dense ``vlm`` whose single tokens are multiplied by ``torch.mv``."""
-    _change_linears(vlm, _VectorLinear)
-    return vlm
-
-
-def _change_linears(vlm: VLM, form: type[nn.Linear]) -> None:
     for module in vlm.model.modules():
         if type(module) is nn.Linear:
-            module.__class__ = form
-
-
-_BASELINES = {BFLOAT16: in_bfloat16, VECTORS: by_vectors}
+            module.__class__ = _Linear
+    return replace(vlm, dtype_computed="bfloat16")
 
 
 def _parameters(vlm: VLM) -> int:

@@ -64,7 +64,7 @@ def _notes(variants: Variants) -> str:
     said = []
     if captured:
         said.append(f"Capturing a step took {min(captured):.1f} to {max(captured):.1f} s, before the timed rounds.")
-    for kernel in dict.fromkeys(v["kernel"] for label, v in variants.items() if "int" in label):
+    for kernel in dict.fromkeys(v["kernel"] for v in variants.values() if v["kernel"] != "torch"):
         said.append(f"{' and '.join(n for n, v in variants.items() if v['kernel'] == kernel)}: {kernel}.")
     left = [label for label, v in variants.items() if not label.endswith(v["decoder"])]
     if left:
@@ -74,6 +74,9 @@ def _notes(variants: Variants) -> str:
         if small and (dense := variants.get(base)):
             against = [f"{label} comes {speedup(dense, v, 'decode_ms_per_token')}" for label, v in small]
             said.append(f"Against {base}, a token of {' and '.join(against)} as fast.")
+    if {"int8, generate", "int8, captured"} <= variants.keys():
+        own = speedup(variants["int8, generate"], variants["int8, captured"], "decode_ms_per_token")
+        said.append(f"Against int8, generate, a token of int8, captured comes {own} as fast.")
     if "bf16, captured" in variants:
         said.append("fp16 computes in float32 here, bf16 in bfloat16 (its prompt in float32).")
     if "bf16-mv, captured" in variants:

@@ -1,0 +1,89 @@
+"""Which of several ways to multiply is the fastest on this machine: measured once, and kept beside built variants."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+import torch
+from torch import nn
+
+from vlmcomp import machine, store
+from vlmcomp.vlm import compute_dtype
+
+Times = dict[str, list[float]]  # "prompt_ms" and "token_ms", round by round
+Make = Callable[[str, nn.Linear], nn.Module]  # of a dense Linear what a kernel multiplies; it keeps no weight of it
+FILE = "kernels.json"
+_SIDE, _LINEARS, _ROUNDS = 2048, 16, 5  # together more than the caches of most CPUs hold
+_PROMPT, _TOKENS = 512, 32  # of the answer
+_REFUSALS = (RuntimeError, AttributeError, NotImplementedError)  # of a build of PyTorch that lacks a kernel
+
+
+def fastest(times: dict[str, Times]) -> str:
+    """Who takes least for a prompt and its answer, by medians: what is slow half of the time is not fast. Nothing
+    where nobody is there."""
+    return min(times, key=lambda name: answer_ms(times[name]), default="")
+
+
+def answer_ms(times: Times) -> float:
+    """Milliseconds that an answer spends in one Linear."""
+    return statistics.median(times["prompt_ms"]) + _TOKENS * statistics.median(times["token_ms"])
+
+
+@cache
+def known(what: str, names: tuple[str, ...], make: Make) -> dict[str, Times]:
+    """What ``run`` gave for ``what`` on this machine."""
+    place, kept = machine.home() / FILE, _kept()
+    with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
+        times = kept[what]
+        if times and times.keys() <= set(names) and all(map(answer_ms, times.values())):
+            return times
+    times = run(names, make)
+    with contextlib.suppress(OSError):  # a disk that refuses costs a new measurement next time, and nothing else
+        store.write_json(place, _kept() | {"here": _here(), what: times})
+    return times
+
+
+def _here() -> dict[str, Any]:
+    versions = {name: machine.versions().get(name) for name in ("torch", "bitsandbytes")}
+    return {"cpu": machine.hardware("cpu").slug, "threads": torch.get_num_threads(), **versions}
+
+
+def _kept() -> dict[str, Any]:
+    """What was measured here before; of another machine or version nothing."""
+    with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
+        kept = json.loads((machine.home() / FILE).read_text())
+        if kept.get("here") == _here():
+            return kept
+    return {}
+
+
+@torch.inference_mode()
+def run(names: Sequence[str], make: Make, side: int = _SIDE, rounds: int = _ROUNDS) -> dict[str, Times]:
+    """Milliseconds that a prompt and a token spend in a Linear of ``side`` x ``side``, by kernel and in turns; who does
+    not work here does not run."""
+    dense = nn.Linear(side, side, bias=False, dtype=compute_dtype("cpu"))
+    prompt = torch.randn(1, _PROMPT, side, dtype=dense.weight.dtype)
+    running: dict[str, nn.Sequential] = {}
+    for name in names:
+        with contextlib.suppress(*_REFUSALS):
+            linears = nn.Sequential(*(make(name, dense) for _ in range(_LINEARS)))
+            linears(prompt[:, :1])
+            running[name] = linears
+    times: dict[str, Times] = {name: {"prompt_ms": [], "token_ms": []} for name in running}
+    for _ in range(rounds):
+        for name, linears in running.items():
+            times[name]["prompt_ms"].append(_ms(linears[0], prompt))
+            times[name]["token_ms"].append(_ms(linears, prompt[:, :1]) / _LINEARS)
+    return times
+
+
+def _ms(linears: nn.Module, x: torch.Tensor) -> float:
+    start = time.perf_counter()
+    linears(x)
+    return 1000 * (time.perf_counter() - start)
