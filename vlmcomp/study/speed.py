@@ -36,7 +36,7 @@ CELLS = [Cell(PART, model, "in turns") for model in (*SMALL, LARGE)]
 FIGURES = ("decode_ms_per_token", "ttft_ms", "vision_ms", "end_to_end_ms")
 BFLOAT16 = "bf16"  # no recipe, a baseline
 _STOCK = (GENERATE, COMPILED)  # ways whose Linears are the libraries' own: plain ``generate``, or made by Inductor
-_ROUNDS = {LARGE: 8}
+_ROUNDS = {LARGE: 12}
 _USUAL_ROUNDS = 15
 _PAIRS = 7  # of answers a round: differences of a few percent need many
 

@@ -215,11 +215,15 @@ def timing(rows: Sequence[Row]) -> str:
     return f"{title}\n\n{_lines(['Precision', 'ask', 'plain generate', 'ratio (95 %)'], body)}"
 
 
+_LIBRARIES = ("torch", "transformers", "optipfair")
+
+
 def caption(study: Mapping[str, Any]) -> str:
     """What a study's numbers were measured on and with."""
     machine, versions, rows = study["hardware"], study["versions"], study["cells"]
     place = f"{machine['name']} ({machine['device']}, {machine['cores']} cores)"
-    with_ = ", ".join(f"{name} {versions[name]}" for name in ("torch", "transformers", "optipfair") if name in versions)
+    used = {name: {r.get("versions", {}).get(name, versions.get(name, "")) for r in rows} - {""} for name in _LIBRARIES}
+    with_ = ", ".join(f"{name} {' and '.join(sorted(found))}" for name, found in used.items() if found)
     seeds, dates = len({r["seed"] for r in rows}), sorted(r["measured"][:10] for r in rows)
     sets = f"{seeds} calibration sets, mean ± half the range" if seeds > 1 else "one calibration set"
     days = dates[0] + (f" to {dates[-1]}" if dates[-1] != dates[0] else "")
@@ -229,18 +233,21 @@ def caption(study: Mapping[str, Any]) -> str:
 def render(study: Mapping[str, Any], projected: dict[str, float], *, whole: bool) -> str:
     """All of a study as Markdown; unless ``whole``, of the measures on shapes only the headline, and nothing on speed,
     which has a section of its own."""
+    rows = [r for r in study["cells"] if whole or r["part"] != "speed"]
+    if not rows:
+        return ""
     part = {
-        name: [r for r in study["cells"] if r["part"] == name]
+        name: [r for r in rows if r["part"] == name]
         for name in ("shapes", "peer", "language", "cost", "timing", "speed")
     }
     blocks = [
-        caption(study),
+        caption(study | {"cells": rows}),
         shapes(part["shapes"], MEASURES if whole else HEADLINE),
         equal_bytes(part["shapes"]),
         duel(part["peer"]),
         language(part["language"]),
         cost(part["cost"], projected),
         timing(part["timing"]),
-        speed.tables(part["speed"]) if whole else "",
+        speed.tables(part["speed"]),
     ]
     return "\n\n".join(filter(None, blocks))
