@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from vlmcomp.decode import Decoder
 from vlmcomp.vlm import VLM
 
 _ROUNDINGS = 4  # of the dtype's epsilon: what sums in another order, through all layers, may move a logit
@@ -15,6 +16,13 @@ def plain(vlm: VLM, inputs: dict[str, torch.Tensor], tokens: int, least: int = 0
     with torch.inference_mode():
         ids = vlm.model.generate(**inputs, do_sample=False, num_beams=1, max_new_tokens=tokens, **settings)
     return ids[0, inputs["input_ids"].shape[1] :].tolist()
+
+
+def decoded(decoder: Decoder, inputs: dict[str, torch.Tensor], tokens: int, least: int = 0) -> list[int]:
+    """The answer of ``decoder``."""
+    heard: list[int] = []
+    decoder.answer(inputs, tokens, least, lambda token, at: heard.append(token))
+    return heard
 
 
 def assert_same(vlm: VLM, inputs: dict[str, torch.Tensor], heard: list[int], wanted: list[int]) -> None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from choices import assert_same, plain
+from choices import assert_same, decoded, plain
 from transformers import GenerationConfig
 
 from vlmcomp import capture, decode, sight
@@ -23,17 +23,11 @@ EVERY = ["llava-shapes/fp16", "blip2-shapes/fp16", "paligemma-shapes/fp16", "qwe
 SMALL = ["llava-shapes/int8", "llava-shapes/int4"]
 
 
-def _tokens(decoder: Decoder, inputs: dict[str, torch.Tensor], tokens: int, least: int = 0) -> list[int]:
-    heard: list[int] = []
-    decoder.answer(inputs, tokens, least, lambda token, at: heard.append(token))
-    return heard
-
-
 def _warm(decoder: Decoder, inputs: dict[str, torch.Tensor]) -> None:
     """Let ``decoder`` decode until it captures its step."""
     while decoder.decoded < CAPTURE_AFTER:
-        _tokens(decoder, inputs, CAPTURE_AFTER, CAPTURE_AFTER)
-    _tokens(decoder, inputs, 2, 2)
+        decoded(decoder, inputs, CAPTURE_AFTER, CAPTURE_AFTER)
+    decoded(decoder, inputs, 2, 2)
 
 
 @pytest.mark.parametrize("way", [STATIC, CAPTURED])
@@ -44,8 +38,8 @@ def test_every_way_gives_the_tokens_of_generate(built: Callable, samples: list, 
     decoder = Decoder(vlm.model, way)
     for image, question, _ in samples[:2]:
         inputs = vlm.encode([image], [question])
-        assert_same(vlm, inputs, _tokens(decoder, inputs, LONG, LONG), plain(vlm, inputs, LONG, LONG))
-        assert_same(vlm, inputs, _tokens(decoder, inputs, LONG), plain(vlm, inputs, LONG, 0))
+        assert_same(vlm, inputs, decoded(decoder, inputs, LONG, LONG), plain(vlm, inputs, LONG, LONG))
+        assert_same(vlm, inputs, decoded(decoder, inputs, LONG), plain(vlm, inputs, LONG, 0))
     packed = recipe.endswith("int4")  # bitsandbytes' 4-bit tensors cannot be traced
     assert decoder.way == (STATIC if packed else way)
     assert (decoder.capture_seconds > 0) == (way == CAPTURED)
@@ -54,12 +48,12 @@ def test_every_way_gives_the_tokens_of_generate(built: Callable, samples: list, 
 def test_a_step_is_captured_once_and_again_for_a_longer_sequence(built: Callable, samples: list) -> None:
     vlm = built("llava-shapes/fp16")
     decoder, inputs = Decoder(vlm.model, CAPTURED), vlm.encode(*([part] for part in samples[0][:2]))
-    assert _tokens(decoder, inputs, 2, 2) and decoder.capture_seconds == 0  # who asks little does not wait
+    assert decoded(decoder, inputs, 2, 2) and decoder.capture_seconds == 0  # who asks little does not wait
     _warm(decoder, inputs)
     first = decoder.capture_seconds
-    assert first > 0 and _tokens(decoder, inputs, LONG) and decoder.capture_seconds == first
+    assert first > 0 and decoded(decoder, inputs, LONG) and decoder.capture_seconds == first
     longer = 380  # more than the room that a cache has
-    assert_same(vlm, inputs, _tokens(decoder, inputs, longer, longer), plain(vlm, inputs, longer, longer))
+    assert_same(vlm, inputs, decoded(decoder, inputs, longer, longer), plain(vlm, inputs, longer, longer))
     assert decoder.capture_seconds > first
 
 
@@ -70,7 +64,7 @@ def test_prompts_of_other_lengths_share_a_captured_step(built: Callable, samples
     first = decoder.capture_seconds
     for size, asked in (((112, 84), samples[1][1]), ((96, 96), f"{samples[1][1]} " * 6), ((64, 128), "what?")):
         inputs = vlm.encode([samples[1][0].resize(size)], [asked])  # of another shape: other image positions
-        assert_same(vlm, inputs, _tokens(decoder, inputs, 24, 24), plain(vlm, inputs, 24, 24))
+        assert_same(vlm, inputs, decoded(decoder, inputs, 24, 24), plain(vlm, inputs, 24, 24))
     assert decoder.capture_seconds == first
 
 
@@ -81,7 +75,7 @@ def test_what_sees_half_an_image_decodes_alike(samples: list, model: str) -> Non
     decoder = Decoder(vlm.model, CAPTURED)
     for image, question, _ in samples[:3]:
         inputs = vlm.encode([image], [question])
-        assert_same(vlm, inputs, _tokens(decoder, dict(inputs), LONG, LONG), plain(vlm, inputs, LONG, LONG))
+        assert_same(vlm, inputs, decoded(decoder, dict(inputs), LONG, LONG), plain(vlm, inputs, LONG, LONG))
     assert decoder.capture_seconds > 0
 
 
@@ -94,7 +88,7 @@ def test_attention_may_be_wider_than_its_cache(samples: list, monkeypatch: pytes
     decoder = Decoder(vlm.model, CAPTURED, patience=0)
     for image, question, _ in samples[:3]:
         inputs = vlm.encode([image], [question])
-        assert_same(vlm, inputs, _tokens(decoder, inputs, LONG, LONG), plain(vlm, inputs, LONG, LONG))
+        assert_same(vlm, inputs, decoded(decoder, inputs, LONG, LONG), plain(vlm, inputs, LONG, LONG))
     assert decoder.way == CAPTURED
 
 
@@ -117,7 +111,7 @@ def test_what_is_not_plainly_greedy_is_left_to_generate(samples: list, setting: 
     vlm.model.generation_config = settings
     decoder, inputs = Decoder(vlm.model, CAPTURED), vlm.encode(*([part] for part in samples[0][:2]))
     assert decoder.way == GENERATE
-    assert_same(vlm, inputs, _tokens(decoder, inputs, LONG, LONG), plain(vlm, inputs, LONG, LONG))
+    assert_same(vlm, inputs, decoded(decoder, inputs, LONG, LONG), plain(vlm, inputs, LONG, LONG))
 
 
 def test_what_cannot_be_captured_is_said_once(built: Callable, samples: list, caplog: pytest.LogCaptureFixture) -> None:
@@ -135,7 +129,7 @@ def test_a_compiled_step_gives_the_tokens_of_generate(built: Callable, samples: 
     decoder = Decoder(vlm.model, COMPILED, patience=0)
     for image, question, _ in samples[:2]:
         inputs = vlm.encode([image], [question])
-        assert_same(vlm, inputs, _tokens(decoder, inputs, LONG, LONG), plain(vlm, inputs, LONG, LONG))
+        assert_same(vlm, inputs, decoded(decoder, inputs, LONG, LONG), plain(vlm, inputs, LONG, LONG))
     assert decoder.way == COMPILED and decoder.capture_seconds > 0
 
 
@@ -145,7 +139,7 @@ def test_what_cannot_be_compiled_is_captured(built: Callable, samples: list, cap
     decoder, inputs = Decoder(vlm.model, COMPILED, patience=0), vlm.encode(*([part] for part in samples[0][:2]))
     with caplog.at_level(logging.WARNING, logger="vlmcomp.decode"):
         for _ in range(3):
-            assert_same(vlm, inputs, _tokens(decoder, inputs, LONG, LONG), plain(vlm, inputs, LONG, LONG))
+            assert_same(vlm, inputs, decoded(decoder, inputs, LONG, LONG), plain(vlm, inputs, LONG, LONG))
     assert len(caplog.records) == 1 and "without a compiled step" in caplog.text
     assert decoder.way == CAPTURED
 

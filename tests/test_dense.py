@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from choices import assert_same, plain
+from choices import assert_same, decoded, plain
 from torch import nn
 
 from vlmcomp import checkpoint, kernels
@@ -61,10 +61,8 @@ def test_a_model_decodes_saves_and_weighs_what_it_did(
     wanted = plain(vlm, inputs, TOKENS, TOKENS)
     answer = ask(vlm, image, question).text
     assert vlm.kernel == kernels.TITLES[kernels.PREPACKED] and len(_laid(vlm)) > 20
-    heard: list[int] = []
     decoder = Decoder(vlm.model, CAPTURED, patience=0)
-    decoder.answer(inputs, TOKENS, TOKENS, lambda token, at: heard.append(token))
-    assert_same(vlm, inputs, heard, wanted)
+    assert_same(vlm, inputs, decoded(decoder, inputs, TOKENS, TOKENS), wanted)
     assert decoder.way == CAPTURED and decoder.capture_seconds > 0
     assert (weight_bytes(vlm.model), read_per_token(vlm.model), sum(pieces(vlm.model).values())) == before
     assert all(torch.equal(tensor, weights[name]) for name, tensor in vlm.model.state_dict().items())

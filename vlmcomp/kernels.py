@@ -96,13 +96,10 @@ def fit(module: nn.Module, precision: str, device: torch.device) -> str:
 
 def use(model: nn.Module, kernel: str) -> None:
     """Let the Linears of ``model`` that ``kernel`` can multiply compute with it from now on."""
-    if kernel == PREPACKED:
-        for linear in [m for m in model.modules() if type(m) is nn.Linear and m.weight.dtype == compute_dtype("cpu")]:
-            linear.__class__ = PrepackedLinear
-            linear.pack()
-    if kernel == TINYGEMM:
-        for linear in [m for m in model.modules() if _kind(m) == packed.INT4]:
-            linear.__class__ = TinygemmLinear  # weights, hooks and the way it is saved stay
+    if kernel in _LAYOUTS:
+        form, takes = _LAYOUTS[kernel]
+        for linear in [module for module in model.modules() if takes(module)]:
+            linear.__class__ = form  # weights, hooks and the way it is saved stay
             linear.pack()
     if kernel in _PRODUCTS:
         for linears in _together(model):
@@ -111,6 +108,14 @@ def use(model: nn.Module, kernel: str) -> None:
             multiply_by(_PRODUCTS[kernel], linears)
 
 
+def _dense(module: nn.Module) -> bool:
+    return type(module) is nn.Linear and module.weight.dtype == compute_dtype("cpu")
+
+
+_LAYOUTS = {  # Linears that lay out their own weights, and what becomes one of them
+    PREPACKED: (PrepackedLinear, _dense),
+    TINYGEMM: (TinygemmLinear, lambda module: _kind(module) == packed.INT4),
+}
 _PRODUCTS = {FBGEMM: Fbgemm, ONEDNN: Onednn}
 _FORMS = {"Linear8bitLt": IntegerLinear8bit, packed.INT8: IntegerLinearOfTorchao}
 # Linears of one module that are given the same tensor
@@ -177,9 +182,8 @@ def _dense_by(kernel: str, dense: nn.Linear) -> nn.Module:
 
 
 def _used(linear: nn.Module, kernel: str) -> nn.Module:
-    holder = nn.Sequential(linear)
-    use(holder, kernel)
-    return holder
+    use(linear, kernel)
+    return linear
 
 
 def vnni() -> bool:

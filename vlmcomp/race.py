@@ -50,8 +50,9 @@ def known(what: str, names: tuple[str, ...], make: Make) -> dict[str, Times]:
 
 
 def _here() -> dict[str, Any]:
-    versions = {name: machine.versions().get(name) for name in ("torch", "bitsandbytes")}
-    return {"cpu": machine.hardware("cpu").slug, "threads": torch.get_num_threads(), **versions}
+    versions = machine.versions()
+    libraries = {name: versions.get(name) for name in ("torch", "bitsandbytes")}
+    return {"cpu": machine.hardware("cpu").slug, "threads": torch.get_num_threads(), **libraries}
 
 
 def _kept() -> dict[str, Any]:

@@ -52,6 +52,11 @@ class Variant:
     def label(self) -> str:
         return f"{self.name}, {self.way}"
 
+    @property
+    def build(self) -> tuple[str, bool]:
+        """What variants may share: the name, and whether the Linears are the libraries' own."""
+        return self.name, self.way in _STOCK
+
 
 def variants(model: str) -> list[Variant]:
     """Those of ``model``, the one that the others are held against first. Of INT4 the one that is fast on CPUs: NF4
@@ -84,13 +89,12 @@ def measure(model: str, rounds: int, chosen: Sequence[Variant] | None = None) ->
     held: dict[tuple[str, bool], VLM] = {}
     running: dict[Variant, VLM] = {}
     chosen = chosen or variants(model)
-    wanted = {(variant.name, variant.way in _STOCK) for variant in chosen}
+    wanted = {variant.build for variant in chosen}
     for variant in chosen:
-        key = variant.name, variant.way in _STOCK
-        if key not in held:
-            held[key] = _made(make, *key, list(held.values()))
+        if variant.build not in held:
+            held[variant.build] = _made(make, *variant.build, list(held.values()))
             _say(f"built {variant.name}", len(held) / len(wanted))
-        vlm = held[key]
+        vlm = held[variant.build]
         running[variant] = replace(vlm, decoder=Decoder(vlm.model, variant.way, patience=0))
     warmup = 1 if model == LARGE else latency.WARMUP_RUNS  # in which steps are captured
     timed = latency.interleaved(list(running.values()), warmup=warmup, runs=rounds, batches=(), progress=_say)
@@ -158,12 +162,12 @@ class _Linear(nn.Linear):
 
 
 def in_bfloat16(vlm: VLM) -> VLM:
-    """A dense ``vlm``, changed to bfloat16."""
+    """A dense ``vlm``, changed to bfloat16; no kernel is chosen for it any more."""
     vlm.model.to(torch.bfloat16)
     for module in vlm.model.modules():
         if type(module) is nn.Linear:
             module.__class__ = _Linear
-    return replace(vlm, dtype_computed="bfloat16")
+    return replace(vlm, dtype_computed="bfloat16", settled=True)
 
 
 def _parameters(vlm: VLM) -> int:
