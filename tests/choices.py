@@ -41,11 +41,11 @@ def assert_same(vlm: VLM, inputs: dict[str, torch.Tensor], heard: list[int], wan
 
 def _longer(name: str, value: torch.Tensor, more: list[int]) -> torch.Tensor:
     if name == "input_ids":
-        return torch.cat([value, torch.tensor([more], dtype=value.dtype)], dim=1)
+        return torch.cat([value, value.new_tensor([more])], dim=1)
     if name == "attention_mask":
         return torch.cat([value, value.new_ones(1, len(more))], dim=1)
     if name in ("token_type_ids", "mm_token_type_ids"):
         return torch.cat([value, value.new_zeros(1, len(more))], dim=1)
     if name == "position_ids":
-        return torch.cat([value, value[..., -1:] + torch.arange(1, len(more) + 1)], dim=-1)
+        return torch.cat([value, value[..., -1:] + torch.arange(1, len(more) + 1, device=value.device)], dim=-1)
     return value

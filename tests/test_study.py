@@ -196,7 +196,7 @@ def test_an_unknown_part_is_refused() -> None:
 
 
 def test_speed_is_taken_in_turns_and_told_as_ratios(tmp_path: Path) -> None:
-    chosen = [speed.Variant("fp16", GENERATE), *(speed.Variant(n, CAPTURED) for n in ("fp16", "bf16", "int8"))]
+    chosen = [speed.Variant("fp16", GENERATE, True), *(speed.Variant(n, CAPTURED) for n in ("fp16", "bf16", "int8"))]
     found = speed.measure("llava-shapes", 2, chosen)
     assert list(found["variants"]) == ["fp16, generate", "fp16, captured", "bf16, captured", "int8, captured"]
     for label, variant in found["variants"].items():
@@ -204,7 +204,7 @@ def test_speed_is_taken_in_turns_and_told_as_ratios(tmp_path: Path) -> None:
         assert (variant["capture_seconds"] > 0) == (variant["decoder"] == CAPTURED)
         assert variant["floor_ms"] > 0
     ledger = Ledger(tmp_path / "study.json")
-    ledger.add(speed.CELLS[0], found)
+    ledger.add(speed.cells("cpu")[0], found)
     again = Ledger(tmp_path / "study.json").rows("speed")
     assert speed_tables.tables(again) == speed_tables.tables([ledger.rows("speed")[0]])
     table = speed_tables.tables(again)

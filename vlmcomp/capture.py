@@ -1,5 +1,5 @@
 """One decoding step of a model, captured: a CUDA graph on a GPU, TorchScript of its aten operators on a CPU; or
-compiled before.
+compiled before, on a GPU layer by layer.
 
 Both spare the Python of the modules, which is most of the time of a small model, or of a large one on a fast GPU.
 """
@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import torch
+from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 from transformers import Cache
 
-from vlmcomp import dense, integer
+from vlmcomp import dense, integer, regional
 
 _ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
 _SCRIPTS = {  # the operator: who calls it with tensors alone, and where among its arguments they are
@@ -42,6 +43,7 @@ class Step:
     slot: torch.Tensor
     mask: torch.Tensor
     run: Callable[..., torch.Tensor]  # logits (1, vocabulary)
+    layers: Sequence[nn.Module]  # of the decoder, which ``run`` calls
     captured: bool = False
 
     def tensors(self) -> tuple[torch.Tensor, ...]:
@@ -60,6 +62,21 @@ class Step:
         self.slot.fill_(length)
         self.mask.fill_(float("-inf"))[..., :length] = 0
 
+    def next(self, choice: torch.Tensor) -> torch.Tensor:
+        """The logits after ``choice`` (1, 1)."""
+        self.token.copy_(choice)
+        return self.run(*self.tensors())
+
+    def ahead(self, choice: torch.Tensor) -> tuple[int, torch.Tensor]:
+        """``choice`` for the host, and ``next`` of it, which a GPU has begun when the host hears of the choice."""
+        heard = torch.empty(1, 1, dtype=torch.long, pin_memory=True)
+        heard.copy_(choice, non_blocking=True)
+        there = torch.cuda.Event()
+        there.record()
+        logits = self.next(choice)
+        there.synchronize()
+        return int(heard), logits
+
     def capture(self, compiled: bool = False) -> None:
         """From now on ``run`` goes without the modules' Python, and, ``compiled``, with kernels made for it by
         ``torch.compile``; where the step stands is then unknown.
@@ -71,15 +88,13 @@ class Step:
         try:
             wanted = plain(*self.tensors())
             self._return(start)
-            if compiled:
-                self.run = _compiled(self)
-                self._return(start)
             if self.token.is_cuda:
-                self.run = _as_graph(self)
-            elif not compiled:
-                self.run = _as_script(self)
+                with regional.compiled(self.layers if compiled else ()):
+                    self.run = _as_graph(self)
+            else:
+                self.run = _compiled(self) if compiled else _as_script(self)
             self._return(start)
-            near = max(1e-3, 4 * torch.finfo(self.mask.dtype).eps)  # kernels may round 16-bit sums in another order
+            near = 1e-3 if self.mask.dtype == torch.float32 else 0.03  # of what rounding in another order may change
             if not (self.run(*self.tensors()) - wanted).norm() <= near * wanted.norm():
                 raise RuntimeError("the captured step gives other logits")
             self.captured = True
@@ -103,7 +118,7 @@ def _as_graph(step: Step) -> Callable[..., torch.Tensor]:
             step.run(*step.tensors())
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other models may be built meanwhile
         logits = step.run(*step.tensors())
 
     def replay(*tensors: torch.Tensor) -> torch.Tensor:
@@ -151,8 +166,8 @@ def _widening_pays(step: Step) -> bool:
 
 
 def _compiled(step: Step) -> Callable[..., torch.Tensor]:
-    """The step's aten operators through Inductor: needs a C++ compiler on a CPU, Triton on a GPU. The operators, since
-    compiling the modules themselves takes several times as long and checks much for every token."""
+    """The step's aten operators through Inductor, which needs a C++ compiler. The operators, since compiling the
+    modules themselves takes several times as long and checks much for every token."""
     compiled = torch.compile(_traced(step), fullgraph=True, dynamic=False)
     compiled(*step.tensors())
     return compiled

@@ -14,12 +14,13 @@ from typing import Any
 import torch
 from transformers import Cache, DynamicCache, GenerationConfig, PreTrainedModel, StaticCache
 
-from vlmcomp import anatomy
+from vlmcomp import anatomy, attention, weight_only
 from vlmcomp.capture import Step
 
 ASKED = "VLMCOMP_DECODE"  # environment: one of WAYS, instead of CAPTURED
 GENERATE, STATIC, CAPTURED, COMPILED = WAYS = ("generate", "static", "captured", "compiled")
 CAPTURE_AFTER = 16  # tokens a model has decoded: who asks little need not wait for a capture
+_ZERO_GPU = "SPACES_ZERO_GPU"
 _ROOM, _GRAIN = 256, 128  # slots of a cache beyond the prompt, and what their number is a multiple of
 _log = logging.getLogger(__name__)
 
@@ -39,14 +40,15 @@ _NEUTRAL = {
 }
 
 
-def asked() -> str:
-    """The way that the environment asks for, or the fastest that does not keep people waiting: to compile takes from
-    seconds to minutes.
+def asked(device: torch.device) -> str:
+    """The way that the environment asks for, or the fastest on ``device`` that does not keep people waiting: to compile
+    takes seconds on a GPU, but minutes on a CPU; and a worker of ZeroGPU would do it anew for every visitor.
 
     Raises:
         ValueError: it asks for an unknown one.
     """
-    way = os.environ.get(ASKED) or CAPTURED
+    compiles = weight_only.available(device) and not os.environ.get(_ZERO_GPU)
+    way = os.environ.get(ASKED) or (COMPILED if compiles else CAPTURED)
     if way not in WAYS:
         raise ValueError(f"{ASKED} is '{way}': use one of {', '.join(WAYS)}")
     return way
@@ -95,7 +97,7 @@ class Decoder:
     when ``patience`` tokens have been decoded."""
 
     def __init__(self, model: PreTrainedModel, way: str | None = None, patience: int = CAPTURE_AFTER) -> None:
-        self.model, self.way, self.patience = model, way or asked(), patience
+        self.model, self.way, self.patience = model, way or asked(model.device), patience
         if self.way != GENERATE and not fits(model):
             self.way = GENERATE
         self.inner = model.get_submodule(anatomy.of(model).decoder)
@@ -125,17 +127,20 @@ class Decoder:
             logits, past, position = self._prefill(inputs)
             length, step = inputs["input_ids"].shape[1], None
             ends = _ends(self.model.generation_config)
+            places = torch.tensor(ends, dtype=torch.long, device=logits.device)
             for number in range(1, max_new_tokens + 1):
                 if number <= min_new_tokens:
-                    logits[:, ends] = float("-inf")
-                token = int(logits.argmax(-1))
+                    logits.index_fill_(1, places, float("-inf"))
+                choice = logits.argmax(-1, keepdim=True)
+                ahead = step is not None and number < max_new_tokens and choice.is_cuda
+                token, logits = step.ahead(choice) if ahead else (int(choice), logits)
                 heard(token, time.perf_counter())
                 if token in ends or number == max_new_tokens or stopped():
                     break
                 if step is None:
                     step = self._ready(length + max_new_tokens, past, token, position, length)
-                step.token.fill_(token)
-                logits = step.run(*step.tensors())
+                if not ahead:
+                    logits = step.next(choice)
                 self.decoded += 1
 
     def _generate(
@@ -197,16 +202,18 @@ class Decoder:
         device, text = self.model.device, self.model.config.get_text_config()
         cache = StaticCache(config=text, max_cache_len=slots)
         name = self._cache_name
+        attending = attention.by_kernel if weight_only.available(device) else nullcontext
 
         def run(token: torch.Tensor, position: torch.Tensor, slot: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
             mask.index_fill_(3, slot, 0)
-            hidden = self.inner(
-                inputs_embeds=self.embed(token),
-                position_ids=position,
-                attention_mask=mask,
-                use_cache=True,
-                **{name: cache},
-            ).last_hidden_state
+            with attending(text):
+                hidden = self.inner(
+                    inputs_embeds=self.embed(token),
+                    position_ids=position,
+                    attention_mask=mask,
+                    use_cache=True,
+                    **{name: cache},
+                ).last_hidden_state
             position.add_(1)
             slot.add_(1)
             return self.head(hidden)[:, -1].float()
@@ -218,6 +225,7 @@ class Decoder:
             torch.zeros(1, dtype=torch.long, device=device),
             torch.zeros(1, 1, 1, slots, dtype=self.embed.weight.dtype, device=device),
             run,
+            [layer.block for layer in anatomy.layers(self.model)],
         )
 
     def _capture(self, step: Step) -> None:

@@ -1,6 +1,6 @@
-"""Products with INT8 weights on a CPU, by FBGEMM or oneDNN through PyTorch, and the Linears that share them.
+"""Linears that share a product with packed weights, and the products on a CPU, by FBGEMM or oneDNN through PyTorch.
 
-Both multiply integers. Activations are brought to 127 steps by token, so that the answer to one does not hang on the
+These multiply integers. Activations are brought to 127 steps by token, so that the answer to one does not hang on the
 others of its batch. Where reading the weights takes the time, in decoding, what rounding a token left is multiplied as
 a second token: twice the bits for the price of one. In a prompt that is done for tokens with values beyond the
 threshold alone, which LLM.int8() (Dettmers et al., arXiv 2208.07339) computes in 16 bits.
@@ -12,7 +12,7 @@ much as reading a megabyte.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
@@ -33,7 +33,14 @@ class Product:
         raise NotImplementedError
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """``x`` (..., in) times the weights: (..., out) in float32."""
+        """``x`` (..., in) times the weights: (..., out) in float32 or the dtype of x."""
+        raise NotImplementedError
+
+
+class _Stepped(Product):
+    """A product of whole steps."""
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
         tokens = x.reshape(-1, x.shape[-1]).float()
         steps, unit, low, largest = self._in_steps(tokens)
         if x.shape[-2] == 1:  # nothing here hangs on the values, so that a step can be captured
@@ -64,7 +71,7 @@ class Product:
         raise NotImplementedError
 
 
-class Fbgemm(Product):
+class Fbgemm(_Stepped):
     """Steps from a token's least value to its greatest, 7 bits: 8 overflow on CPUs without VNNI. The kernel gives all
     tokens of a call one range, so that they are shifted and stretched to the same one before; the shift is made up for
     by the sums of the weight's rows."""
@@ -98,7 +105,7 @@ class Fbgemm(Product):
         return y.addcmul_(low / unit, self.sums).mul_(unit)
 
 
-class Onednn(Product):
+class Onednn(_Stepped):
     """Steps to both sides of zero, 8 bits: for CPUs with VNNI or AMX, which do not overflow."""
 
     @torch.no_grad()
@@ -164,8 +171,8 @@ class IntegerLinear(nn.Linear):
     shared: Shared
     rows: slice
 
-    def take(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """The INT8 weights (out, in) and their scales (out), for a product; they no longer lie here."""
+    def take(self) -> tuple[torch.Tensor, ...]:
+        """The packed weights and their scales, row by row, for a product; they no longer lie here."""
         raise NotImplementedError
 
     def codes(self) -> torch.Tensor:
@@ -179,10 +186,10 @@ class IntegerLinear(nn.Linear):
         return y.to(x.dtype)
 
 
-def multiply_by(kernel: type[Product], linears: Sequence[IntegerLinear]) -> None:
-    """Let ``kernel`` multiply ``linears``, which are given the same tensor, as one."""
-    codes, scales = zip(*(linear.take() for linear in linears))
-    shared, start = Shared(kernel(torch.cat(codes), torch.cat(scales)), len(linears)), 0
-    for linear, part in zip(linears, codes):
-        linear.shared, linear.rows = shared, slice(start, start + len(part))
-        start += len(part)
+def multiply_by(product: Callable[..., Product], linears: Sequence[IntegerLinear]) -> None:
+    """Let one ``product`` multiply ``linears``, which are given the same tensor."""
+    parts = zip(*(linear.take() for linear in linears))
+    shared, start = Shared(product(*map(torch.cat, parts)), len(linears)), 0
+    for linear in linears:
+        linear.shared, linear.rows = shared, slice(start, start + linear.out_features)
+        start += linear.out_features

@@ -1,6 +1,7 @@
 """What multiplies a decoder's weights. On a CPU whichever is faster there: of INT8, bitsandbytes' own kernel, FBGEMM or
 oneDNN (the latter two multiply torchao's too); of dense weights, PyTorch's Linear or oneDNN with weights that it laid
-out once. Of torchao's INT4, PyTorch's tinygemm kernels.
+out once. On a GPU Triton's kernels read packed weights, where Triton is; else, of torchao's INT4, PyTorch's tinygemm
+kernels do, as on a CPU.
 
 All of them read the weights that were built or quantized, so that a checkpoint is the same whatever computes with it.
 """
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Any
 
 import bitsandbytes as bnb
@@ -24,9 +25,10 @@ from vlmcomp.integer import Fbgemm, IntegerLinear, Onednn, multiply_by
 from vlmcomp.quantize import hush, int8
 from vlmcomp.tinygemm import TinygemmLinear
 from vlmcomp.vlm import VLM, compute_dtype, cpu_has
+from vlmcomp.weight_only import Int4Linear, Nf4Linear, available, product
 
 BITSANDBYTES, FBGEMM, ONEDNN = "bitsandbytes", "fbgemm", "onednn"
-PYTORCH, PREPACKED, TINYGEMM = "pytorch", "prepacked", "tinygemm"
+PYTORCH, PREPACKED, TINYGEMM, TRITON = "pytorch", "prepacked", "tinygemm", "triton"
 ASKED, ASKED_DENSE = "VLMCOMP_INT8_KERNEL", "VLMCOMP_DENSE_KERNEL"  # environment: one of them, instead of the fastest
 TITLES = {
     BITSANDBYTES: "multiplied by bitsandbytes",
@@ -34,6 +36,7 @@ TITLES = {
     ONEDNN: "multiplied by oneDNN, activations by token in 8 bits (prompt) and 16 (decoding)",
     PREPACKED: "multiplied by oneDNN, weights laid out once",
     TINYGEMM: "multiplied by tinygemm, activations in bfloat16",
+    TRITON: "multiplied by Triton kernels, activations in 16 bits",
 }
 _INT8 = {"int8": (BITSANDBYTES, FBGEMM, ONEDNN), "int8-torchao": (FBGEMM, ONEDNN)}
 
@@ -48,7 +51,7 @@ class IntegerLinear8bit(IntegerLinear, bnb.nn.Linear8bitLt):
         stand_in = torch.empty_like(codes, device="meta")
         self.weight = bnb.nn.Int8Params(stand_in, requires_grad=False, has_fp16_weights=False, SCB=scale)
         self.state.CB = None
-        return codes, scale.float().cpu() / 127
+        return codes, scale.float().to(codes.device) / 127
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -84,11 +87,13 @@ def fit(module: nn.Module, precision: str, device: torch.device) -> str:
     """Let the Linears of ``module``, packed in ``precision`` or dense, compute in the best way known on ``device``; the
     title of what multiplies the former, where it is not the library's own."""
     kernel = ""
-    if precision in _INT8 and device.type == "cpu":
+    if precision != "fp16" and available(device):
+        kernel = "" if os.environ.get(ASKED) == BITSANDBYTES and precision in _INT8 else TRITON
+    elif precision in _INT8 and device.type == "cpu":
         kernel = chosen(precision)
     elif precision == "int4-torchao":
         kernel = TINYGEMM
-    elif precision == "fp16" and device.type == "cpu" and way_to_decode() != COMPILED:  # which makes its own
+    elif precision == "fp16" and device.type == "cpu" and way_to_decode(device) != COMPILED:  # which makes its own
         kernel = chosen_dense()
     use(module, kernel)
     return TITLES.get(kernel, "")
@@ -96,16 +101,16 @@ def fit(module: nn.Module, precision: str, device: torch.device) -> str:
 
 def use(model: nn.Module, kernel: str) -> None:
     """Let the Linears of ``model`` that ``kernel`` can multiply compute with it from now on."""
-    if kernel in _LAYOUTS:
-        form, takes = _LAYOUTS[kernel]
+    for form, takes in _LAYOUTS.get(kernel, ()):
         for linear in [module for module in model.modules() if takes(module)]:
             linear.__class__ = form  # weights, hooks and the way it is saved stay
             linear.pack()
     if kernel in _PRODUCTS:
-        for linears in _together(model):
+        forms, made = _PRODUCTS[kernel]
+        for linears in _together(model, forms):
             for linear in linears:
-                linear.__class__ = _FORMS[_kind(linear)]
-            multiply_by(_PRODUCTS[kernel], linears)
+                linear.__class__ = forms[_kind(linear)]
+            multiply_by(made, linears)
 
 
 def _dense(module: nn.Module) -> bool:
@@ -113,11 +118,16 @@ def _dense(module: nn.Module) -> bool:
 
 
 _LAYOUTS = {  # Linears that lay out their own weights, and what becomes one of them
-    PREPACKED: (PrepackedLinear, _dense),
-    TINYGEMM: (TinygemmLinear, lambda module: _kind(module) == packed.INT4),
+    PREPACKED: [(PrepackedLinear, _dense)],
+    TINYGEMM: [(TinygemmLinear, lambda module: _kind(module) == packed.INT4)],
+    TRITON: [(Nf4Linear, Nf4Linear.takes)],
 }
-_PRODUCTS = {FBGEMM: Fbgemm, ONEDNN: Onednn}
-_FORMS = {"Linear8bitLt": IntegerLinear8bit, packed.INT8: IntegerLinearOfTorchao}
+_INTEGER = {"Linear8bitLt": IntegerLinear8bit, packed.INT8: IntegerLinearOfTorchao}
+_PRODUCTS = {  # what becomes one of the Linears that share a product, and the product
+    FBGEMM: (_INTEGER, Fbgemm),
+    ONEDNN: (_INTEGER, Onednn),
+    TRITON: (_INTEGER | {packed.INT4: Int4Linear}, product),
+}
 # Linears of one module that are given the same tensor
 _SIBLINGS = {
     names for a in anatomy.FAMILIES.values() for names in ((a.query, a.key, a.value), a.mlp_in) if len(names) > 1
@@ -129,9 +139,9 @@ def _kind(module: object) -> str:
     return packed.kind(module.weight) if type(module) is nn.Linear else type(module).__name__
 
 
-def _together(model: nn.Module) -> Iterator[list[Any]]:
-    """The INT8 Linears of ``model``, those together that can be multiplied as one."""
-    linears = {id(module): module for module in model.modules() if _kind(module) in _FORMS}
+def _together(model: nn.Module, kinds: Container[str]) -> Iterator[list[Any]]:
+    """The Linears of ``model`` with weights of ``kinds``, those together that can be multiplied as one."""
+    linears = {id(module): module for module in model.modules() if _kind(module) in kinds}
     for module in model.modules():
         for names in _SIBLINGS:
             found = [getattr(module, name, None) for name in names]

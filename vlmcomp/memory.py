@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -43,6 +45,12 @@ def _states(state: object | None) -> Iterator[torch.Tensor]:
 def _inner(holder: object | None) -> Iterator[torch.Tensor]:
     """Tensors that are plain attributes: bitsandbytes keeps scales and code books so."""
     return (value for value in getattr(holder, "__dict__", {}).values() if isinstance(value, torch.Tensor))
+
+
+def twin(vlm: VLM) -> VLM:
+    """A ``vlm`` that was built and not settled, once more, with modules of its own around the same tensors."""
+    model = copy.deepcopy(vlm.model, {id(tensor): tensor for tensor in (*vlm.model.parameters(), *vlm.model.buffers())})
+    return replace(vlm, model=model, settled=False, decoder=None)
 
 
 @torch.no_grad()

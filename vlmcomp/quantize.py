@@ -42,8 +42,11 @@ def int8(linear: nn.Linear) -> nn.Linear:
         threshold=INT8_THRESHOLD,
         device="meta",
     )
-    dense = linear.weight.detach().cpu()  # bitsandbytes quantizes what leaves the CPU, and nothing else
-    small.weight = bnb.nn.Int8Params(dense, requires_grad=False, has_fp16_weights=False)
+    dense, scales = linear.weight.detach(), {}
+    if dense.is_cuda:  # bitsandbytes quantizes what leaves the CPU, and nothing else: spares the way there and back
+        dense, scale, _ = bnb.functional.int8_vectorwise_quant(dense.half().contiguous())
+        scales = {"CB": dense, "SCB": scale}
+    small.weight = bnb.nn.Int8Params(dense, requires_grad=False, has_fp16_weights=False, **scales)
     return small
 
 

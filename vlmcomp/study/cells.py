@@ -84,8 +84,8 @@ class Ledger:
         ValueError: the file is damaged or of another schema.
     """
 
-    def __init__(self, file: Path, force: bool = False) -> None:
-        self.file, self.done = file, {}
+    def __init__(self, file: Path, force: bool = False, device: str = "cpu") -> None:
+        self.file, self.device, self.done = file, device, {}
         self.hardware: dict[str, Any] = {}
         self.versions: dict[str, str] = {}  # of the first cells
         self.commit = machine.commit(Path(__file__).resolve().parents[2])  # of the code as it was loaded
@@ -117,7 +117,7 @@ class Ledger:
         """The file's content: circumstances and cells."""
         return {
             "schema": SCHEMA,
-            "hardware": self.hardware or asdict(machine.hardware("cpu")),
+            "hardware": self.hardware or asdict(machine.hardware(self.device)),
             "versions": self.versions,
             "cells": list(self.done.values()),
         }

@@ -22,13 +22,13 @@ SEEDS = (0, 1, 2)
 Progress = Callable[[str], None]
 
 
-def home(root: Path = store.PRECOMPUTED) -> Path:
-    """Where this machine's study lies."""
-    return root / machine.hardware("cpu").slug / "pruning.json"
+def home(root: Path = store.PRECOMPUTED, device: str = "cpu") -> Path:
+    """Where the study of this machine's ``device`` lies."""
+    return root / machine.hardware(device).slug / "pruning.json"
 
 
-def cells(part: str, seeds: Sequence[int] = SEEDS) -> list[Cell]:
-    """Everything that ``part`` measures; without the peer where it is not installed.
+def cells(part: str, seeds: Sequence[int] = SEEDS, device: str = "cpu") -> list[Cell]:
+    """Everything that ``part`` measures; without the peer where it is not installed. On a GPU that is speed alone.
 
     Raises:
         ValueError: no such part.
@@ -43,7 +43,7 @@ def cells(part: str, seeds: Sequence[int] = SEEDS) -> list[Cell]:
     if part == "timing":
         return timing.CELLS
     if part == "speed":
-        return speed.CELLS
+        return speed.cells(device)
     if part == "cost":
         return [Cell(part, name, "second order", True) for name in cost.SHAPES]
     raise ValueError(f"there is no part '{part}' in the study: choose from {', '.join(PARTS)}")
@@ -58,7 +58,7 @@ def run(
         ValueError: an unknown part, or one whose model is not installed.
     """
     for part in parts:
-        todo = [cell for cell in cells(part, seeds) if cell.key not in ledger.done]
+        todo = [cell for cell in cells(part, seeds, ledger.device) if cell.key not in ledger.done]
         if not todo:
             continue
         study = PARTS[part](samples)

@@ -1,7 +1,8 @@
 """Is a compressed model faster, and by what? Variants and ways to decode in turns, in one process.
 
-The 1 B model is LLaVA with a decoder of 16 layers, 2,048 wide, and 576 image tokens from two layers of CLIP ViT-L/14 at
-336 pixels: the tower, which no recipe changes, is not what is compared. Its weights are random, since speed does not
+On a GPU the models are real architectures; on a CPU, beside the embedded ones, one whose answers take seconds: the 1 B
+model is LLaVA with a decoder of 16 layers, 2,048 wide, and 576 image tokens from two layers of CLIP ViT-L/14 at
+336 pixels: the tower, which no recipe changes, is not what is compared. Their weights are random, since speed does not
 depend on them. On a CPU that computes FP16 in float32 a dense model in bfloat16 is a harder baseline, and no recipe.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 import multiprocessing
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,7 +25,7 @@ from vlmcomp.decode import CAPTURED, COMPILED, GENERATE, STATIC, Decoder
 from vlmcomp.measure import latency, tasks
 from vlmcomp.prune.cut import Method
 from vlmcomp.published import SHAPES
-from vlmcomp.recipe import Recipe
+from vlmcomp.recipe import PRECISIONS, Recipe
 from vlmcomp.report import Latency
 from vlmcomp.study.cells import Cell
 from vlmcomp.vlm import VLM, native_bfloat16
@@ -32,21 +33,22 @@ from vlmcomp.vlm import VLM, native_bfloat16
 PART = "speed"
 LARGE = "llava-1b"
 SMALL = ("llava-shapes", "blip2-shapes", "paligemma-shapes", "qwen2-vl-shapes")
-CELLS = [Cell(PART, model, "in turns") for model in (*SMALL, LARGE)]
+REAL = ("llava-1.5-7b", "qwen2.5-vl-7b", "paligemma-3b")  # on a GPU
 FIGURES = ("decode_ms_per_token", "ttft_ms", "vision_ms", "end_to_end_ms")
 BFLOAT16 = "bf16"  # no recipe, a baseline
-_STOCK = (GENERATE, COMPILED)  # ways whose Linears are the libraries' own: plain ``generate``, or made by Inductor
-_ROUNDS = {LARGE: 12}
+_ROUNDS = {LARGE: 12} | dict.fromkeys(REAL, 5)
 _USUAL_ROUNDS = 15
 _PAIRS = 7  # of answers a round: differences of a few percent need many
 
 
 @dataclass(frozen=True)
 class Variant:
-    """What is timed: the steps and precision of a recipe, and the way its answers are decoded."""
+    """What is timed: the steps and precision of a recipe, and the way its answers are decoded. ``stock``: by Linears
+    that are the libraries' own."""
 
     name: str
     way: str
+    stock: bool = False
 
     @property
     def label(self) -> str:
@@ -54,20 +56,36 @@ class Variant:
 
     @property
     def build(self) -> tuple[str, bool]:
-        """What variants may share: the name, and whether the Linears are the libraries' own."""
-        return self.name, self.way in _STOCK
+        """What variants may share."""
+        return self.name, self.stock
+
+
+def cells(device: str) -> list[Cell]:
+    """What is measured on "cpu" or "cuda"."""
+    return [Cell(PART, model, "in turns") for model in (REAL if device == "cuda" else (*SMALL, LARGE))]
 
 
 def variants(model: str) -> list[Variant]:
-    """Those of ``model``, the one that the others are held against first. Of INT4 the one that is fast on CPUs: NF4
-    would take minutes for an answer of the large one."""
+    """Those of ``model``, the one that the others are held against first. Of INT4 on a CPU the one that is fast there:
+    NF4 would take minutes for an answer of the large model."""
+    if model in REAL:
+        return _on_gpu()
     harder = () if native_bfloat16() else (BFLOAT16,)
     if model != LARGE:
-        dense = [Variant("fp16", way) for way in (GENERATE, STATIC, CAPTURED, COMPILED)]
+        dense = [Variant("fp16", way, way in (GENERATE, COMPILED)) for way in (GENERATE, STATIC, CAPTURED, COMPILED)]
         return dense + [Variant(name, CAPTURED) for name in (*harder, "int8", "int4-torchao")]
-    plain = [Variant(name, way) for name in ("fp16", "int8") for way in (GENERATE, CAPTURED)]
+    plain = [Variant(name, way, way == GENERATE) for name in ("fp16", "int8") for way in (GENERATE, CAPTURED)]
     more = (*harder, "int4-torchao", "glu30+fp16", "glu30+int8", "vis50+fp16", "vis50+glu30+int8")
     return [*plain, *(Variant(name, CAPTURED) for name in more)]
+
+
+def _on_gpu() -> list[Variant]:
+    """Every precision, whole and pruned, plain and fast; torchao alone multiplies no INT4 there without one library
+    more."""
+    names = [steps + precision for steps in ("", "glu30+") for precision in PRECISIONS]
+    plain = [Variant(name, GENERATE, not name.endswith("int4-torchao")) for name in names]
+    graphs = [Variant(name, CAPTURED) for name in ("fp16", "int8-torchao", "int4-torchao")]
+    return [*plain, *(Variant(name, COMPILED) for name in (*names, "vis50+fp16")), *graphs]
 
 
 class Study:
@@ -85,22 +103,22 @@ class Study:
 
 def measure(model: str, rounds: int, chosen: Sequence[Variant] | None = None) -> dict[str, Any]:
     """Raw milliseconds of ``rounds`` answers of ``latency.NEW_TOKENS`` tokens of every variant, in turns."""
-    make = _large() if model == LARGE else lambda name: build(Recipe.parse(f"{model}/{name}"), device="cpu")
+    make = _maker(model)
     held: dict[tuple[str, bool], VLM] = {}
     running: dict[Variant, VLM] = {}
     chosen = chosen or variants(model)
     wanted = {variant.build for variant in chosen}
     for variant in chosen:
         if variant.build not in held:
-            held[variant.build] = _made(make, *variant.build, list(held.values()))
+            held[variant.build] = _made(make, *variant.build, held)
             _say(f"built {variant.name}", len(held) / len(wanted))
         vlm = held[variant.build]
         running[variant] = replace(vlm, decoder=Decoder(vlm.model, variant.way, patience=0))
-    warmup = 1 if model == LARGE else latency.WARMUP_RUNS  # in which steps are captured
+    warmup = 1 if model in (LARGE, *REAL) else latency.WARMUP_RUNS  # in which steps are captured
     timed = latency.interleaved(list(running.values()), warmup=warmup, runs=rounds, batches=(), progress=_say)
     found = {variant.label: _facts(vlm, times) for (variant, vlm), times in zip(running.items(), timed)}
     facts = {"variants": found, "threads": torch.get_num_threads(), "parameters": _parameters(held["fp16", False])}
-    return facts if model == LARGE else facts | {"overhead": overhead(held["fp16", False], _PAIRS * rounds)}
+    return facts if model in (LARGE, *REAL) else facts | {"overhead": overhead(held["fp16", False], _PAIRS * rounds)}
 
 
 def overhead(vlm: VLM, rounds: int) -> dict[str, list[float]]:
@@ -141,12 +159,16 @@ def _facts(vlm: VLM, times: Latency) -> dict[str, Any]:
     }
 
 
-def _made(make: Callable[[str], VLM], name: str, stock: bool, others: list[VLM]) -> VLM:
-    vlm = in_bfloat16(make("fp16")) if name == BFLOAT16 else make(name)
+def _made(make: Callable[[str], VLM], name: str, stock: bool, held: Mapping[tuple[str, bool], VLM]) -> VLM:
+    plain = held.get((name, True))
+    if plain is not None and plain.device.type == "cuda":
+        vlm = memory.twin(plain)  # what takes seconds on a CPU takes gigabytes here
+    else:
+        vlm = in_bfloat16(make("fp16")) if name == BFLOAT16 else make(name)
     if stock:
         vlm.settled = True  # with what the libraries bring
     kernels.settle(vlm)
-    memory.share(vlm, others)
+    memory.share(vlm, list(held.values()))
     return vlm
 
 
@@ -174,19 +196,27 @@ def _parameters(vlm: VLM) -> int:
     return sum(p.numel() for p in vlm.model.parameters())
 
 
-def _large() -> Callable[[str], VLM]:
-    """Makes the random 1 B model's variants; nothing is left to make up for when its weights go, so nothing is."""
+def _maker(model: str) -> Callable[[str], VLM]:
+    """Makes the variants of ``model``. Of random weights nothing is left to make up for when some go, so nothing is."""
+    if model in SMALL:
+        return lambda name: build(Recipe.parse(f"{model}/{name}"), device="cpu")
+    entry = _large() if model == LARGE else zoo.find(model)
+    device = "cpu" if model == LARGE else "cuda"
+    few, method = list(calibration_samples(2)), Method("magnitude", reconstruct=False)
+
+    def make(name: str) -> VLM:
+        recipe = Recipe.parse(f"{model}/{name}")
+        return build(recipe, device=device, dense=architecture.dense(entry), calibration=few, method=method)
+
+    return make
+
+
+def _large() -> zoo.Model:
+    """The 1 B model, made known to this process, which is the study's own."""
     seven = SHAPES["llava-1.5-7b"]
     text = {"hidden_size": 2048, "intermediate_size": 5504, "num_hidden_layers": 16}
     heads = {"num_attention_heads": 16, "num_key_value_heads": 16}
     vision = seven["vision_config"] | {"num_hidden_layers": 2}
     SHAPES[LARGE] = seven | {"vision_config": vision, "text_config": seven["text_config"] | text | heads}
-    entry = replace(zoo.find("llava-1.5-7b"), name=LARGE, title="LLaVA 1 B, random weights")
-    zoo.MODELS[LARGE] = entry  # this process is the study's own
-    few, method = list(calibration_samples(2)), Method("magnitude", reconstruct=False)
-
-    def make(name: str) -> VLM:
-        recipe = Recipe.parse(f"{LARGE}/{name}")
-        return build(recipe, device="cpu", dense=architecture.dense(entry), calibration=few, method=method)
-
-    return make
+    zoo.MODELS[LARGE] = replace(zoo.find("llava-1.5-7b"), name=LARGE, title="LLaVA 1 B, random weights")
+    return zoo.MODELS[LARGE]

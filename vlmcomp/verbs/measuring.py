@@ -50,7 +50,9 @@ def _bench_options(sub: argparse.ArgumentParser) -> None:
 def _study_options(sub: argparse.ArgumentParser) -> None:
     parts = ["timing", "speed", "cost", "language", "peer", "shapes"]
     sub.add_argument("--part", action="append", choices=parts, help="default: all")
-    sub.add_argument("--samples", type=int, metavar="N", help="questions of each task; calibration sequences of text")
+    sub.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="default: cpu; a GPU for speed alone")
+    text = "questions of each task; calibration sequences of text; rounds of speed"
+    sub.add_argument("--samples", type=int, metavar="N", help=text)
     sub.add_argument("--seeds", type=int, default=3, metavar="N", help="calibration sets (default 3)")
     sub.add_argument("--force", action="store_true", help="measure anew what is already measured")
     sub.add_argument("--out", metavar="FILE", help="default: this machine's file in precomputed/")
@@ -125,7 +127,9 @@ def study(args: argparse.Namespace) -> None:
 
     if args.seeds < 1:
         raise ValueError("--seeds must be at least 1")
-    ledger = cells.Ledger(Path(args.out) if args.out else run.home(), args.force)
+    if args.device == "cuda" and args.part != ["speed"]:
+        raise ValueError("on a GPU the study measures speed alone: give --part speed, or the device cpu")
+    ledger = cells.Ledger(Path(args.out) if args.out else run.home(device=args.device), args.force, args.device)
     parts, seeds = args.part or list(run.PARTS), range(args.seeds)
 
     def say(text: str) -> None:

@@ -1,0 +1,75 @@
+"""Laws of decoding on a GPU, where there is one: every way gives the tokens of ``generate``, packed or pruned."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from choices import assert_same, decoded, plain
+
+from vlmcomp import kernels, memory, quantize
+from vlmcomp.build import build
+from vlmcomp.decode import CAPTURED, COMPILED, GENERATE, STATIC, Decoder
+from vlmcomp.recipe import PRECISIONS, Recipe
+from vlmcomp.study.speed import SMALL
+from vlmcomp.vlm import VLM
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+TOKENS = 12
+
+
+@pytest.fixture
+def on_gpu(few: None) -> Iterator[Callable[[str], VLM]]:
+    yield lambda text: build(Recipe.parse(text), device="cuda")
+    torch.cuda.empty_cache()
+
+
+@pytest.mark.parametrize("way", [STATIC, CAPTURED, COMPILED])
+@pytest.mark.parametrize(("model", "precision"), itertools.product(SMALL, PRECISIONS))
+def test_every_way_gives_the_tokens_of_generate(
+    on_gpu: Callable, samples: list, model: str, precision: str, way: str
+) -> None:
+    vlm = on_gpu(f"{model}/{precision}")
+    kernels.settle(vlm)
+    decoder = Decoder(vlm.model, way, patience=0)
+    for image, question, _ in samples[:2]:
+        inputs = vlm.encode([image], [question])
+        assert_same(vlm, inputs, decoded(decoder, inputs, TOKENS, TOKENS), plain(vlm, inputs, TOKENS, TOKENS))
+    assert decoder.way == way  # nothing was refused
+
+
+@pytest.mark.parametrize("recipe", ["glu30+int8", "glu30+int4-torchao", "heads25+glu30+int8-torchao", "vis50+int4"])
+def test_what_is_pruned_decodes_alike(on_gpu: Callable, samples: list, recipe: str) -> None:
+    vlm = on_gpu(f"llava-shapes/{recipe}")
+    kernels.settle(vlm)
+    decoder, inputs = Decoder(vlm.model, COMPILED, patience=0), vlm.encode(*([part] for part in samples[0][:2]))
+    assert_same(vlm, inputs, decoded(decoder, inputs, TOKENS), plain(vlm, inputs, TOKENS))
+    assert decoder.way == COMPILED
+
+
+@pytest.mark.parametrize("precision", [p for p in PRECISIONS if p not in ("fp16", "int4-torchao")])
+def test_the_kernels_multiply_as_the_libraries_do(on_gpu: Callable, samples: list, precision: str) -> None:
+    stock = on_gpu(f"llava-shapes/{precision}")
+    ours = memory.twin(stock)
+    kernels.settle(ours)
+    assert ours.kernel == kernels.TITLES[kernels.TRITON]
+    stock.settled = True
+    inputs = stock.encode(*([part] for part in samples[0][:2]))
+    with torch.inference_mode():
+        wanted, found = (vlm.model(**inputs).logits.float() for vlm in (stock, ours))
+    assert (found - wanted).norm() <= 0.05 * wanted.norm()  # LLM.int8() rounds activations too
+
+
+def test_int8_is_packed_on_the_gpu_as_from_the_cpu() -> None:
+    linear = torch.nn.Linear(192, 64, bias=False, dtype=torch.float16)
+    here, there = (quantize.int8(linear.to(device)).to("cuda").weight for device in ("cuda", "cpu"))
+    assert torch.equal(here.data, there.data) and torch.equal(here.SCB, there.SCB)
+
+
+def test_an_unsettled_twin_generates_the_same(on_gpu: Callable, samples: list) -> None:
+    vlm = on_gpu("llava-shapes/int8")
+    inputs = vlm.encode(*([part] for part in samples[0][:2]))
+    other = memory.twin(vlm)
+    assert decoded(Decoder(other.model, GENERATE), inputs, TOKENS) == plain(vlm, inputs, TOKENS)
