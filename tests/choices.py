@@ -25,7 +25,9 @@ def decoded(decoder: Decoder, inputs: dict[str, torch.Tensor], tokens: int, leas
     return heard
 
 
-def assert_same(vlm: VLM, inputs: dict[str, torch.Tensor], heard: list[int], wanted: list[int]) -> None:
+def assert_same(
+    vlm: VLM, inputs: dict[str, torch.Tensor], heard: list[int], wanted: list[int], roundings: int = _ROUNDINGS
+) -> None:
     """``heard`` is what ``generate`` ``wanted``, or they part where two tokens are as good as each other: with 16-bit
     logits, whole groups of tokens tie, and the order of a sum decides."""
     if heard == wanted:
@@ -35,7 +37,7 @@ def assert_same(vlm: VLM, inputs: dict[str, torch.Tensor], heard: list[int], wan
     with torch.inference_mode():
         logits = vlm.model(**longer).logits[0, -1].float()
     gap, most = (logits[wanted[same]] - logits[heard[same]]).abs(), logits.abs().max()
-    tie = _ROUNDINGS * torch.finfo(vlm.dtype).eps * most
+    tie = roundings * torch.finfo(vlm.dtype).eps * most
     assert gap <= tie, f"token {same}: {heard[same]} for {wanted[same]}, {gap:.4f} apart, a tie is {tie:.4f}"
 
 

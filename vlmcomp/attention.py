@@ -28,10 +28,10 @@ def _attend(
     single = query.shape[0] == query.shape[2] == 1 and attention_mask is not None and attention_mask.shape[-2] == 1
     if not single or any(kwargs.get(name) is not None for name in _ELSE):
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
-    from vlmcomp import triton_kernels  # what has no GPU may not have Triton
+    from vlmcomp import triton_attention  # what has no GPU may not have Triton
 
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return triton_kernels.attend(query, key, value, attention_mask, scale).transpose(1, 2).contiguous(), None
+    return triton_attention.attend(query, key, value, attention_mask, scale).transpose(1, 2).contiguous(), None
 
 
 AttentionInterface.register(NAME, _attend)

@@ -20,6 +20,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from transformers import Cache
 
 from vlmcomp import dense, integer, regional
+from vlmcomp.vlm import graphed
 
 _ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
 _SCRIPTS = {  # the operator: who calls it with tensors alone, and where among its arguments they are
@@ -56,7 +57,7 @@ class Step:
                 mine.lazy_initialization(theirs.keys, theirs.values)
             mine.keys[:, :, :length].copy_(theirs.keys)
             mine.values[:, :, :length].copy_(theirs.values)
-            mine.cumulative_length.fill_(length)
+            mine.cumulative_length = self.slot
         self.token.fill_(token)
         self.position.copy_(position)
         self.slot.fill_(length)
@@ -105,27 +106,18 @@ class Step:
     def _return(self, start: list[torch.Tensor]) -> None:
         for tensor, was in zip(self.tensors(), start):
             tensor.copy_(was)
-        for layer in self.cache.layers:
-            layer.cumulative_length.copy_(self.slot[0])
 
 
 def _as_graph(step: Step) -> Callable[..., torch.Tensor]:
     """A CUDA graph that reads and writes the step's own tensors."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(2):  # libraries choose their kernels and take their workspaces
-            step.run(*step.tensors())
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other models may be built meanwhile
-        logits = step.run(*step.tensors())
+    run = step.run
+    replay, logits = graphed(lambda: run(*step.tensors()))
 
-    def replay(*tensors: torch.Tensor) -> torch.Tensor:
-        graph.replay()
+    def again(*tensors: torch.Tensor) -> torch.Tensor:
+        replay()
         return logits
 
-    return replay
+    return again
 
 
 def _traced(step: Step) -> torch.fx.GraphModule:

@@ -9,10 +9,11 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
-from transformers import Cache, DynamicCache, GenerationConfig, PreTrainedModel, StaticCache
+from transformers import Cache, DynamicCache, GenerationConfig, PreTrainedModel, StaticCache, StaticLayer
 
 from vlmcomp import anatomy, attention, weight_only
 from vlmcomp.capture import Step
@@ -200,7 +201,9 @@ class Decoder:
 
     def _made(self, slots: int, position: torch.Tensor) -> Step:
         device, text = self.model.device, self.model.config.get_text_config()
-        cache = StaticCache(config=text, max_cache_len=slots)
+        cache, slot = StaticCache(config=text, max_cache_len=slots), torch.zeros(1, dtype=torch.long, device=device)
+        for layer in cache.layers:
+            layer.update = partial(_write, layer, slot)
         name = self._cache_name
         attending = attention.by_kernel if weight_only.available(device) else nullcontext
 
@@ -222,7 +225,7 @@ class Decoder:
             cache,
             torch.zeros(1, 1, dtype=torch.long, device=device),
             torch.zeros_like(position),
-            torch.zeros(1, dtype=torch.long, device=device),
+            slot,
             torch.zeros(1, 1, 1, slots, dtype=self.embed.weight.dtype, device=device),
             run,
             [layer.block for layer in anatomy.layers(self.model)],
@@ -238,6 +241,15 @@ class Decoder:
             _log.warning("decoding goes on without a %s step: %s", self.way, reason)
             self.way = CAPTURED if self.way == COMPILED else STATIC
         self.capture_seconds += time.perf_counter() - start
+
+
+def _write(
+    layer: StaticLayer, slot: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, *args: Any, **kwargs: Any
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A static layer's update by one token: all layers write to the same slot, so that none need count on its own."""
+    layer.keys.index_copy_(2, slot, keys)
+    layer.values.index_copy_(2, slot, values)
+    return layer.keys, layer.values
 
 
 def _alone(head: torch.nn.Module, args: tuple[torch.Tensor]) -> tuple[torch.Tensor]:

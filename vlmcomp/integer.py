@@ -12,7 +12,7 @@ much as reading a megabyte.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -26,7 +26,12 @@ _SLICE = 256  # inputs that are unpacked at a time
 
 
 class Product:
-    """INT8 weights (out, in) with a scale a row, laid out for a kernel, which keeps the only copy."""
+    """Weights (out, in), laid out for a kernel, which keeps the only copy."""
+
+    @classmethod
+    def of(cls, parts: Sequence[tuple[torch.Tensor, ...]]) -> Product:
+        """That of all the weights that several Linears gave."""
+        return cls(*map(torch.cat, zip(*parts)))
 
     def codes(self) -> torch.Tensor:
         """The weights (out, in), exactly as they were quantized."""
@@ -165,7 +170,7 @@ class Shared:
         return y
 
 
-class IntegerLinear(nn.Linear):
+class ProductLinear(nn.Linear):
     """A Linear that is some rows of a product."""
 
     shared: Shared
@@ -175,10 +180,6 @@ class IntegerLinear(nn.Linear):
         """The packed weights and their scales, row by row, for a product; they no longer lie here."""
         raise NotImplementedError
 
-    def codes(self) -> torch.Tensor:
-        """The weights (out, in), exactly as they were quantized."""
-        return self.shared.product.codes()[self.rows]
-
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.shared.of(x)[..., self.rows]
         if self.bias is not None:
@@ -186,10 +187,17 @@ class IntegerLinear(nn.Linear):
         return y.to(x.dtype)
 
 
-def multiply_by(product: Callable[..., Product], linears: Sequence[IntegerLinear]) -> None:
+class IntegerLinear(ProductLinear):
+    """One of integers."""
+
+    def codes(self) -> torch.Tensor:
+        """The weights (out, in), exactly as they were quantized."""
+        return self.shared.product.codes()[self.rows]
+
+
+def multiply_by(product: type[Product], linears: Sequence[ProductLinear]) -> None:
     """Let one ``product`` multiply ``linears``, which are given the same tensor."""
-    parts = zip(*(linear.take() for linear in linears))
-    shared, start = Shared(product(*map(torch.cat, parts)), len(linears)), 0
+    shared, start = Shared(product.of([linear.take() for linear in linears]), len(linears)), 0
     for linear in linears:
         linear.shared, linear.rows = shared, slice(start, start + linear.out_features)
         start += linear.out_features

@@ -1,7 +1,7 @@
 """What multiplies a decoder's weights. On a CPU whichever is faster there: of INT8, bitsandbytes' own kernel, FBGEMM or
 oneDNN (the latter two multiply torchao's too); of dense weights, PyTorch's Linear or oneDNN with weights that it laid
-out once. On a GPU Triton's kernels read packed weights, where Triton is; else, of torchao's INT4, PyTorch's tinygemm
-kernels do, as on a CPU.
+out once. On a GPU Triton's kernels read packed weights, where Triton is, and dense ones where they are faster; else, of
+torchao's INT4, PyTorch's tinygemm kernels do, as on a CPU.
 
 All of them read the weights that were built or quantized, so that a checkpoint is the same whatever computes with it.
 """
@@ -25,10 +25,11 @@ from vlmcomp.integer import Fbgemm, IntegerLinear, Onednn, multiply_by
 from vlmcomp.quantize import hush, int8
 from vlmcomp.tinygemm import TinygemmLinear
 from vlmcomp.vlm import VLM, compute_dtype, cpu_has
-from vlmcomp.weight_only import Int4Linear, Nf4Linear, available, product
+from vlmcomp.weight_only import Dense, DenseLinear, Int4, Int4Linear, Int8, Nf4Linear, available
 
 BITSANDBYTES, FBGEMM, ONEDNN = "bitsandbytes", "fbgemm", "onednn"
-PYTORCH, PREPACKED, TINYGEMM, TRITON = "pytorch", "prepacked", "tinygemm", "triton"
+PYTORCH, PREPACKED, TINYGEMM = "pytorch", "prepacked", "tinygemm"
+TRITON, TRITON_DENSE = "triton", "triton-dense"
 ASKED, ASKED_DENSE = "VLMCOMP_INT8_KERNEL", "VLMCOMP_DENSE_KERNEL"  # environment: one of them, instead of the fastest
 TITLES = {
     BITSANDBYTES: "multiplied by bitsandbytes",
@@ -37,6 +38,7 @@ TITLES = {
     PREPACKED: "multiplied by oneDNN, weights laid out once",
     TINYGEMM: "multiplied by tinygemm, activations in bfloat16",
     TRITON: "multiplied by Triton kernels, activations in 16 bits",
+    TRITON_DENSE: "tokens multiplied by a Triton kernel",
 }
 _INT8 = {"int8": (BITSANDBYTES, FBGEMM, ONEDNN), "int8-torchao": (FBGEMM, ONEDNN)}
 
@@ -93,8 +95,8 @@ def fit(module: nn.Module, precision: str, device: torch.device) -> str:
         kernel = chosen(precision)
     elif precision == "int4-torchao":
         kernel = TINYGEMM
-    elif precision == "fp16" and device.type == "cpu" and way_to_decode(device) != COMPILED:  # which makes its own
-        kernel = chosen_dense()
+    elif precision == "fp16" and (device.type == "cuda" or way_to_decode(device) != COMPILED):  # which makes its own
+        kernel = chosen_dense(device.type)
     use(module, kernel)
     return TITLES.get(kernel, "")
 
@@ -105,12 +107,11 @@ def use(model: nn.Module, kernel: str) -> None:
         for linear in [module for module in model.modules() if takes(module)]:
             linear.__class__ = form  # weights, hooks and the way it is saved stay
             linear.pack()
-    if kernel in _PRODUCTS:
-        forms, made = _PRODUCTS[kernel]
+    for forms, product in _PRODUCTS.get(kernel, ()):
         for linears in _together(model, forms):
             for linear in linears:
                 linear.__class__ = forms[_kind(linear)]
-            multiply_by(made, linears)
+            multiply_by(product, linears)
 
 
 def _dense(module: nn.Module) -> bool:
@@ -124,9 +125,10 @@ _LAYOUTS = {  # Linears that lay out their own weights, and what becomes one of 
 }
 _INTEGER = {"Linear8bitLt": IntegerLinear8bit, packed.INT8: IntegerLinearOfTorchao}
 _PRODUCTS = {  # what becomes one of the Linears that share a product, and the product
-    FBGEMM: (_INTEGER, Fbgemm),
-    ONEDNN: (_INTEGER, Onednn),
-    TRITON: (_INTEGER | {packed.INT4: Int4Linear}, product),
+    FBGEMM: [(_INTEGER, Fbgemm)],
+    ONEDNN: [(_INTEGER, Onednn)],
+    TRITON: [(_INTEGER, Int8), ({packed.INT4: Int4Linear}, Int4)],
+    TRITON_DENSE: [({"": DenseLinear}, Dense)],
 }
 # Linears of one module that are given the same tensor
 _SIBLINGS = {
@@ -135,7 +137,7 @@ _SIBLINGS = {
 
 
 def _kind(module: object) -> str:
-    """The class of its packed weights."""
+    """The class of its packed weights; nothing of dense ones."""
     return packed.kind(module.weight) if type(module) is nn.Linear else type(module).__name__
 
 
@@ -169,10 +171,11 @@ def able() -> tuple[str, ...]:
     return tuple(kernel for kernel in _INT8["int8"] if kernel != ONEDNN or vnni())
 
 
-def chosen_dense() -> str:
-    """The same of ``$VLMCOMP_DENSE_KERNEL`` for dense weights."""
-    ways = (PYTORCH, PREPACKED)
-    return _asked(ASKED_DENSE, ways) or race.fastest(race.known("dense", ways, _dense_by))
+def chosen_dense(device: str = "cpu") -> str:
+    """The same of ``$VLMCOMP_DENSE_KERNEL`` for dense weights on "cpu" or "cuda"."""
+    ways = (PYTORCH, PREPACKED if device == "cpu" else TRITON_DENSE)
+    asked = _asked(ASKED_DENSE, (PYTORCH, PREPACKED, TRITON_DENSE))
+    return asked if asked in ways else race.fastest(race.known(f"dense {device}", ways, _dense_by, device))
 
 
 def _asked(name: str, kernels: tuple[str, ...]) -> str:

@@ -49,8 +49,16 @@ def _inner(holder: object | None) -> Iterator[torch.Tensor]:
 
 def twin(vlm: VLM) -> VLM:
     """A ``vlm`` that was built and not settled, once more, with modules of its own around the same tensors."""
-    model = copy.deepcopy(vlm.model, {id(tensor): tensor for tensor in (*vlm.model.parameters(), *vlm.model.buffers())})
-    return replace(vlm, model=model, settled=False, decoder=None)
+    memo = {id(tensor): _again(tensor) for tensor in (*vlm.model.parameters(), *vlm.model.buffers())}
+    return replace(vlm, model=copy.deepcopy(vlm.model, memo), settled=False, decoder=None)
+
+
+def _again(tensor: torch.Tensor) -> torch.Tensor:
+    """``tensor``, or bitsandbytes' INT8 anew around the same memory: its Linear takes the scales away from it."""
+    if type(tensor).__name__ != "Int8Params":
+        return tensor
+    settings = {name: getattr(tensor, name) for name in ("has_fp16_weights", "CB", "SCB")}
+    return type(tensor)(tensor.data, requires_grad=False, **settings)
 
 
 @torch.no_grad()

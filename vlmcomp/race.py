@@ -1,4 +1,5 @@
-"""Which of several ways to multiply is the fastest on this machine: measured once, and kept beside built variants."""
+"""Which of several ways to multiply is the fastest on this machine's device: measured once, and kept beside built
+variants."""
 
 from __future__ import annotations
 
@@ -14,12 +15,12 @@ import torch
 from torch import nn
 
 from vlmcomp import machine, store
-from vlmcomp.vlm import compute_dtype
+from vlmcomp.vlm import compute_dtype, graphed, synchronize
 
 Times = dict[str, list[float]]  # "prompt_ms" and "token_ms", round by round
 Make = Callable[[str, nn.Linear], nn.Module]  # of a dense Linear what a kernel multiplies; it keeps no weight of it
 FILE = "kernels.json"
-_SIDE, _LINEARS, _ROUNDS = 2048, 16, 5  # together more than the caches of most CPUs hold
+_SIDES, _LINEARS, _ROUNDS = {"cpu": 2048, "cuda": 4096}, 16, 5  # together more than most caches hold
 _PROMPT, _TOKENS = 512, 32  # of the answer
 _REFUSALS = (RuntimeError, AttributeError, NotImplementedError)  # of a build of PyTorch that lacks a kernel
 
@@ -36,14 +37,14 @@ def answer_ms(times: Times) -> float:
 
 
 @cache
-def known(what: str, names: tuple[str, ...], make: Make) -> dict[str, Times]:
-    """What ``run`` gave for ``what`` on this machine."""
+def known(what: str, names: tuple[str, ...], make: Make, device: str = "cpu") -> dict[str, Times]:
+    """What ``run`` gave for ``what`` on this machine's ``device``."""
     place, kept = machine.home() / FILE, _kept()
     with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
         times = kept[what]
         if times and times.keys() <= set(names) and all(map(answer_ms, times.values())):
             return times
-    times = run(names, make)
+    times = run(names, make, device)
     with contextlib.suppress(OSError):  # a disk that refuses costs a new measurement next time, and nothing else
         store.write_json(place, _kept() | {"here": _here(), what: times})
     return times
@@ -52,7 +53,8 @@ def known(what: str, names: tuple[str, ...], make: Make) -> dict[str, Times]:
 def _here() -> dict[str, Any]:
     versions = machine.versions()
     libraries = {name: versions.get(name) for name in ("torch", "bitsandbytes")}
-    return {"cpu": machine.hardware("cpu").slug, "threads": torch.get_num_threads(), **libraries}
+    gpu = {"gpu": machine.hardware("cuda").slug} if torch.cuda.is_available() else {}
+    return {"cpu": machine.hardware("cpu").slug, "threads": torch.get_num_threads(), **gpu, **libraries}
 
 
 def _kept() -> dict[str, Any]:
@@ -65,11 +67,14 @@ def _kept() -> dict[str, Any]:
 
 
 @torch.inference_mode()
-def run(names: Sequence[str], make: Make, side: int = _SIDE, rounds: int = _ROUNDS) -> dict[str, Times]:
+def run(
+    names: Sequence[str], make: Make, device: str = "cpu", side: int | None = None, rounds: int = _ROUNDS
+) -> dict[str, Times]:
     """Milliseconds that a prompt and a token spend in a Linear of ``side`` x ``side``, by kernel and in turns; who does
     not work here does not run."""
-    dense = nn.Linear(side, side, bias=False, dtype=compute_dtype("cpu"))
-    prompt = torch.randn(1, _PROMPT, side, dtype=dense.weight.dtype)
+    side = side or _SIDES[device]
+    dense = nn.Linear(side, side, bias=False, dtype=compute_dtype(device), device=device)
+    prompt = torch.randn(1, _PROMPT, side, dtype=dense.weight.dtype, device=device)
     running: dict[str, nn.Sequential] = {}
     for name in names:
         with contextlib.suppress(*_REFUSALS):
@@ -77,14 +82,22 @@ def run(names: Sequence[str], make: Make, side: int = _SIDE, rounds: int = _ROUN
             linears(prompt[:, :1])
             running[name] = linears
     times: dict[str, Times] = {name: {"prompt_ms": [], "token_ms": []} for name in running}
+    run_of = {name: (_ready(linears[0], prompt), _ready(linears, prompt[:, :1])) for name, linears in running.items()}
     for _ in range(rounds):
-        for name, linears in running.items():
-            times[name]["prompt_ms"].append(_ms(linears[0], prompt))
-            times[name]["token_ms"].append(_ms(linears, prompt[:, :1]) / _LINEARS)
+        for name, (answer, token) in run_of.items():
+            times[name]["prompt_ms"].append(_ms(answer, device))
+            times[name]["token_ms"].append(_ms(token, device) / _LINEARS)
     return times
 
 
-def _ms(linears: nn.Module, x: torch.Tensor) -> float:
+def _ready(linears: nn.Module, x: torch.Tensor) -> Callable[[], object]:
+    """What is timed: on a GPU a graph, as in decoding, since the host takes longer for a call than the kernel."""
+    return graphed(lambda: linears(x))[0] if x.is_cuda else lambda: linears(x)
+
+
+def _ms(work: Callable[[], object], device: str) -> float:
+    synchronize(device)
     start = time.perf_counter()
-    linears(x)
+    work()
+    synchronize(device)
     return 1000 * (time.perf_counter() - start)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from PIL import Image
@@ -14,6 +15,8 @@ from vlmcomp import packed, sight
 from vlmcomp.recipe import Recipe
 from vlmcomp.report import Pruned
 from vlmcomp.zoo import Model
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -82,6 +85,24 @@ def synchronize(device: str | torch.device) -> None:
     """Wait until ``device`` has done what it was told; a CPU always has."""
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def graphed(work: Callable[[], T]) -> tuple[Callable[[], None], T]:
+    """What repeats ``work`` on a GPU without the host, and where its result then lies: a CUDA graph.
+
+    Raises:
+        RuntimeError: the work waits for the host, or asks what the GPU has computed.
+    """
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(2):  # libraries choose their kernels and take their workspaces
+            work()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other models may be built meanwhile
+        result = work()
+    return graph.replay, result
 
 
 def compute_dtype(device: str | torch.device) -> torch.dtype:

@@ -8,6 +8,7 @@ graph can hold a decoding step.
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from functools import cached_property
 from types import ModuleType
 from typing import Any
@@ -17,7 +18,7 @@ import torch
 from torch import nn
 
 from vlmcomp import packed
-from vlmcomp.integer import IntegerLinear, Product
+from vlmcomp.integer import IntegerLinear, Product, ProductLinear
 
 
 def available(device: torch.device) -> bool:
@@ -52,39 +53,64 @@ class Int8(_WeightOnly):
     """INT8 with a scale a row."""
 
     def __init__(self, codes: torch.Tensor, scale: torch.Tensor) -> None:
-        self.packed, self.scale = codes.contiguous(), scale.float()
+        self.packed, self.scale = (codes ^ -128).view(torch.uint8), scale.float()  # around 128
 
     def codes(self) -> torch.Tensor:
-        return self.packed
+        return self.packed.view(torch.int8) ^ -128
 
     def by_kernel(self, tokens: torch.Tensor) -> torch.Tensor:
-        return self.kernels.multiply(tokens, self.packed, self.scale)
+        return self.kernels.multiply_int8(tokens, self.packed, self.scale)
 
     def unpacked(self, dtype: torch.dtype) -> torch.Tensor:
-        dense = torch.empty_like(self.packed, dtype=dtype)
-        return torch.mul(self.packed, self.scale[:, None], out=dense)  # rounded once
+        return self.kernels.unpack_int8(self.packed, self.scale, dtype)
 
 
 class Int4(_WeightOnly):
-    """INT4 with scales and zeros (out, groups)."""
+    """INT4 with scales and zeros (out, groups), as ``triton_kernels`` lays them out."""
 
-    def __init__(self, pairs: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor) -> None:
-        self.pairs, self.scale, self.zero = pairs, scale, zero
+    def __init__(self, pairs: torch.Tensor, scales: torch.Tensor) -> None:
+        self.pairs, self.scales = pairs, scales
 
     def codes(self) -> torch.Tensor:
         """The weights (out, in) from 0 to 15, exactly as they were quantized."""
         return self.kernels.of_pairs(self.pairs)
 
     def by_kernel(self, tokens: torch.Tensor) -> torch.Tensor:
-        return self.kernels.multiply_int4(tokens, self.pairs, self.scale, self.zero)
+        return self.kernels.multiply_int4(_halves(tokens, packed.GROUP // 2), self.pairs, self.scales)
 
     def unpacked(self, dtype: torch.dtype) -> torch.Tensor:
-        return self.kernels.unpack_int4(self.pairs, self.scale, self.zero, dtype)
+        return self.kernels.unpack_int4(self.pairs, self.scales, dtype)
 
 
-def product(*parts: torch.Tensor) -> Product:
-    """INT8 ``codes`` and ``scale``, or INT4 ``pairs``, ``scale`` and ``zero``."""
-    return Int8(*parts) if len(parts) == 2 else Int4(*parts)
+def _halves(tokens: torch.Tensor, together: int) -> torch.Tensor:
+    """``tokens`` (N, in) as (N, 2, in / 2): of every two runs of so many inputs the first, and the second. Inductor
+    makes this a part of what computed them."""
+    return tokens.unflatten(1, (-1, 2, together)).transpose(1, 2).flatten(2)
+
+
+class Dense(_WeightOnly):
+    """Dense weights, which stay where their Linears have them."""
+
+    def __init__(self, *weights: torch.Tensor) -> None:
+        self.weights = weights
+
+    @classmethod
+    def of(cls, parts: Sequence[tuple[torch.Tensor, ...]]) -> Dense:
+        return cls(*(weight for (weight,) in parts))
+
+    def by_kernel(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.kernels.multiply_dense(tokens, self.weights)
+
+
+class DenseLinear(ProductLinear):
+    """A dense Linear, whose prompts stay PyTorch's."""
+
+    def take(self) -> tuple[torch.Tensor, ...]:
+        return (self.weight,)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        few = x.numel() <= self.shared.product.kernels.FEW * self.in_features
+        return super().forward(x) if few else nn.functional.linear(x, self.weight, self.bias)
 
 
 class Int4Linear(IntegerLinear):
@@ -92,17 +118,18 @@ class Int4Linear(IntegerLinear):
 
     @torch.no_grad()
     def take(self) -> tuple[torch.Tensor, ...]:
-        from vlmcomp.triton_kernels import in_pairs
+        from vlmcomp.triton_kernels import in_one, in_pairs
 
         small = self.weight
         self.weight = nn.Parameter(small.to("meta"), requires_grad=False)
-        return in_pairs(packed.codes(small)), *(part.t().contiguous() for part in (small.scale, small.zero_point))
+        return in_pairs(packed.codes(small)), in_one(small.scale.t(), small.zero_point.t())
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
+        from vlmcomp.triton_kernels import of_one
+
         whole: Any = self.shared.product
-        small = packed.int4_of(self.codes().to(torch.int32), whole.scale[self.rows], whole.zero[self.rows])
-        destination[f"{prefix}weight"] = small
+        destination[f"{prefix}weight"] = packed.int4_of(self.codes().int(), *of_one(whole.scales[self.rows]))
 
 
 class Nf4Linear(bnb.nn.Linear4bit):
@@ -132,5 +159,5 @@ class Nf4Linear(bnb.nn.Linear4bit):
         tokens = x.reshape(-1, x.shape[-1])
         if len(tokens) > triton_kernels.FEW:
             return super().forward(x)
-        y = triton_kernels.multiply_nf4(tokens, self.pairs, self.levels).view(*x.shape[:-1], -1)
+        y = triton_kernels.multiply_nf4(_halves(tokens, 1), self.pairs, self.levels).view(*x.shape[:-1], -1)
         return y if self.bias is None else y + self.bias

@@ -1,0 +1,71 @@
+"""Laws of the Triton kernels, computed by Triton's interpreter: what they multiply is what the weights stand for."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+
+from vlmcomp import packed
+from vlmcomp import triton_kernels as kernels
+from vlmcomp.triton_attention import attend
+
+SIZES = [(24, 160), (40, 2080), (10, 64), (5, 4128)]  # outputs and inputs, beside what programs take together
+
+
+def _close(found: torch.Tensor, wanted: torch.Tensor, off: float = 1e-5) -> bool:
+    return bool((found - wanted).norm() <= off * wanted.norm())
+
+
+def _halves(x: torch.Tensor, together: int) -> torch.Tensor:
+    """Of every two runs of inputs the first ones, and the second ones."""
+    return x.unflatten(1, (-1, 2, together)).transpose(1, 2).flatten(2)
+
+
+@pytest.mark.parametrize(("outputs", "inputs"), SIZES)
+def test_int8(outputs: int, inputs: int) -> None:
+    x, codes, scale = torch.randn(2, inputs), torch.randint(-127, 128, (outputs, inputs)), torch.rand(outputs)
+    held, dense = (codes + 128).to(torch.uint8), codes * scale[:, None]
+    assert torch.equal(kernels.unpack_int8(held, scale, torch.float32), dense)
+    assert _close(kernels.multiply_int8(x, held, scale), x @ dense.t(), 1e-3)
+
+
+@pytest.mark.parametrize(("outputs", "inputs"), SIZES)
+def test_int4(outputs: int, inputs: int) -> None:
+    x, small = torch.randn(2, inputs), packed.int4(torch.randn(outputs, inputs))
+    codes, (scale, zero) = packed.codes(small), (part.t() for part in (small.scale, small.zero_point))
+    held, both = kernels.in_pairs(codes), kernels.in_one(scale, zero)
+    assert torch.equal(kernels.of_pairs(held).int(), codes)
+    assert all(map(torch.equal, kernels.of_one(both), (scale, zero)))
+    dense = packed.dense(small)
+    assert _close(kernels.unpack_int4(held, both, torch.float32), dense)
+    assert _close(kernels.multiply_int4(_halves(x, packed.GROUP // 2), held, both), x @ dense.t(), 3e-4)
+
+
+@pytest.mark.parametrize(("outputs", "inputs"), [(40, 128), (530, 192)])  # the latter with several scales of scales
+def test_nf4(outputs: int, inputs: int) -> None:
+    x = torch.randn(2, inputs)
+    small, state = quantize_4bit(torch.randn(outputs, inputs), quant_type="nf4", compress_statistics=True)
+    levels = [state.absmax, state.code, state.state2.code, state.state2.absmax, state.offset]
+    found = kernels.multiply_nf4(_halves(x, 1), small.view(outputs, -1), levels)
+    assert _close(found, x @ dequantize_4bit(small, state).t())
+
+
+@pytest.mark.parametrize("outputs", [(24,), (16, 8), (12, 4, 4)])
+def test_dense_weights_that_lie_apart(outputs: tuple[int, ...]) -> None:
+    x, weights = torch.randn(2, 2100), [torch.randn(rows, 2100) for rows in outputs]
+    assert _close(kernels.multiply_dense(x, weights), x @ torch.cat(weights).t())
+
+
+@pytest.mark.parametrize("size", [(32, 32), (80, 80), (64, 48)])
+@pytest.mark.parametrize(("heads", "shared"), [(4, 1), (8, 4)])
+@pytest.mark.parametrize(("slots", "filled"), [(200, 130), (128, 5), (64, 64)])
+def test_attention(size: tuple[int, int], heads: int, shared: int, slots: int, filled: int) -> None:
+    query = torch.randn(1, heads, 1, size[0])
+    keys, values = (torch.randn(1, heads // shared, slots, width) for width in size)
+    keys[:, :, filled:] = values[:, :, filled:] = float("nan")  # what nobody wrote is not read
+    mask = torch.full((1, 1, 1, slots), float("-inf"))
+    mask[..., :filled] = 0
+    plain = [part[:, :, :filled].repeat_interleave(shared, 1) for part in (keys, values)]
+    wanted = torch.nn.functional.scaled_dot_product_attention(query, *plain, scale=0.3)
+    assert _close(attend(query, keys, values, mask, 0.3), wanted)
