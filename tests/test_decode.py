@@ -12,7 +12,7 @@ import torch
 from choices import assert_same, decoded, plain
 from transformers import GenerationConfig
 
-from vlmcomp import capture, decode, sight
+from vlmcomp import attention, decode, sight
 from vlmcomp.ask import answer_batch, ask
 from vlmcomp.build import build
 from vlmcomp.decode import CAPTURE_AFTER, CAPTURED, COMPILED, GENERATE, STATIC, Decoder
@@ -81,7 +81,7 @@ def test_what_sees_half_an_image_decodes_alike(samples: list, model: str) -> Non
 
 @pytest.mark.parametrize("wide", [True, False])
 def test_attention_may_be_wider_than_its_cache(samples: list, monkeypatch: pytest.MonkeyPatch, wide: bool) -> None:
-    monkeypatch.setattr(capture, "_widening_pays", lambda step: wide)
+    monkeypatch.setattr(attention, "wide_pays", lambda: wide)
     vlm = build(Recipe("qwen2-vl-shapes"), device="cpu")
     vlm.model.to(torch.bfloat16)
     vlm = replace(vlm, dtype_computed="bfloat16")
@@ -156,9 +156,9 @@ def test_ask_and_a_batch_agree_after_capturing(built: Callable, samples: list) -
 
 def test_the_environment_chooses_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(decode.ASKED, raising=False)
-    assert decode.asked() == CAPTURED
+    assert decode.asked(torch.device("cpu")) == CAPTURED
     monkeypatch.setenv(decode.ASKED, "static")
-    assert decode.asked() == STATIC
+    assert decode.asked(torch.device("cpu")) == STATIC
     monkeypatch.setenv(decode.ASKED, "fast")
     with pytest.raises(ValueError, match="use one of generate, static, captured"):
-        decode.asked()
+        decode.asked(torch.device("cpu"))

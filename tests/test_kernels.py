@@ -153,7 +153,7 @@ def _times(prompt: list[float], token: list[float]) -> race.Times:
 def test_the_fastest_is_measured_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(machine.PLACE, str(tmp_path))
     whole, place = race.run, tmp_path / race.FILE
-    monkeypatch.setattr(race, "run", lambda names, make: whole(names, make, side=128, rounds=2))
+    monkeypatch.setattr(race, "run", lambda names, make, device: whole(names, make, device, side=128, rounds=2))
     known = race.known.__wrapped__
     ways, able = (kernels.PYTORCH, kernels.PREPACKED), kernels.able()
     dense, int8 = known("dense", ways, kernels._dense_by), known("int8", able, kernels._int8_by)

@@ -6,13 +6,11 @@ Both spare the Python of the modules, which is most of the time of a small model
 
 from __future__ import annotations
 
-import time
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import torch
 from torch import nn
@@ -22,12 +20,10 @@ from transformers import Cache
 from vlmcomp import dense, integer, regional
 from vlmcomp.vlm import graphed
 
-_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
 _SCRIPTS = {  # the operator: who calls it with tensors alone, and where among its arguments they are
     torch.ops.onednn.qlinear_pointwise.default: (integer.multiply, (0, 3, 4, 5)),
     torch.ops.mkldnn._linear_pointwise.default: (dense.multiply, (0, 1, 2)),
 }
-_TIMED, _ROUNDS = 8, 5  # layers, whose keys and values come from memory and not from a cache of the CPU
 
 
 @dataclass
@@ -35,7 +31,7 @@ class Step:
     """One token on its way through the decoder, in tensors that keep their place.
 
     ``token`` (1, 1), ``position`` (..., 1, 1) as the decoder takes it, ``slot`` (1) of the cache that it is written to,
-    ``mask`` (1, 1, 1, slots): 0 where a slot is filled, else minus infinity.
+    ``mask`` (1, 1, 1, slots): 0 where a slot is filled, else minus infinity. The cache is of the mask's dtype.
     """
 
     cache: Cache
@@ -45,6 +41,7 @@ class Step:
     mask: torch.Tensor
     run: Callable[..., torch.Tensor]  # logits (1, vocabulary)
     layers: Sequence[nn.Module]  # of the decoder, which ``run`` calls
+    dtype: torch.dtype  # that they compute in
     captured: bool = False
 
     def tensors(self) -> tuple[torch.Tensor, ...]:
@@ -54,7 +51,7 @@ class Step:
         """Stand where the prompt of ``length`` tokens ends."""
         for mine, theirs in zip(self.cache.layers, past.layers):
             if not mine.is_initialized:
-                mine.lazy_initialization(theirs.keys, theirs.values)
+                mine.lazy_initialization(*(part[:, :, :1].to(self.mask.dtype) for part in (theirs.keys, theirs.values)))
             mine.keys[:, :, :length].copy_(theirs.keys)
             mine.values[:, :, :length].copy_(theirs.values)
             mine.cumulative_length = self.slot
@@ -95,7 +92,7 @@ class Step:
             else:
                 self.run = _compiled(self) if compiled else _as_script(self)
             self._return(start)
-            near = 1e-3 if self.mask.dtype == torch.float32 else 0.03  # of what rounding in another order may change
+            near = 1e-3 if self.dtype == torch.float32 else 0.03  # of what rounding in another order may change
             if not (self.run(*self.tensors()) - wanted).norm() <= near * wanted.norm():
                 raise RuntimeError("the captured step gives other logits")
             self.captured = True
@@ -122,39 +119,7 @@ def _as_graph(step: Step) -> Callable[..., torch.Tensor]:
 
 def _traced(step: Step) -> torch.fx.GraphModule:
     run = step.run
-    traced = make_fx(lambda *tensors: run(*tensors))(*step.tensors())
-    if not step.token.is_cuda and _widening_pays(step):
-        for node in traced.graph.find_nodes(op="call_function", target=_ATTENTION):
-            node.target = _widened
-        traced.recompile()
-    return traced
-
-
-def _widened(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *rest: Any, attn_mask: torch.Tensor, **more: Any
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention in float32."""
-    tensors = (tensor.float() for tensor in (query, key, value))
-    seen, sums = _ATTENTION(*tensors, *rest, attn_mask=attn_mask.float(), **more)
-    return seen.to(query.dtype), sums
-
-
-def _widening_pays(step: Step) -> bool:
-    """Whether attention of one token over a 16-bit cache is faster in float32 here, keys and values converted before:
-    without matrix instructions for 16 bits PyTorch's kernel takes several times as long."""
-    layers = step.cache.layers[:_TIMED]
-    if layers[0].keys.dtype == torch.float32:
-        return False
-    query, mask = layers[0].keys[:, :, :1], step.mask
-
-    def seconds(attend: Callable[..., Any]) -> float:
-        start = time.perf_counter()
-        for layer in layers:
-            attend(query, layer.keys, layer.values, attn_mask=mask)
-        return time.perf_counter() - start
-
-    plain, wide = zip(*((seconds(_ATTENTION), seconds(_widened)) for _ in range(_ROUNDS)))
-    return min(wide) < min(plain)
+    return make_fx(lambda *tensors: run(*tensors))(*step.tensors())
 
 
 def _compiled(step: Step) -> Callable[..., torch.Tensor]:

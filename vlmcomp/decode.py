@@ -205,11 +205,12 @@ class Decoder:
         for layer in cache.layers:
             layer.update = partial(_write, layer, slot)
         name = self._cache_name
-        attending = attention.by_kernel if weight_only.available(device) else nullcontext
+        dtype = self.embed.weight.dtype
+        attending = attention.way(device, dtype)
 
         def run(token: torch.Tensor, position: torch.Tensor, slot: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
             mask.index_fill_(3, slot, 0)
-            with attending(text):
+            with attention.by(attending, text):
                 hidden = self.inner(
                     inputs_embeds=self.embed(token),
                     position_ids=position,
@@ -226,9 +227,10 @@ class Decoder:
             torch.zeros(1, 1, dtype=torch.long, device=device),
             torch.zeros_like(position),
             slot,
-            torch.zeros(1, 1, 1, slots, dtype=self.embed.weight.dtype, device=device),
+            torch.zeros(1, 1, 1, slots, dtype=torch.float32 if attending == attention.WIDE else dtype, device=device),
             run,
             [layer.block for layer in anatomy.layers(self.model)],
+            dtype,
         )
 
     def _capture(self, step: Step) -> None:
@@ -247,8 +249,8 @@ def _write(
     layer: StaticLayer, slot: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, *args: Any, **kwargs: Any
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """A static layer's update by one token: all layers write to the same slot, so that none need count on its own."""
-    layer.keys.index_copy_(2, slot, keys)
-    layer.values.index_copy_(2, slot, values)
+    layer.keys.index_copy_(2, slot, keys.to(layer.keys.dtype))
+    layer.values.index_copy_(2, slot, values.to(layer.values.dtype))
     return layer.keys, layer.values
 
 

@@ -9,7 +9,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -17,6 +17,7 @@ from torch import nn
 from vlmcomp import machine, store
 from vlmcomp.vlm import compute_dtype, graphed, synchronize
 
+T = TypeVar("T")
 Times = dict[str, list[float]]  # "prompt_ms" and "token_ms", round by round
 Make = Callable[[str, nn.Linear], nn.Module]  # of a dense Linear what a kernel multiplies; it keeps no weight of it
 FILE = "kernels.json"
@@ -39,15 +40,23 @@ def answer_ms(times: Times) -> float:
 @cache
 def known(what: str, names: tuple[str, ...], make: Make, device: str = "cpu") -> dict[str, Times]:
     """What ``run`` gave for ``what`` on this machine's ``device``."""
+
+    def sound(times: dict[str, Times]) -> bool:
+        return bool(times) and times.keys() <= set(names) and all(map(answer_ms, times.values()))
+
+    return keep(what, lambda: run(names, make, device), sound)
+
+
+def keep(what: str, measure: Callable[[], T], sound: Callable[[T], bool]) -> T:
+    """What ``measure`` gave for ``what`` when this machine was first asked, if that is ``sound``."""
     place, kept = machine.home() / FILE, _kept()
     with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
-        times = kept[what]
-        if times and times.keys() <= set(names) and all(map(answer_ms, times.values())):
-            return times
-    times = run(names, make, device)
+        if sound(kept[what]):
+            return kept[what]
+    found = measure()
     with contextlib.suppress(OSError):  # a disk that refuses costs a new measurement next time, and nothing else
-        store.write_json(place, _kept() | {"here": _here(), what: times})
-    return times
+        store.write_json(place, _kept() | {"here": _here(), what: found})
+    return found
 
 
 def _here() -> dict[str, Any]:

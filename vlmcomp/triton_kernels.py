@@ -74,12 +74,12 @@ def _halves(packed):
 
 @triton.jit
 def _multiply_dense(
-    x, first, second, third, y, outputs, until, then,
+    x, first, second, third, y, tokens, outputs, until, then,
     INPUTS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """One token times ``ROWS`` rows of weights (outputs, inputs) that lie in three places: from rows ``until`` and
     ``then`` on in the second and third."""
-    token, row = tl.program_id(0), tl.program_id(1) * ROWS
+    token, row = tl.program_id(0) % tokens, tl.program_id(0) // tokens * ROWS
     weights, start = first, 0
     if row >= until:
         weights, start = second, until
@@ -100,11 +100,11 @@ def _multiply_dense(
 
 @triton.jit
 def _multiply_int8(
-    x, packed, scale, y, outputs,
+    x, packed, scale, y, tokens, outputs,
     INPUTS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """The same with INT8 weights around 128 and a ``scale`` a row."""
-    token, rows = tl.program_id(0), tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+    token, rows = tl.program_id(0) % tokens, tl.program_id(0) // tokens * ROWS + tl.arange(0, ROWS)
     here = rows < outputs
     places = packed + rows.to(tl.int64)[:, None] * INPUTS
     total, seen = tl.zeros((ROWS, COLUMNS), tl.float32), tl.zeros((COLUMNS,), tl.float32)
@@ -122,12 +122,12 @@ def _multiply_int8(
 
 @triton.jit
 def _multiply_int4(
-    x, pairs, scales, y, outputs,
+    x, pairs, scales, y, tokens, outputs,
     ALL: tl.constexpr, HALF: tl.constexpr, ROWS: tl.constexpr, GROUPS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """The same with INT4 weights: a byte holds an input of its group's first half (low) and one of its second. The
     token's first halves come before all second ones."""
-    token, rows = tl.program_id(0), tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+    token, rows = tl.program_id(0) % tokens, tl.program_id(0) // tokens * ROWS + tl.arange(0, ROWS)
     BYTES: tl.constexpr = ALL * HALF
     here, first = rows < outputs, x + token * 2 * BYTES
     places, of_row = pairs + rows.to(tl.int64)[:, None] * BYTES, scales + rows.to(tl.int64)[:, None] * ALL
@@ -155,14 +155,14 @@ def _scale_and_zero(both):
 
 @triton.jit
 def _multiply_nf4(
-    x, pairs, scale, levels, scale_levels, scale_scale, shift, y, outputs,
+    x, pairs, scale, levels, scale_levels, scale_scale, shift, y, tokens, outputs,
     BLOCKS: tl.constexpr, HALF: tl.constexpr, SCALES: tl.constexpr, ROWS: tl.constexpr, STEP: tl.constexpr,
     STAGES: tl.constexpr,
 ):  # fmt: skip
     """The same with bitsandbytes' NF4: a byte holds neighbours, the first of them high; all first ones of a token come
     before all second. A block's scale is one of ``scale_levels`` times what it shares with ``SCALES`` blocks, and
     shifted."""
-    token, rows = tl.program_id(0), tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+    token, rows = tl.program_id(0) % tokens, tl.program_id(0) // tokens * ROWS + tl.arange(0, ROWS)
     here, within = rows < outputs, tl.arange(0, HALF)
     total = tl.zeros((ROWS, STEP), tl.float32)
     first, least = x + token * BLOCKS * 2 * HALF, tl.load(shift)
@@ -206,6 +206,11 @@ def _unpack_int4(pairs, scales, y, count, HALF: tl.constexpr, GROUPS: tl.constex
     tl.store(target + HALF, high.to(y.dtype.element_ty), mask=there[:, None])
 
 
+def _grid(x: torch.Tensor, outputs: int, rows: int) -> tuple[int]:
+    """Programs that read the same weights for several tokens follow each other. One axis alone may be long."""
+    return (len(x) * triton.cdiv(outputs, rows),)
+
+
 @torch.library.custom_op("vlmcomp::multiply_dense", mutates_args=())
 def multiply_dense(x: torch.Tensor, weights: Sequence[torch.Tensor]) -> torch.Tensor:
     """``x`` (N, in) times up to three matrices (out, in), whose numbers of outputs are even: (N, sum of out), summed in
@@ -213,9 +218,9 @@ def multiply_dense(x: torch.Tensor, weights: Sequence[torch.Tensor]) -> torch.Te
     first, second, third = [*weights, *[weights[-1]] * (3 - len(weights))]
     until, then, outputs = len(first), len(first) + len(second), sum(map(len, weights))
     y, (rows, columns, warps, stages) = x.new_empty(len(x), outputs), DENSE
-    args = x.contiguous(), first, second, third, y, outputs, until, then if len(weights) > 2 else outputs
+    args = x.contiguous(), first, second, third, y, len(x), outputs, until, then if len(weights) > 2 else outputs
     settings = {"INPUTS": x.shape[1], "ROWS": rows, "COLUMNS": columns, "STAGES": stages}
-    _multiply_dense[len(x), triton.cdiv(outputs, rows)](*args, **settings, num_warps=warps)
+    _multiply_dense[_grid(x, outputs, rows)](*args, **settings, num_warps=warps)
     return y
 
 
@@ -230,8 +235,8 @@ def multiply_int8(x: torch.Tensor, packed: torch.Tensor, scale: torch.Tensor) ->
     dtype, summed in float32."""
     y, (rows, columns, warps, stages) = x.new_empty(len(x), len(packed)), INT8
     settings = {"INPUTS": x.shape[1], "ROWS": rows, "COLUMNS": columns, "STAGES": stages}
-    grid = len(x), triton.cdiv(len(packed), rows)
-    _multiply_int8[grid](x.contiguous(), packed, scale, y, len(packed), **settings, num_warps=warps)
+    grid = _grid(x, len(packed), rows)
+    _multiply_int8[grid](x.contiguous(), packed, scale, y, len(x), len(packed), **settings, num_warps=warps)
     return y
 
 
@@ -246,8 +251,8 @@ def multiply_int4(x: torch.Tensor, pairs: torch.Tensor, scales: torch.Tensor) ->
     (out, in / 2) as ``in_pairs`` lays them out, and what ``in_one`` makes of their scales and zeros (out, groups)."""
     y, (rows, columns, warps, stages) = x.new_empty(len(x), len(pairs)), INT4
     settings = {"ALL": scales.shape[1], "HALF": GROUP // 2, "ROWS": rows, "GROUPS": columns // GROUP, "STAGES": stages}
-    grid = len(x), triton.cdiv(len(pairs), rows)
-    _multiply_int4[grid](x.contiguous(), pairs, scales, y, len(pairs), **settings, num_warps=warps)
+    grid = _grid(x, len(pairs), rows)
+    _multiply_int4[grid](x.contiguous(), pairs, scales, y, len(x), len(pairs), **settings, num_warps=warps)
     return y
 
 
@@ -266,8 +271,8 @@ def multiply_nf4(x: torch.Tensor, pairs: torch.Tensor, state: Sequence[torch.Ten
     y, (rows, columns, warps, stages) = x.new_empty(len(x), len(pairs)), NF4
     settings = {"BLOCKS": 2 * pairs.shape[1] // NF4_BLOCK, "HALF": NF4_BLOCK // 2, "SCALES": NF4_SCALES}
     settings |= {"ROWS": rows, "STEP": columns // NF4_BLOCK, "STAGES": stages}
-    grid = len(x), triton.cdiv(len(pairs), rows)
-    _multiply_nf4[grid](x.contiguous(), pairs, *state, y, len(pairs), **settings, num_warps=warps)
+    grid = _grid(x, len(pairs), rows)
+    _multiply_nf4[grid](x.contiguous(), pairs, *state, y, len(x), len(pairs), **settings, num_warps=warps)
     return y
 
 
