@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -14,6 +15,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # workers side by side take one core ea
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["VLMCOMP_INT8_KERNEL"] = "fbgemm"  # what is faster on a machine must not decide what a test sees
 os.environ["VLMCOMP_DENSE_KERNEL"] = "pytorch"
+if shutil.which("nvidia-smi") is None:
+    os.environ["TRITON_INTERPRET"] = "1"  # before anyone imports Triton: kernels are interpreted
 os.environ["VLMCOMP_CACHE_GB"] = "0"  # tests neither read nor fill the user's cache of built variants
 
 import pytest

@@ -50,6 +50,7 @@ FLOORS = {
     "regional": 1,
     "triton_attention": 1,
     "triton_kernels": 1,
+    "triton_int4": 1,
     "weight_only": 2,
     "tinygemm": 2,
     "prune": 2,

@@ -1,16 +1,24 @@
-"""Laws of the Triton kernels, computed by Triton's interpreter: what they multiply is what the weights stand for."""
+"""Laws of the Triton kernels: they multiply what the weights stand for. Without a GPU Triton interprets them."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import pytest
 import torch
 from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
-from vlmcomp import packed
-from vlmcomp import triton_kernels as kernels
+from vlmcomp import packed, triton_int4, triton_kernels
 from vlmcomp.triton_attention import attend
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SIZES = [(24, 160), (40, 2080), (10, 64), (5, 4128)]  # outputs and inputs, beside what programs take together
+
+
+@pytest.fixture(autouse=True)
+def on_device() -> Iterator[None]:
+    with torch.device(DEVICE):
+        yield
 
 
 def _close(found: torch.Tensor, wanted: torch.Tensor, off: float = 1e-5) -> bool:
@@ -26,20 +34,20 @@ def _halves(x: torch.Tensor, together: int) -> torch.Tensor:
 def test_int8(outputs: int, inputs: int) -> None:
     x, codes, scale = torch.randn(2, inputs), torch.randint(-127, 128, (outputs, inputs)), torch.rand(outputs)
     held, dense = (codes + 128).to(torch.uint8), codes * scale[:, None]
-    assert torch.equal(kernels.unpack_int8(held, scale, torch.float32), dense)
-    assert _close(kernels.multiply_int8(x, held, scale), x @ dense.t(), 1e-3)
+    assert torch.equal(triton_kernels.unpack_int8(held, scale, torch.float32), dense)
+    assert _close(triton_kernels.multiply_int8(x, held, scale), x @ dense.t(), 1e-3)
 
 
 @pytest.mark.parametrize(("outputs", "inputs"), SIZES)
 def test_int4(outputs: int, inputs: int) -> None:
     x, small = torch.randn(2, inputs), packed.int4(torch.randn(outputs, inputs))
     codes, (scale, zero) = packed.codes(small), (part.t() for part in (small.scale, small.zero_point))
-    held, both = kernels.in_pairs(codes), kernels.in_one(scale, zero)
-    assert torch.equal(kernels.of_pairs(held).int(), codes)
-    assert all(map(torch.equal, kernels.of_one(both), (scale, zero)))
+    held, both = triton_int4.in_pairs(codes), triton_int4.in_one(scale, zero)
+    assert torch.equal(triton_int4.of_pairs(held).int(), codes)
+    assert all(map(torch.equal, triton_int4.of_one(both), (scale, zero)))
     dense = packed.dense(small)
-    assert _close(kernels.unpack_int4(held, both, torch.float32), dense)
-    assert _close(kernels.multiply_int4(_halves(x, packed.GROUP // 2), held, both), x @ dense.t(), 3e-4)
+    assert _close(triton_int4.unpack_int4(held, both, torch.float32), dense)
+    assert _close(triton_int4.multiply_int4(_halves(x, packed.GROUP // 2), held, both), x @ dense.t(), 3e-4)
 
 
 @pytest.mark.parametrize(("outputs", "inputs"), [(40, 128), (530, 192)])  # the latter with several scales of scales
@@ -47,14 +55,14 @@ def test_nf4(outputs: int, inputs: int) -> None:
     x = torch.randn(2, inputs)
     small, state = quantize_4bit(torch.randn(outputs, inputs), quant_type="nf4", compress_statistics=True)
     levels = [state.absmax, state.code, state.state2.code, state.state2.absmax, state.offset]
-    found = kernels.multiply_nf4(_halves(x, 1), small.view(outputs, -1), levels)
+    found = triton_int4.multiply_nf4(_halves(x, 1), small.view(outputs, -1), levels)
     assert _close(found, x @ dequantize_4bit(small, state).t())
 
 
 @pytest.mark.parametrize("outputs", [(24,), (16, 8), (12, 4, 4)])
 def test_dense_weights_that_lie_apart(outputs: tuple[int, ...]) -> None:
     x, weights = torch.randn(2, 2100), [torch.randn(rows, 2100) for rows in outputs]
-    assert _close(kernels.multiply_dense(x, weights), x @ torch.cat(weights).t())
+    assert _close(triton_kernels.multiply_dense(x, weights), x @ torch.cat(weights).t())
 
 
 @pytest.mark.parametrize("size", [(32, 32), (80, 80), (64, 48)])

@@ -1,6 +1,7 @@
 """How a decoding step attends from one token, where PyTorch's own kernel is slow: as transformers' attention functions.
 
-On a GPU by Triton's kernel; on a CPU without matrix instructions for 16 bits over a cache in 32.
+On a GPU by Triton's kernel; on a CPU without matrix instructions for 16 bits in 32, layer by layer in one place, since
+memory that is taken anew for every layer costs more than the arithmetic.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from typing import Any
 
 import torch
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import scaled_dot_product_attention as attend
 from transformers import AttentionInterface, PreTrainedConfig
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
@@ -31,15 +33,35 @@ def way(device: torch.device, dtype: torch.dtype) -> str:
     return WIDE if device.type == "cpu" and dtype == torch.bfloat16 and wide_pays() else PYTORCH
 
 
+class Scratch:
+    """Where the keys and values of a layer are made wide, one layer after another."""
+
+    def __init__(self) -> None:
+        self.wide: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def of(self, *narrow: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values in float32, until the next ones come."""
+        if self.wide is None or self.wide[0].shape != narrow[0].shape:
+            keys, values = (torch.empty_like(part, dtype=torch.float32) for part in narrow)
+            self.wide = keys, values
+        for wide, part in zip(self.wide, narrow):
+            wide.copy_(part)
+        return self.wide
+
+
+_scratch: ContextVar[Scratch] = ContextVar("scratch")
+
+
 @contextmanager
-def by(function: str, text: PreTrainedConfig) -> Iterator[None]:
+def by(function: str, text: PreTrainedConfig, scratch: Scratch) -> Iterator[None]:
     """While this lasts the decoder whose settings ``text`` are attends by ``function``."""
-    before = text._attn_implementation
+    before, mine = text._attn_implementation, _scratch.set(scratch)
     text._attn_implementation = function
     try:
         yield
     finally:
         text._attn_implementation = before
+        _scratch.reset(mine)
 
 
 @cache
@@ -51,16 +73,19 @@ def wide_pays() -> bool:
 
 @torch.inference_mode()
 def _race() -> dict[str, list[float]]:
-    """Milliseconds that some layers attend to a cache of 16 and of 32 bits, in turns."""
-    caches = torch.randn(_LAYERS, 2, 1, _HEADS, _SLOTS, _SIZE)
-    query, mask = torch.randn(1, _HEADS, 1, _SIZE), torch.zeros(1, 1, 1, _SLOTS)
-    held = {"16": [part.bfloat16() for part in (query, mask, caches)], "32": [query, mask, caches]}
-    times: dict[str, list[float]] = {name: [] for name in held}
+    """Milliseconds that some layers attend in 16 and in 32 bits, in turns."""
+    caches = torch.randn(_LAYERS, 2, 1, _HEADS, _SLOTS, _SIZE).bfloat16()
+    query, mask, scratch = torch.randn(1, _HEADS, 1, _SIZE), torch.zeros(1, 1, 1, _SLOTS), Scratch()
+    ways = {
+        "16": lambda keys, values: attend(query.bfloat16(), keys, values, attn_mask=mask.bfloat16()),
+        "32": lambda keys, values: attend(query, *scratch.of(keys, values), attn_mask=mask),
+    }
+    times: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(_ROUNDS):
-        for name, (asked, hidden, layers) in held.items():
+        for name, way in ways.items():
             start = time.perf_counter()
-            for keys, values in layers:
-                scaled_dot_product_attention(asked, keys, values, attn_mask=hidden)
+            for keys, values in caches:
+                way(keys, values)
             times[name].append(1000 * (time.perf_counter() - start))
     return times
 
@@ -86,10 +111,19 @@ def _by_kernel(
 
 
 def _wide(
-    module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, *args: Any, **kwargs: Any
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *args: Any,
+    **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """In the dtype of the cache."""
-    seen, _ = sdpa_attention_forward(module, query.to(key.dtype), key, *args, **kwargs)
+    """The same, of a step whose mask is in float32."""
+    if attention_mask is None or attention_mask.dtype == query.dtype:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, *args, **kwargs)
+    wide = _scratch.get().of(key, value)
+    seen, _ = sdpa_attention_forward(module, query.float(), *wide, attention_mask, *args, **kwargs)
     return seen.to(query.dtype), None
 
 

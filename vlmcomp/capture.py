@@ -31,7 +31,7 @@ class Step:
     """One token on its way through the decoder, in tensors that keep their place.
 
     ``token`` (1, 1), ``position`` (..., 1, 1) as the decoder takes it, ``slot`` (1) of the cache that it is written to,
-    ``mask`` (1, 1, 1, slots): 0 where a slot is filled, else minus infinity. The cache is of the mask's dtype.
+    ``mask`` (1, 1, 1, slots): 0 where a slot is filled, else minus infinity.
     """
 
     cache: Cache
@@ -51,7 +51,7 @@ class Step:
         """Stand where the prompt of ``length`` tokens ends."""
         for mine, theirs in zip(self.cache.layers, past.layers):
             if not mine.is_initialized:
-                mine.lazy_initialization(*(part[:, :, :1].to(self.mask.dtype) for part in (theirs.keys, theirs.values)))
+                mine.lazy_initialization(theirs.keys, theirs.values)
             mine.keys[:, :, :length].copy_(theirs.keys)
             mine.values[:, :, :length].copy_(theirs.values)
             mine.cumulative_length = self.slot

@@ -22,7 +22,9 @@ ASKED = "VLMCOMP_DECODE"  # environment: one of WAYS, instead of CAPTURED
 GENERATE, STATIC, CAPTURED, COMPILED = WAYS = ("generate", "static", "captured", "compiled")
 CAPTURE_AFTER = 16  # tokens a model has decoded: who asks little need not wait for a capture
 _ZERO_GPU = "SPACES_ZERO_GPU"
-_ROOM, _GRAIN = 256, 128  # slots of a cache beyond the prompt, and what their number is a multiple of
+# Slots of a cache beyond the prompt. A CPU reads them all for every token; a GPU's kernel leaves out those that are
+# empty, and a new step costs more there.
+_ROOM, _ROOM_ON_CPU, _GRAIN = 256, 128, 64
 _log = logging.getLogger(__name__)
 
 Heard = Callable[[int, float], None]
@@ -191,7 +193,8 @@ class Decoder:
         """A step for ``needed`` slots that stands behind the prompt, captured when it is time."""
         step = self._step
         if step is None or step.mask.shape[-1] < needed:
-            slots = -(-max(needed, length + _ROOM) // _GRAIN) * _GRAIN
+            room = _ROOM_ON_CPU if position.device.type == "cpu" else _ROOM
+            slots = -(-max(needed, length + room) // _GRAIN) * _GRAIN
             step = self._step = self._made(slots, position)
         step.begin(past, token, position, length)
         if self.way in (CAPTURED, COMPILED) and self.decoded >= self.patience and not step.captured:
@@ -206,11 +209,11 @@ class Decoder:
             layer.update = partial(_write, layer, slot)
         name = self._cache_name
         dtype = self.embed.weight.dtype
-        attending = attention.way(device, dtype)
+        attending, scratch = attention.way(device, dtype), attention.Scratch()
 
         def run(token: torch.Tensor, position: torch.Tensor, slot: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
             mask.index_fill_(3, slot, 0)
-            with attention.by(attending, text):
+            with attention.by(attending, text, scratch):
                 hidden = self.inner(
                     inputs_embeds=self.embed(token),
                     position_ids=position,
@@ -249,8 +252,8 @@ def _write(
     layer: StaticLayer, slot: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, *args: Any, **kwargs: Any
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """A static layer's update by one token: all layers write to the same slot, so that none need count on its own."""
-    layer.keys.index_copy_(2, slot, keys.to(layer.keys.dtype))
-    layer.values.index_copy_(2, slot, values.to(layer.values.dtype))
+    layer.keys.index_copy_(2, slot, keys)
+    layer.values.index_copy_(2, slot, values)
     return layer.keys, layer.values
 
 

@@ -95,10 +95,15 @@ def fit(module: nn.Module, precision: str, device: torch.device) -> str:
         kernel = chosen(precision)
     elif precision == "int4-torchao":
         kernel = TINYGEMM
-    elif precision == "fp16" and (device.type == "cuda" or way_to_decode(device) != COMPILED):  # which makes its own
+    elif precision == "fp16" and (available(device) or _laid_out_once(device)):
         kernel = chosen_dense(device.type)
     use(module, kernel)
     return TITLES.get(kernel, "")
+
+
+def _laid_out_once(device: torch.device) -> bool:
+    """Whether dense weights may be on a CPU: what compiles a step there makes kernels of its own."""
+    return device.type == "cpu" and way_to_decode(device) != COMPILED
 
 
 def use(model: nn.Module, kernel: str) -> None:

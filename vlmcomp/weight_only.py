@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
-from functools import cached_property
-from types import ModuleType
 from typing import Any
 
 import bitsandbytes as bnb
@@ -20,6 +18,8 @@ from torch import nn
 from vlmcomp import packed
 from vlmcomp.integer import IntegerLinear, Product, ProductLinear
 
+FEW = 8  # tokens, each of which reads the weights anew; more are multiplied by weights that are unpacked for them
+
 
 def available(device: torch.device) -> bool:
     """Whether Triton makes kernels for ``device`` here."""
@@ -27,19 +27,13 @@ def available(device: torch.device) -> bool:
 
 
 class _WeightOnly(Product):
-    """Packed weights (out, in) for the kernels, which read them as they lie."""
-
-    @cached_property
-    def kernels(self) -> ModuleType:
-        from vlmcomp import triton_kernels  # what has no GPU may not have Triton
-
-        return triton_kernels
+    """Weights (out, in) for the kernels, whose modules are imported where they are used: what has no GPU may not have
+    Triton."""
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """``x`` (..., in) times the weights: (..., out) in its dtype."""
         tokens = x.reshape(-1, x.shape[-1])
-        few = len(tokens) <= self.kernels.FEW
-        y = self.by_kernel(tokens) if few else tokens @ self.unpacked(x.dtype).t()
+        y = self.by_kernel(tokens) if len(tokens) <= FEW else tokens @ self.unpacked(x.dtype).t()
         return y.view(*x.shape[:-1], -1)
 
     def by_kernel(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -59,27 +53,37 @@ class Int8(_WeightOnly):
         return self.packed.view(torch.int8) ^ -128
 
     def by_kernel(self, tokens: torch.Tensor) -> torch.Tensor:
-        return self.kernels.multiply_int8(tokens, self.packed, self.scale)
+        from vlmcomp.triton_kernels import multiply_int8
+
+        return multiply_int8(tokens, self.packed, self.scale)
 
     def unpacked(self, dtype: torch.dtype) -> torch.Tensor:
-        return self.kernels.unpack_int8(self.packed, self.scale, dtype)
+        from vlmcomp.triton_kernels import unpack_int8
+
+        return unpack_int8(self.packed, self.scale, dtype)
 
 
 class Int4(_WeightOnly):
-    """INT4 with scales and zeros (out, groups), as ``triton_kernels`` lays them out."""
+    """INT4 with scales and zeros (out, groups), as ``triton_int4`` lays them out."""
 
     def __init__(self, pairs: torch.Tensor, scales: torch.Tensor) -> None:
         self.pairs, self.scales = pairs, scales
 
     def codes(self) -> torch.Tensor:
         """The weights (out, in) from 0 to 15, exactly as they were quantized."""
-        return self.kernels.of_pairs(self.pairs)
+        from vlmcomp.triton_int4 import of_pairs
+
+        return of_pairs(self.pairs)
 
     def by_kernel(self, tokens: torch.Tensor) -> torch.Tensor:
-        return self.kernels.multiply_int4(_halves(tokens, packed.GROUP // 2), self.pairs, self.scales)
+        from vlmcomp.triton_int4 import multiply_int4
+
+        return multiply_int4(_halves(tokens, packed.GROUP // 2), self.pairs, self.scales)
 
     def unpacked(self, dtype: torch.dtype) -> torch.Tensor:
-        return self.kernels.unpack_int4(self.pairs, self.scales, dtype)
+        from vlmcomp.triton_int4 import unpack_int4
+
+        return unpack_int4(self.pairs, self.scales, dtype)
 
 
 def _halves(tokens: torch.Tensor, together: int) -> torch.Tensor:
@@ -99,7 +103,9 @@ class Dense(_WeightOnly):
         return cls(*(weight for (weight,) in parts))
 
     def by_kernel(self, tokens: torch.Tensor) -> torch.Tensor:
-        return self.kernels.multiply_dense(tokens, self.weights)
+        from vlmcomp.triton_kernels import multiply_dense
+
+        return multiply_dense(tokens, self.weights)
 
 
 class DenseLinear(ProductLinear):
@@ -109,7 +115,7 @@ class DenseLinear(ProductLinear):
         return (self.weight,)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        few = x.numel() <= self.shared.product.kernels.FEW * self.in_features
+        few = x.numel() <= FEW * self.in_features
         return super().forward(x) if few else nn.functional.linear(x, self.weight, self.bias)
 
 
@@ -118,7 +124,7 @@ class Int4Linear(IntegerLinear):
 
     @torch.no_grad()
     def take(self) -> tuple[torch.Tensor, ...]:
-        from vlmcomp.triton_kernels import in_one, in_pairs
+        from vlmcomp.triton_int4 import in_one, in_pairs
 
         small = self.weight
         self.weight = nn.Parameter(small.to("meta"), requires_grad=False)
@@ -126,7 +132,7 @@ class Int4Linear(IntegerLinear):
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        from vlmcomp.triton_kernels import of_one
+        from vlmcomp.triton_int4 import of_one
 
         whole: Any = self.shared.product
         destination[f"{prefix}weight"] = packed.int4_of(self.codes().int(), *of_one(whole.scales[self.rows]))
@@ -154,10 +160,10 @@ class Nf4Linear(bnb.nn.Linear4bit):
         self.levels = [state.absmax, state.code, state.state2.code, state.state2.absmax, state.offset]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        from vlmcomp import triton_kernels
+        from vlmcomp.triton_int4 import multiply_nf4
 
         tokens = x.reshape(-1, x.shape[-1])
-        if len(tokens) > triton_kernels.FEW:
+        if len(tokens) > FEW:
             return super().forward(x)
-        y = triton_kernels.multiply_nf4(_halves(tokens, 1), self.pairs, self.levels).view(*x.shape[:-1], -1)
+        y = multiply_nf4(_halves(tokens, 1), self.pairs, self.levels).view(*x.shape[:-1], -1)
         return y if self.bias is None else y + self.bias
