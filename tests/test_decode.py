@@ -12,7 +12,7 @@ import torch
 from choices import assert_same, decoded, plain
 from transformers import GenerationConfig
 
-from vlmcomp import attention, decode, sight
+from vlmcomp import attention, decode, regional, sight, weight_only
 from vlmcomp.ask import answer_batch, ask
 from vlmcomp.build import build
 from vlmcomp.decode import CAPTURE_AFTER, CAPTURED, COMPILED, GENERATE, STATIC, Decoder
@@ -133,6 +133,25 @@ def test_a_compiled_step_gives_the_tokens_of_generate(built: Callable, samples: 
     assert decoder.way == COMPILED and decoder.capture_seconds > 0
 
 
+@pytest.mark.parametrize("recipe", EVERY)
+def test_all_layers_call_what_one_was_compiled_to(built: Callable, samples: list, recipe: str) -> None:
+    vlm = built(recipe)
+    ask(vlm, *samples[0][:2], 1)
+    decoder, inputs = Decoder(vlm.model, STATIC), vlm.encode(*([part] for part in samples[0][:2]))
+    decoded(decoder, inputs, 2, 2)
+    step, before = decoder._step, len(regional._CODE)
+    start = [tensor.clone() for tensor in step.tensors()]
+    with torch.inference_mode():
+        wanted = step.run(*step.tensors()).clone()
+        with regional.compiled(step.layers):
+            for _ in range(2):  # traced, and called again
+                step._return(start)
+                found = step.run(*step.tensors())
+                assert (found - wanted).norm() <= 0.03 * wanted.norm()
+    assert len(regional._CODE) == before + 1 and len(step.layers) > 1
+    assert not any("forward" in vars(layer) for layer in step.layers)
+
+
 def test_what_cannot_be_compiled_is_captured(built: Callable, samples: list, caplog: pytest.LogCaptureFixture) -> None:
     vlm = built("llava-shapes/int8")
     ask(vlm, *samples[0][:2], 1)  # FBGEMM's weights are no tensors, which torch.compile refuses
@@ -152,6 +171,13 @@ def test_ask_and_a_batch_agree_after_capturing(built: Callable, samples: list) -
     assert vlm.decoder.way == CAPTURED and vlm.decoder.capture_seconds > 0
     images, questions, _ = map(list, zip(*samples))
     assert answer_batch(vlm, images, questions) == singles
+
+
+def test_a_gpu_compiles_unless_every_visitor_would(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weight_only, "available", lambda device: True)
+    assert decode.asked(torch.device("cuda")) == COMPILED
+    monkeypatch.setenv("SPACES_ZERO_GPU", "true")
+    assert decode.asked(torch.device("cuda")) == CAPTURED
 
 
 def test_the_environment_chooses_the_way(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from vlmcomp.ask import ask
 from vlmcomp.build import build
 from vlmcomp.measure.size import weight_bytes
 from vlmcomp.measure.sizes import expected
-from vlmcomp.memory import pieces, share
+from vlmcomp.memory import pieces, share, twin
 from vlmcomp.recipe import Recipe
 from vlmcomp.vlm import VLM
 
@@ -31,6 +31,16 @@ def _untouched(vlm: VLM) -> dict[str, torch.Tensor]:
 def _logits(vlm: VLM, sample: tuple) -> torch.Tensor:
     with torch.inference_mode():
         return vlm.model(**vlm.encode([sample[0]], [sample[1]])).logits
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8", "int8-torchao"])
+def test_a_twin_answers_from_the_same_memory(precision: str, samples: list) -> None:
+    vlm = build(Recipe.parse(f"llava-shapes/{precision}"), device="cpu")
+    other = twin(vlm)
+    assert pieces(other.model) == pieces(vlm.model)
+    assert all(a is not b for a, b in zip(other.model.modules(), vlm.model.modules()))
+    first = ask(vlm, *samples[0][:2]).text  # settles one of them
+    assert ask(other, *samples[0][:2]).text == first
 
 
 @pytest.mark.parametrize("model", ["llava-shapes", "blip2-shapes", "paligemma-shapes", "qwen2-vl-shapes"])

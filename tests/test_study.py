@@ -210,6 +210,7 @@ def test_speed_is_taken_in_turns_and_told_as_ratios(tmp_path: Path) -> None:
     table = speed_tables.tables(again)
     assert len(found["overhead"]["ask_ms"]) == len(found["overhead"]["loop_ms"]) == 14 and "on top of the loop" in table
     assert "Against bf16, captured, a token of int8, captured comes " in table
+    assert len({line.count(" | ") for line in table.splitlines() if line.startswith("| ")}) == 1  # as many cells a row
     assert table.count("\n| fp16") == 2 and "fp16, generate" in table and "multiplied by FBGEMM" in table
 
 

@@ -18,7 +18,7 @@ from transformers import Cache, DynamicCache, GenerationConfig, PreTrainedModel,
 from vlmcomp import anatomy, attention, weight_only
 from vlmcomp.capture import Step
 
-ASKED = "VLMCOMP_DECODE"  # environment: one of WAYS, instead of CAPTURED
+ASKED = "VLMCOMP_DECODE"  # environment: one of WAYS, instead of the usual one
 GENERATE, STATIC, CAPTURED, COMPILED = WAYS = ("generate", "static", "captured", "compiled")
 CAPTURE_AFTER = 16  # tokens a model has decoded: who asks little need not wait for a capture
 _ZERO_GPU = "SPACES_ZERO_GPU"
@@ -204,15 +204,15 @@ class Decoder:
 
     def _made(self, slots: int, position: torch.Tensor) -> Step:
         device, text = self.model.device, self.model.config.get_text_config()
-        cache, slot = StaticCache(config=text, max_cache_len=slots), torch.zeros(1, dtype=torch.long, device=device)
+        cache, place = StaticCache(config=text, max_cache_len=slots), _Place()
         for layer in cache.layers:
-            layer.update = partial(_write, layer, slot)
-        name = self._cache_name
-        dtype = self.embed.weight.dtype
+            layer.update = partial(place.write, layer)
+        name, dtype = self._cache_name, self.embed.weight.dtype
         attending, scratch = attention.way(device, dtype), attention.Scratch()
 
         def run(token: torch.Tensor, position: torch.Tensor, slot: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
             mask.index_fill_(3, slot, 0)
+            place.slot = slot
             with attention.by(attending, text, scratch):
                 hidden = self.inner(
                     inputs_embeds=self.embed(token),
@@ -229,7 +229,7 @@ class Decoder:
             cache,
             torch.zeros(1, 1, dtype=torch.long, device=device),
             torch.zeros_like(position),
-            slot,
+            torch.zeros(1, dtype=torch.long, device=device),
             torch.zeros(1, 1, 1, slots, dtype=torch.float32 if attending == attention.WIDE else dtype, device=device),
             run,
             [layer.block for layer in anatomy.layers(self.model)],
@@ -248,13 +248,18 @@ class Decoder:
         self.capture_seconds += time.perf_counter() - start
 
 
-def _write(
-    layer: StaticLayer, slot: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, *args: Any, **kwargs: Any
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """A static layer's update by one token: all layers write to the same slot, so that none need count on its own."""
-    layer.keys.index_copy_(2, slot, keys)
-    layer.values.index_copy_(2, slot, values)
-    return layer.keys, layer.values
+class _Place:
+    """Where all layers of a static cache write one token, so that none need count on its own."""
+
+    slot: torch.Tensor
+
+    def write(
+        self, layer: StaticLayer, keys: torch.Tensor, values: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """A layer's update."""
+        layer.keys.index_copy_(2, self.slot, keys)
+        layer.values.index_copy_(2, self.slot, values)
+        return layer.keys, layer.values
 
 
 def _alone(head: torch.nn.Module, args: tuple[torch.Tensor]) -> tuple[torch.Tensor]:

@@ -31,7 +31,8 @@ def hush() -> None:
 
 
 def int8(linear: nn.Linear) -> nn.Linear:
-    """``linear`` as bitsandbytes' INT8 Linear, which quantizes on its way to a device."""
+    """``linear`` as bitsandbytes' INT8 Linear, which quantizes on its way from the CPU to a device; what is on a GPU is
+    quantized there."""
     import bitsandbytes as bnb
 
     small = bnb.nn.Linear8bitLt(
@@ -42,11 +43,13 @@ def int8(linear: nn.Linear) -> nn.Linear:
         threshold=INT8_THRESHOLD,
         device="meta",
     )
-    dense, scales = linear.weight.detach(), {}
-    if dense.is_cuda:  # bitsandbytes quantizes what leaves the CPU, and nothing else: spares the way there and back
-        dense, scale, _ = bnb.functional.int8_vectorwise_quant(dense.half().contiguous())
-        scales = {"CB": dense, "SCB": scale}
-    small.weight = bnb.nn.Int8Params(dense, requires_grad=False, has_fp16_weights=False, **scales)
+    dense = linear.weight.detach()
+    if dense.is_cuda:
+        codes, scale, _ = bnb.functional.int8_vectorwise_quant(dense.half().contiguous())
+        settings = {"data": codes, "CB": codes, "SCB": scale}
+    else:
+        settings = {"data": dense.cpu()}  # ZeroGPU's stand-ins for CUDA tensors too: bitsandbytes takes the CPU's alone
+    small.weight = bnb.nn.Int8Params(requires_grad=False, has_fp16_weights=False, **settings)
     return small
 
 

@@ -67,11 +67,11 @@ def _studies(root: Path) -> str:
 
 
 def _speeds(root: Path) -> str:
-    """Of the large model and the one that is embedded; the others' tables are beside the studies."""
+    """Of the large models and the one that is embedded; the others' tables are beside the studies."""
     from vlmcomp.study import speed, speed_tables
     from vlmcomp.study import tables as study_tables
 
-    told, shown = [], (speed.LARGE, zoo.DEFAULT)
+    told, shown = [], (*speed.REAL, speed.LARGE, zoo.DEFAULT)
     for study in _ledgers(root):
         if measured := [row for row in study["cells"] if row["part"] == "speed" and row["step"] in shown]:
             told += [study_tables.caption(study | {"cells": measured}), speed_tables.tables(measured)]

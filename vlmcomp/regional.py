@@ -56,11 +56,17 @@ class _Layer:
 
 def _lift(traced: torch.fx.GraphModule) -> list[torch.Tensor]:
     """Make the tensors that ``traced`` holds, weights and caches, its last inputs, and return them. What lies in one
-    place is one input: some of it is written to."""
+    place is one input: some of it is written to.
+
+    Raises:
+        RuntimeError: it holds something else, as FBGEMM's weights.
+    """
     graph, lifted = traced.graph, {}
     after = [node for node in graph.nodes if node.op == "placeholder"][-1]
     for node in graph.find_nodes(op="get_attr"):
         held = getattr(traced, node.target)
+        if not isinstance(held, torch.Tensor):
+            raise RuntimeError(f"a layer holds a {type(held).__name__}, which no other layer's can stand for")
         plain = held.detach().as_subclass(torch.Tensor)  # bitsandbytes' parameters are tensors of a class of their own
         key = (plain.data_ptr(), plain.shape, plain.stride(), plain.dtype)
         if key not in lifted:

@@ -2,8 +2,8 @@
 
 They are made for few tokens: a CPU multiplies a prompt several times faster by weights that were unpacked for it. The
 kernels are those that torchao's own Int4OpaqueTensor (CPU) and Int4TilePackedTo4dTensor (CUDA) call, without a tensor
-subclass around them, which a decoding step could not be captured with. The CUDA half follows torchao's source and has
-not been run.
+subclass around them, which a decoding step could not be captured with. On CUDA they are for systems without Triton:
+that half follows torchao's source; its kernel has run, and its answers have not been looked at.
 """
 
 from __future__ import annotations

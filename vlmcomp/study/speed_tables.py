@@ -20,6 +20,7 @@ HEAD = (
     "ms/token",
     "tokens/s",
     "against the first (95 %)",
+    "against fp16 decoded alike",
     "% of floor",
     "first token ms",
     "end to end",

@@ -1,0 +1,107 @@
+"""Laws of the Linears that a GPU computes with: they multiply by what was packed, few tokens and many, and are saved as
+they were. Without a GPU Triton interprets their kernels."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from bitsandbytes.functional import dequantize_4bit
+from torch import nn
+
+from vlmcomp import kernels, memory, packed, quantize
+from vlmcomp.weight_only import FEW, DenseLinear, Int4Linear, Nf4Linear
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+TOKENS = (1, FEW, FEW + 1)
+FORMS = {
+    "fp16": DenseLinear,
+    "int8": kernels.IntegerLinear8bit,
+    "int4": Nf4Linear,
+    "int8-torchao": kernels.IntegerLinearOfTorchao,
+    "int4-torchao": Int4Linear,
+}
+
+
+class Attention(nn.Module):
+    """Three Linears that are given the same tensor, and one that is not."""
+
+    def __init__(self, bias: bool) -> None:
+        super().__init__()
+        self.q_proj, self.k_proj, self.v_proj = (nn.Linear(128, out, bias=bias) for out in (64, 32, 32))
+        self.o_proj = nn.Linear(64, 48, bias=bias)
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        query, key, value = self.q_proj(x), self.k_proj(x), self.v_proj(x)
+        return [query, key, value, self.o_proj(query)]
+
+
+def _packed(precision: str, bias: bool) -> Attention:
+    block = Attention(bias).to(DEVICE).eval().requires_grad_(False)
+    for name, linear in list(block.named_children()):
+        if precision in quantize._PACKERS:
+            linear.weight = nn.Parameter(quantize._PACKERS[precision](linear.weight.data), requires_grad=False)
+        elif precision != "fp16":
+            block.set_submodule(name, quantize._bitsandbytes(name, linear, precision, torch.float32))
+    return block
+
+
+def _dense(linear: nn.Module) -> torch.Tensor:
+    if packed.kind(linear.weight):
+        return packed.dense(linear.weight)
+    if (state := getattr(linear.weight, "quant_state", None)) is not None:
+        return dequantize_4bit(linear.weight.data, state)
+    if linear.weight.dtype == torch.int8:
+        return linear.weight.data.float() * linear.weight.SCB[:, None] / 127
+    return linear.weight.data
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("precision", FORMS)
+def test_it_multiplies_what_was_packed(precision: str, bias: bool) -> None:
+    block = _packed(precision, bias)
+    plain = Attention(bias).to(DEVICE)
+    for mine, theirs in zip(plain.children(), block.children()):
+        mine.weight.data, mine.bias = _dense(theirs).clone(), theirs.bias
+    kernels.use(block, kernels.TRITON_DENSE if precision == "fp16" else kernels.TRITON)
+    assert {type(linear) for linear in block.children()} == {FORMS[precision]}
+    many = precision != "int4" or DEVICE == "cuda"  # a CPU's bitsandbytes repacks its weights for a prompt
+    for tokens in TOKENS if many else TOKENS[:-1]:
+        x = torch.randn(1, tokens, 128, device=DEVICE)
+        with torch.inference_mode():
+            pairs = zip(block(x), plain(x))
+            assert all((found - wanted).norm() <= 1e-3 * wanted.norm() for found, wanted in pairs)
+
+
+@pytest.mark.parametrize("precision", FORMS)
+def test_it_is_saved_as_it_was_packed(precision: str) -> None:
+    block = _packed(precision, bias=True)
+    before = {name: _parts(value) for name, value in block.state_dict().items()}
+    weight = sum(memory.pieces(block).values())
+    kernels.use(block, kernels.TRITON_DENSE if precision == "fp16" else kernels.TRITON)
+    after = {name: _parts(value) for name, value in block.state_dict().items()}
+    assert before.keys() == after.keys()
+    assert all(all(map(torch.equal, before[name], after[name])) for name in before)
+    assert sum(memory.pieces(block).values()) == weight  # nothing lies there twice
+
+
+def _parts(value: torch.Tensor) -> list[torch.Tensor]:
+    return [part.clone() for part in packed.parts(value) or [value]]
+
+
+def test_dense_weights_may_move_to_where_a_twin_has_them() -> None:
+    block, other = _packed("fp16", bias=False), _packed("fp16", bias=False)
+    kernels.use(block, kernels.TRITON_DENSE)
+    for mine, theirs in zip(block.parameters(), other.parameters()):
+        mine.data = theirs.data
+    x = torch.randn(1, 1, 128, device=DEVICE)
+    assert all((a - b).norm() <= 1e-5 * b.norm() for a, b in zip(block(x), other(x)))
+
+
+def test_a_copy_shares_its_product_with_nobody() -> None:
+    block = _packed("int8", bias=False)
+    kernels.use(block, kernels.TRITON)
+    twin, x = copy.deepcopy(block), torch.randn(1, 1, 128, device=DEVICE)
+    assert twin.q_proj.shared is twin.k_proj.shared is not block.q_proj.shared
+    assert all(torch.equal(a, b) for a, b in zip(block(x), twin(x)))
