@@ -76,7 +76,7 @@ def variants(model: str) -> list[Variant]:
         return dense + [Variant(name, CAPTURED) for name in (*harder, "int8", "int4-torchao")]
     plain = [Variant(name, way, way == GENERATE) for name in ("fp16", "int8") for way in (GENERATE, CAPTURED)]
     more = (*harder, "int4-torchao", "glu30+fp16", "glu30+int8", "vis50+fp16", "vis50+glu30+int8")
-    return [*plain, *(Variant(name, CAPTURED) for name in more)]
+    return [*plain, Variant("fp16", CAPTURED, True), *(Variant(name, CAPTURED) for name in more)]
 
 
 def _on_gpu() -> list[Variant]:
@@ -163,7 +163,7 @@ def _facts(vlm: VLM, times: Latency) -> dict[str, Any]:
 def _made(make: Callable[[str], VLM], name: str, stock: bool, held: Mapping[tuple[str, bool], VLM]) -> VLM:
     plain = held.get((name, True))
     if plain is not None and plain.device.type == "cuda":
-        vlm = memory.twin(plain)  # what takes seconds on a CPU takes gigabytes here
+        vlm = memory.twin(plain)  # around the same weights: two of 7 B in every precision would not fit
     else:
         vlm = in_bfloat16(make("fp16")) if name == BFLOAT16 else make(name)
     if stock:
