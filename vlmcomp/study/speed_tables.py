@@ -76,8 +76,8 @@ def times(variant: Mapping[str, Any], figure: str) -> list[float]:
 
 
 def _way(label: str) -> str:
-    """How a variant is decoded."""
-    return label.partition(", ")[2]
+    """How a variant is decoded, by whatever Linears."""
+    return label.split(", ")[1]
 
 
 def _listed(names: Sequence[str]) -> str:
