@@ -158,7 +158,9 @@ def test_a_stopped_sweep_keeps_what_is_finished(
     store.save(done, store.load_rows(done, swept[0]), tmp_path)
     before = {f: f.read_bytes() for f in tmp_path.rglob("*") if f.is_file()}
     code = (
-        "import sys; from pathlib import Path; from vlmcomp import bench, sweep; from vlmcomp.recipe import Recipe\n"
+        "import signal, sys; from pathlib import Path; from vlmcomp import bench, sweep\n"
+        "from vlmcomp.recipe import Recipe\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background job is started to ignore it
         f"sweep.run([Recipe.parse('{FP16}'), Recipe.parse('{INT4}')], bench.{PLAN!r}, root=Path(sys.argv[1]),\n"
         "          say=lambda line: print(line, flush=True))"
     )
