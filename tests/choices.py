@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from vlmcomp import packed
 from vlmcomp.decode import Decoder
 from vlmcomp.vlm import VLM
 
@@ -23,6 +24,17 @@ def decoded(decoder: Decoder, inputs: dict[str, torch.Tensor], tokens: int, leas
     heard: list[int] = []
     decoder.answer(inputs, tokens, least, lambda token, at: heard.append(token))
     return heard
+
+
+def stored(module: torch.nn.Module) -> dict[str, list[torch.Tensor]]:
+    """What would be saved of ``module``, packed weights taken apart."""
+    return {name: [p.clone() for p in packed.parts(value) or [value]] for name, value in module.state_dict().items()}
+
+
+def assert_equal(found: dict[str, list[torch.Tensor]], wanted: dict[str, list[torch.Tensor]]) -> None:
+    """The same names, and the same tensors to the bit."""
+    assert found.keys() == wanted.keys()
+    assert all(all(map(torch.equal, found[name], wanted[name])) for name in wanted)
 
 
 def assert_same(

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-from choices import assert_same, decoded, plain
+from choices import assert_equal, assert_same, decoded, plain, stored
 
-from vlmcomp import kernels, memory, packed, quantize
+from vlmcomp import kernels, memory, quantize
 from vlmcomp.build import build
 from vlmcomp.decode import CAPTURED, COMPILED, GENERATE, STATIC, Decoder
 from vlmcomp.recipe import PRECISIONS, Recipe
@@ -59,15 +59,18 @@ def test_the_kernels_multiply_as_the_libraries_do(on_gpu: Callable, samples: lis
     assert ours.kernel == kernels.TITLES[kernels.TRITON_DENSE if precision == "fp16" else kernels.TRITON]
     inputs = stock.encode(*([part] for part in samples[0][:2]))
     with torch.inference_mode():
-        for cut in (None, 1):  # a prompt, and a token that follows it
-            wanted, found = (_logits(vlm, inputs, cut) for vlm in (stock, ours))
+        for logits in (_of_prompt, _of_next):
+            wanted, found = (logits(vlm, inputs) for vlm in (stock, ours))
             assert (found - wanted).norm() <= 0.05 * wanted.norm()  # LLM.int8() rounds activations too
 
 
-def _logits(vlm: VLM, inputs: dict[str, torch.Tensor], cut: int | None) -> torch.Tensor:
-    """Of all tokens of the prompt, or of the last ``cut`` with the others in a cache."""
-    if cut is None:
-        return vlm.model(**inputs).logits.float()
+def _of_prompt(vlm: VLM, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The logits of all tokens."""
+    return vlm.model(**inputs).logits.float()
+
+
+def _of_next(vlm: VLM, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Those of the token that follows, with the prompt in a cache."""
     heard: list[torch.Tensor] = []
     hook = vlm.model.get_output_embeddings().register_forward_hook(lambda module, args, y: heard.append(y[:, -1]))
     plain(vlm, inputs, 2, 2)
@@ -78,15 +81,9 @@ def _logits(vlm: VLM, inputs: dict[str, torch.Tensor], cut: int | None) -> torch
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_a_settled_model_saves_what_was_built(on_gpu: Callable, precision: str) -> None:
     vlm = on_gpu(f"llava-shapes/{precision}")
-    before = {name: _plain(value) for name, value in vlm.model.state_dict().items()}
+    before = stored(vlm.model)
     kernels.settle(vlm)
-    after = {name: _plain(value) for name, value in vlm.model.state_dict().items()}
-    assert before.keys() == after.keys()
-    assert all(all(map(torch.equal, before[name], after[name])) for name in before)
-
-
-def _plain(value: torch.Tensor) -> list[torch.Tensor]:
-    return [part.clone() for part in packed.parts(value) or [value]]
+    assert_equal(stored(vlm.model), before)
 
 
 def test_int8_is_packed_on_the_gpu_as_from_the_cpu() -> None:

@@ -25,11 +25,6 @@ def _close(found: torch.Tensor, wanted: torch.Tensor, off: float = 1e-5) -> bool
     return bool((found - wanted).norm() <= off * wanted.norm())
 
 
-def _halves(x: torch.Tensor, together: int) -> torch.Tensor:
-    """Of every two runs of inputs the first ones, and the second ones."""
-    return x.unflatten(1, (-1, 2, together)).transpose(1, 2).flatten(2)
-
-
 @pytest.mark.parametrize(("outputs", "inputs"), SIZES)
 def test_int8(outputs: int, inputs: int) -> None:
     x, codes, scale = torch.randn(2, inputs), torch.randint(-127, 128, (outputs, inputs)), torch.rand(outputs)
@@ -47,7 +42,7 @@ def test_int4(outputs: int, inputs: int) -> None:
     assert all(map(torch.equal, triton_int4.of_one(both), (scale, zero)))
     dense = packed.dense(small)
     assert _close(triton_int4.unpack_int4(held, both, torch.float32), dense)
-    assert _close(triton_int4.multiply_int4(_halves(x, packed.GROUP // 2), held, both), x @ dense.t(), 3e-4)
+    assert _close(triton_int4.multiply_int4(triton_int4.halves(x, packed.GROUP // 2), held, both), x @ dense.t(), 3e-4)
 
 
 @pytest.mark.parametrize(("outputs", "inputs"), [(40, 128), (530, 192)])  # the latter with several scales of scales
@@ -55,7 +50,7 @@ def test_nf4(outputs: int, inputs: int) -> None:
     x = torch.randn(2, inputs)
     small, state = quantize_4bit(torch.randn(outputs, inputs), quant_type="nf4", compress_statistics=True)
     levels = [state.absmax, state.code, state.state2.code, state.state2.absmax, state.offset]
-    found = triton_int4.multiply_nf4(_halves(x, 1), small.view(outputs, -1), levels)
+    found = triton_int4.multiply_nf4(triton_int4.halves(x, 1), small.view(outputs, -1), levels)
     assert _close(found, x @ dequantize_4bit(small, state).t())
 
 

@@ -8,6 +8,7 @@ import copy
 import pytest
 import torch
 from bitsandbytes.functional import dequantize_4bit
+from choices import assert_equal, stored
 from torch import nn
 
 from vlmcomp import kernels, memory, packed, quantize
@@ -77,17 +78,11 @@ def test_it_multiplies_what_was_packed(precision: str, bias: bool) -> None:
 @pytest.mark.parametrize("precision", FORMS)
 def test_it_is_saved_as_it_was_packed(precision: str) -> None:
     block = _packed(precision, bias=True)
-    before = {name: _parts(value) for name, value in block.state_dict().items()}
+    before = stored(block)
     weight = sum(memory.pieces(block).values())
     kernels.use(block, kernels.TRITON_DENSE if precision == "fp16" else kernels.TRITON)
-    after = {name: _parts(value) for name, value in block.state_dict().items()}
-    assert before.keys() == after.keys()
-    assert all(all(map(torch.equal, before[name], after[name])) for name in before)
+    assert_equal(stored(block), before)
     assert sum(memory.pieces(block).values()) == weight  # nothing lies there twice
-
-
-def _parts(value: torch.Tensor) -> list[torch.Tensor]:
-    return [part.clone() for part in packed.parts(value) or [value]]
 
 
 def test_dense_weights_may_move_to_where_a_twin_has_them() -> None:

@@ -107,8 +107,7 @@ class Step:
 
 def _as_graph(step: Step) -> Callable[..., torch.Tensor]:
     """A CUDA graph that reads and writes the step's own tensors."""
-    run = step.run
-    replay, logits = graphed(lambda: run(*step.tensors()))
+    replay, logits = graphed(lambda: step.run(*step.tensors()))
 
     def again(*tensors: torch.Tensor) -> torch.Tensor:
         replay()

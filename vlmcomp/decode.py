@@ -15,13 +15,12 @@ from typing import Any
 import torch
 from transformers import Cache, DynamicCache, GenerationConfig, PreTrainedModel, StaticCache, StaticLayer
 
-from vlmcomp import anatomy, attention, weight_only
+from vlmcomp import anatomy, attention, machine, weight_only
 from vlmcomp.capture import Step
 
 ASKED = "VLMCOMP_DECODE"  # environment: one of WAYS, instead of the usual one
 GENERATE, STATIC, CAPTURED, COMPILED = WAYS = ("generate", "static", "captured", "compiled")
 CAPTURE_AFTER = 16  # tokens a model has decoded: who asks little need not wait for a capture
-_ZERO_GPU = "SPACES_ZERO_GPU"
 # Slots of a cache beyond the prompt. A CPU reads them all for every token; a GPU's kernel leaves out those that are
 # empty, and a new step costs more there.
 _ROOM, _ROOM_ON_CPU, _GRAIN = 256, 128, 64
@@ -50,7 +49,7 @@ def asked(device: torch.device) -> str:
     Raises:
         ValueError: it asks for an unknown one.
     """
-    compiles = weight_only.available(device) and not os.environ.get(_ZERO_GPU)
+    compiles = weight_only.available(device) and not machine.on_zero_gpu(os.environ)
     way = os.environ.get(ASKED) or (COMPILED if compiles else CAPTURED)
     if way not in WAYS:
         raise ValueError(f"{ASKED} is '{way}': use one of {', '.join(WAYS)}")

@@ -90,7 +90,8 @@ def fit(module: nn.Module, precision: str, device: torch.device) -> str:
     title of what multiplies the former, where it is not the library's own."""
     kernel = ""
     if precision != "fp16" and available(device):
-        kernel = "" if os.environ.get(ASKED) == BITSANDBYTES and precision in _INT8 else TRITON
+        own = precision in _INT8 and _asked(ASKED, _INT8["int8"]) == BITSANDBYTES
+        kernel = "" if own else TRITON
     elif precision in _INT8 and device.type == "cpu":
         kernel = chosen(precision)
     elif precision == "int4-torchao":

@@ -12,7 +12,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -20,6 +20,7 @@ from pathlib import Path
 
 from vlmcomp.report import Hardware
 
+ZERO_GPU = "SPACES_ZERO_GPU"  # environment: set on Hugging Face's shared GPUs
 PLACE = "VLMCOMP_CACHE"  # environment: the folder of what is kept for the next time
 _PACKAGES = (
     "torch",
@@ -60,6 +61,11 @@ def hardware(device: str | None = None) -> Hardware:
     name = _cpu_name()
     kind = "" if native_bfloat16() else "-fp32"  # the same name is sold with and without 16-bit arithmetic
     return Hardware(f"cpu-{slug(name)}-{cores}c{kind}", "cpu", name, cores, psutil.virtual_memory().total)
+
+
+def on_zero_gpu(environ: Mapping[str, str]) -> bool:
+    """Whether ``environ`` is that of a Space whose GPU comes and goes with every question."""
+    return environ.get(ZERO_GPU, "").lower() in ("1", "t", "true")
 
 
 def home() -> Path:

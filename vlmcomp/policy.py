@@ -18,7 +18,6 @@ from vlmcomp.shared_vision import SharedVision
 from vlmcomp.zerogpu import Fixed
 
 ASKED = "VLMCOMP_POLICY"  # environment: one of NAMES, instead of what would be chosen
-ZERO_GPU = "SPACES_ZERO_GPU"
 NAMES = ("resident", "fixed", "replay")
 LEAST_BYTES = 1_500_000_000  # of RAM: torch itself takes half of that
 _NEEDED = ("torch", "transformers", "bitsandbytes")
@@ -75,7 +74,7 @@ def choose(environ: Mapping[str, str], device: Device) -> str:
     Raises:
         ValueError: the environment asks for an unknown policy, or one that cannot work there.
     """
-    on_zero_gpu = environ.get(ZERO_GPU, "").lower() in ("1", "t", "true")
+    on_zero_gpu = machine.on_zero_gpu(environ)
     asked = environ.get(ASKED)
     if asked and asked not in NAMES:
         raise ValueError(f"{ASKED} is '{asked}': use one of {', '.join(NAMES)}")

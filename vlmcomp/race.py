@@ -94,8 +94,8 @@ def run(
     run_of = {name: (_ready(linears[0], prompt), _ready(linears, prompt[:, :1])) for name, linears in running.items()}
     for _ in range(rounds):
         for name, (answer, token) in run_of.items():
-            times[name]["prompt_ms"].append(_ms(answer, device))
-            times[name]["token_ms"].append(_ms(token, device) / _LINEARS)
+            times[name]["prompt_ms"].append(ms(answer, device))
+            times[name]["token_ms"].append(ms(token, device) / _LINEARS)
     return times
 
 
@@ -104,7 +104,8 @@ def _ready(linears: nn.Module, x: torch.Tensor) -> Callable[[], object]:
     return graphed(lambda: linears(x))[0] if x.is_cuda else lambda: linears(x)
 
 
-def _ms(work: Callable[[], object], device: str) -> float:
+def ms(work: Callable[[], object], device: str) -> float:
+    """Milliseconds that ``device`` takes for ``work``."""
     synchronize(device)
     start = time.perf_counter()
     work()

@@ -9,14 +9,14 @@ import triton
 import triton.language as tl
 
 from vlmcomp.packed import GROUP
-from vlmcomp.triton_kernels import COMPILED, grid
+from vlmcomp.triton_kernels import COMPILED, Tile, launch, shape_of
 
 NF4_BLOCK, NF4_SCALES = 64, 256  # weights that share a scale, and scales that share theirs
-INT4, NF4 = (8, 1024, 2, 3), (8, 1024, 4, 1)  # as ``triton_kernels`` has them
+INT4, NF4 = Tile(8, 1024, 2, 3), Tile(8, 1024, 4, 1)
 
 
 @triton.jit
-def _halves(packed):
+def _codes(packed):
     """1 + code / 2048 of the low and of the high half of a byte."""
     if COMPILED:
         return tl.inline_asm_elementwise(
@@ -48,7 +48,7 @@ def _halves(packed):
 
 @triton.jit
 def _multiply_int4(
-    x, pairs, scales, y, tokens, outputs,
+    x, y, tokens, outputs, pairs, scales,
     ALL: tl.constexpr, HALF: tl.constexpr, ROWS: tl.constexpr, GROUPS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """The same with INT4 weights: a byte holds an input of its group's first half (low) and one of its second. The
@@ -66,7 +66,7 @@ def _multiply_int4(
         byte = tl.load(places + column[None, :], mask=here[:, None] & there[None, :], other=0)
         both = tl.load(of_row + group[None, :], mask=here[:, None] & (group < ALL)[None, :], other=0)
         size, shift = _scale_and_zero(both)
-        left, right = _halves(byte)
+        left, right = _codes(byte)
         sums = tl.sum(tl.reshape(left * low[None, :] + right * high[None, :], (ROWS, GROUPS, HALF)), 2)
         seen = tl.sum(tl.reshape(low + high, (GROUPS, HALF)), 1)
         total += 2048 * sums * size + (shift - (2048 + 8) * size) * seen[None, :]
@@ -81,7 +81,7 @@ def _scale_and_zero(both):
 
 @triton.jit
 def _multiply_nf4(
-    x, pairs, scale, levels, scale_levels, scale_scale, shift, y, tokens, outputs,
+    x, y, tokens, outputs, pairs, scale, levels, scale_levels, scale_scale, shift,
     BLOCKS: tl.constexpr, HALF: tl.constexpr, SCALES: tl.constexpr, ROWS: tl.constexpr, STEP: tl.constexpr,
     STAGES: tl.constexpr,
 ):  # fmt: skip
@@ -127,17 +127,11 @@ def _unpack_int4(pairs, scales, y, count, HALF: tl.constexpr, GROUPS: tl.constex
 def multiply_int4(x: torch.Tensor, pairs: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
     """``x`` (N, 2, in / 2), the first halves of all groups and the second ones, times INT4 weights: ``pairs``
     (out, in / 2) as ``in_pairs`` lays them out, and what ``in_one`` makes of their scales and zeros (out, groups)."""
-    y, (rows, columns, warps, stages) = x.new_empty(len(x), len(pairs)), INT4
-    settings = {"ALL": scales.shape[1], "HALF": GROUP // 2, "ROWS": rows, "GROUPS": columns // GROUP, "STAGES": stages}
-    _multiply_int4[grid(x, len(pairs), rows)](
-        x.contiguous(), pairs, scales, y, len(x), len(pairs), **settings, num_warps=warps
-    )
-    return y
+    settings = {"ALL": scales.shape[1], "HALF": GROUP // 2, "GROUPS": INT4.inputs // GROUP}
+    return launch(_multiply_int4, INT4, x, len(pairs), pairs, scales, **settings)
 
 
-@multiply_int4.register_fake
-def _(x: torch.Tensor, pairs: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
-    return x.new_empty(len(x), len(pairs))
+multiply_int4.register_fake(shape_of)
 
 
 @torch.library.custom_op("vlmcomp::multiply_nf4", mutates_args=())
@@ -147,18 +141,11 @@ def multiply_nf4(x: torch.Tensor, pairs: torch.Tensor, state: Sequence[torch.Ten
 
     ``state``: scales (out x in / 64), the levels of the weights, those of the scales, the scales' scales, their shift.
     """
-    y, (rows, columns, warps, stages) = x.new_empty(len(x), len(pairs)), NF4
     settings = {"BLOCKS": 2 * pairs.shape[1] // NF4_BLOCK, "HALF": NF4_BLOCK // 2, "SCALES": NF4_SCALES}
-    settings |= {"ROWS": rows, "STEP": columns // NF4_BLOCK, "STAGES": stages}
-    _multiply_nf4[grid(x, len(pairs), rows)](
-        x.contiguous(), pairs, *state, y, len(x), len(pairs), **settings, num_warps=warps
-    )
-    return y
+    return launch(_multiply_nf4, NF4, x, len(pairs), pairs, *state, STEP=NF4.inputs // NF4_BLOCK, **settings)
 
 
-@multiply_nf4.register_fake
-def _(x: torch.Tensor, pairs: torch.Tensor, state: Sequence[torch.Tensor]) -> torch.Tensor:
-    return x.new_empty(len(x), len(pairs))
+multiply_nf4.register_fake(shape_of)
 
 
 def unpack_int4(pairs: torch.Tensor, scales: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -166,6 +153,12 @@ def unpack_int4(pairs: torch.Tensor, scales: torch.Tensor, dtype: torch.dtype) -
     y, count = torch.empty(len(pairs), 2 * pairs.shape[1], dtype=dtype, device=pairs.device), scales.numel()
     _unpack_int4[(triton.cdiv(count, 32),)](pairs, scales, y, count, HALF=GROUP // 2, GROUPS=32)
     return y
+
+
+def halves(tokens: torch.Tensor, together: int) -> torch.Tensor:
+    """``tokens`` (N, in) as (N, 2, in / 2): of every two runs of ``together`` inputs the first, and the second.
+    Inductor makes this a part of what computed them."""
+    return tokens.unflatten(1, (-1, 2, together)).transpose(1, 2).flatten(2)
 
 
 def in_pairs(codes: torch.Tensor) -> torch.Tensor:

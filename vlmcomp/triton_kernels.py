@@ -7,13 +7,24 @@ take less memory. All kernels are PyTorch operators: a CUDA graph captures them,
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 
-# Rows, inputs, warps and stages: the fastest of some twenty for the layers of 7 B models on an H200.
-DENSE, INT8 = (2, 2048, 8, 1), (4, 512, 1, 4)
+
+class Tile(NamedTuple):
+    """What a program computes, and how."""
+
+    rows: int
+    inputs: int  # at a time
+    warps: int
+    stages: int
+
+
+# The fastest of some twenty for the layers of 7 B models on an H200.
+DENSE, INT8 = Tile(2, 2048, 8, 1), Tile(4, 512, 1, 4)
 COMPILED = tl.constexpr(not triton.knobs.runtime.interpret)  # Triton's interpreter knows no assembler
 
 
@@ -39,7 +50,7 @@ def _bytes(packed):
 
 @triton.jit
 def _multiply_dense(
-    x, first, second, third, y, tokens, outputs, until, then,
+    x, y, tokens, outputs, first, second, third, until, then,
     INPUTS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """One token times ``ROWS`` rows of weights (outputs, inputs) that lie in three places: from rows ``until`` and
@@ -65,7 +76,7 @@ def _multiply_dense(
 
 @triton.jit
 def _multiply_int8(
-    x, packed, scale, y, tokens, outputs,
+    x, y, tokens, outputs, packed, scale,
     INPUTS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """The same with INT8 weights around 128 and a ``scale`` a row."""
@@ -94,10 +105,20 @@ def _unpack_int8(packed, scale, y, INPUTS: tl.constexpr, COLUMNS: tl.constexpr):
     tl.store(y + place, values.to(y.dtype.element_ty), mask=there)
 
 
-def grid(x: torch.Tensor, outputs: int, rows: int) -> tuple[int]:
-    """The programs for ``x`` (tokens, in), of so many ``rows`` each. Those that read the same weights for several
-    tokens follow each other. There is one axis, since only one may be long."""
-    return (len(x) * triton.cdiv(outputs, rows),)
+def launch(
+    kernel: Any, tile: Tile, x: torch.Tensor, outputs: int, *weights: torch.Tensor | int, **settings: int
+) -> torch.Tensor:
+    """What ``kernel`` makes of every token of ``x`` (N, ...): (N, outputs). Programs that read the same weights for
+    several tokens follow each other; there is one axis of them, since only one may be long."""
+    y, grid = x.new_empty(len(x), outputs), (len(x) * triton.cdiv(outputs, tile.rows),)
+    settings |= {"ROWS": tile.rows, "STAGES": tile.stages, "num_warps": tile.warps}
+    kernel[grid](x.contiguous(), y, len(x), outputs, *weights, **settings)
+    return y
+
+
+def shape_of(x: torch.Tensor, weights: torch.Tensor, *rest: Any) -> torch.Tensor:
+    """What the product of ``x`` (N, ...) and packed ``weights`` (out, ...) looks like, for tracers."""
+    return x.new_empty(len(x), len(weights))
 
 
 @torch.library.custom_op("vlmcomp::multiply_dense", mutates_args=())
@@ -106,11 +127,8 @@ def multiply_dense(x: torch.Tensor, weights: Sequence[torch.Tensor]) -> torch.Te
     float32."""
     first, second, third = [*weights, *[weights[-1]] * (3 - len(weights))]
     until, then, outputs = len(first), len(first) + len(second), sum(map(len, weights))
-    y, (rows, columns, warps, stages) = x.new_empty(len(x), outputs), DENSE
-    args = x.contiguous(), first, second, third, y, len(x), outputs, until, then if len(weights) > 2 else outputs
-    settings = {"INPUTS": x.shape[1], "ROWS": rows, "COLUMNS": columns, "STAGES": stages}
-    _multiply_dense[grid(x, outputs, rows)](*args, **settings, num_warps=warps)
-    return y
+    places = first, second, third, until, then if len(weights) > 2 else outputs
+    return launch(_multiply_dense, DENSE, x, outputs, *places, INPUTS=x.shape[1], COLUMNS=DENSE.inputs)
 
 
 @multiply_dense.register_fake
@@ -122,17 +140,11 @@ def _(x: torch.Tensor, weights: Sequence[torch.Tensor]) -> torch.Tensor:
 def multiply_int8(x: torch.Tensor, packed: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     """``x`` (N, in) times INT8 weights (out, in), held as bytes around 128, with a ``scale`` (out): (N, out) in x's
     dtype, summed in float32."""
-    y, (rows, columns, warps, stages) = x.new_empty(len(x), len(packed)), INT8
-    settings = {"INPUTS": x.shape[1], "ROWS": rows, "COLUMNS": columns, "STAGES": stages}
-    _multiply_int8[grid(x, len(packed), rows)](
-        x.contiguous(), packed, scale, y, len(x), len(packed), **settings, num_warps=warps
-    )
-    return y
+    settings = {"INPUTS": x.shape[1], "COLUMNS": INT8.inputs}
+    return launch(_multiply_int8, INT8, x, len(packed), packed, scale, **settings)
 
 
-@multiply_int8.register_fake
-def _(x: torch.Tensor, packed: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    return x.new_empty(len(x), len(packed))
+multiply_int8.register_fake(shape_of)
 
 
 def unpack_int8(packed: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -76,9 +76,9 @@ class Int4(_WeightOnly):
         return of_pairs(self.pairs)
 
     def by_kernel(self, tokens: torch.Tensor) -> torch.Tensor:
-        from vlmcomp.triton_int4 import multiply_int4
+        from vlmcomp.triton_int4 import halves, multiply_int4
 
-        return multiply_int4(_halves(tokens, packed.GROUP // 2), self.pairs, self.scales)
+        return multiply_int4(halves(tokens, packed.GROUP // 2), self.pairs, self.scales)
 
     def unpacked(self, dtype: torch.dtype) -> torch.Tensor:
         from vlmcomp.triton_int4 import unpack_int4
@@ -86,14 +86,8 @@ class Int4(_WeightOnly):
         return unpack_int4(self.pairs, self.scales, dtype)
 
 
-def _halves(tokens: torch.Tensor, together: int) -> torch.Tensor:
-    """``tokens`` (N, in) as (N, 2, in / 2): of every two runs of so many inputs the first, and the second. Inductor
-    makes this a part of what computed them."""
-    return tokens.unflatten(1, (-1, 2, together)).transpose(1, 2).flatten(2)
-
-
-class Dense(_WeightOnly):
-    """Dense weights, which stay where their Linears have them."""
+class Dense(Product):
+    """Dense weights, which stay where their Linears have them; for few tokens."""
 
     def __init__(self, *weights: torch.Tensor) -> None:
         self.weights = weights
@@ -102,10 +96,10 @@ class Dense(_WeightOnly):
     def of(cls, parts: Sequence[tuple[torch.Tensor, ...]]) -> Dense:
         return cls(*(weight for (weight,) in parts))
 
-    def by_kernel(self, tokens: torch.Tensor) -> torch.Tensor:
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
         from vlmcomp.triton_kernels import multiply_dense
 
-        return multiply_dense(tokens, self.weights)
+        return multiply_dense(x.reshape(-1, x.shape[-1]), self.weights).view(*x.shape[:-1], -1)
 
 
 class DenseLinear(ProductLinear):
@@ -160,10 +154,10 @@ class Nf4Linear(bnb.nn.Linear4bit):
         self.levels = [state.absmax, state.code, state.state2.code, state.state2.absmax, state.offset]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        from vlmcomp.triton_int4 import multiply_nf4
+        from vlmcomp.triton_int4 import halves, multiply_nf4
 
         tokens = x.reshape(-1, x.shape[-1])
         if len(tokens) > FEW:
             return super().forward(x)
-        y = multiply_nf4(_halves(tokens, 1), self.pairs, self.levels).view(*x.shape[:-1], -1)
+        y = multiply_nf4(halves(tokens, 1), self.pairs, self.levels).view(*x.shape[:-1], -1)
         return y if self.bias is None else y + self.bias

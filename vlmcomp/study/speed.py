@@ -115,11 +115,11 @@ def measure(model: str, rounds: int, chosen: Sequence[Variant] | None = None) ->
             _say(f"built {variant.name}", len(held) / len(wanted))
         vlm = held[variant.build]
         running[variant] = replace(vlm, decoder=Decoder(vlm.model, variant.way, patience=0))
-    warmup = 1 if model in (LARGE, *REAL) else latency.WARMUP_RUNS  # in which steps are captured
+    warmup = latency.WARMUP_RUNS if model in SMALL else 1  # in which steps are captured
     timed = latency.interleaved(list(running.values()), warmup=warmup, runs=rounds, batches=(), progress=_say)
     found = {variant.label: _facts(vlm, times) for (variant, vlm), times in zip(running.items(), timed)}
     facts = {"variants": found, "threads": torch.get_num_threads(), "parameters": _parameters(held["fp16", False])}
-    return facts if model in (LARGE, *REAL) else facts | {"overhead": overhead(held["fp16", False], _PAIRS * rounds)}
+    return facts | {"overhead": overhead(held["fp16", False], _PAIRS * rounds)} if model in SMALL else facts
 
 
 def overhead(vlm: VLM, rounds: int) -> dict[str, list[float]]:

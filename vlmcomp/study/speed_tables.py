@@ -10,12 +10,13 @@ from vlmcomp import tables as markdown
 from vlmcomp.paired import faster
 
 Variants = Mapping[str, Mapping[str, Any]]
-BASELINES = {  # beside the first and fp16 decoded alike, and the way of those that are held against them
-    "fp16, captured, stock Linears": "captured",
-    "fp16, compiled, stock Linears": "compiled",
-    "bf16, captured": "captured",
-    "bf16-mv, captured": "captured",
-}
+# Beside the first variant and fp16 decoded alike.
+BASELINES = (
+    "fp16, captured, stock Linears",
+    "fp16, compiled, stock Linears",
+    "bf16, captured",
+    "bf16-mv, captured",
+)
 HEAD = (
     "Variant, decoded by",
     "ms/token",
@@ -95,8 +96,8 @@ def _notes(variants: Variants) -> str:
     left = [label for label, v in variants.items() if v["decoder"] not in label.split(", ")]
     if left:
         said.append(f"Not captured, and decoded with a static cache instead: {_listed(left)}.")
-    for base, way in BASELINES.items():
-        small = [(label, v) for label, v in variants.items() if "int" in label and label.endswith(way)]
+    for base in BASELINES:
+        small = [(label, v) for label, v in variants.items() if "int" in label and _way(label) == _way(base)]
         if small and (dense := variants.get(base)):
             against = [f"{label} comes {speedup(dense, v, 'decode_ms_per_token')}" for label, v in small]
             said.append(f"Against {base}, a token of {_listed(against)} as fast.")
@@ -107,8 +108,7 @@ def _notes(variants: Variants) -> str:
         said.append("fp16 computes in float32 here, bf16 in bfloat16 (its prompt in float32).")
     if "bf16-mv, captured" in variants:
         said.append("fp16 computes in bfloat16 here; bf16-mv multiplies single tokens by `torch.mv`.")
-    halves = [label for label in variants if label.startswith("vis")]
-    for label in halves:
+    for label in (label for label in variants if label.startswith("vis")):
         dense = f"fp16, {_way(label)}"
         if dense in variants:
             factor = speedup(variants[dense], variants[label], "prefill_ms")
