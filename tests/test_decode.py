@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 from choices import assert_same, decoded, plain
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import GenerationConfig
 
 from vlmcomp import attention, decode, regional, sight, weight_only
@@ -90,6 +91,20 @@ def test_attention_may_be_wider_than_its_cache(samples: list, monkeypatch: pytes
         inputs = vlm.encode([image], [question])
         assert_same(vlm, inputs, decoded(decoder, inputs, LONG, LONG), plain(vlm, inputs, LONG, LONG))
     assert decoder.way == CAPTURED
+
+
+@pytest.mark.parametrize(("heads", "shared"), [(4, 1), (4, 2), (4, 4)])
+def test_one_token_attends_as_pytorch_does(heads: int, shared: int) -> None:
+    draw = torch.Generator().manual_seed(0)
+    query = torch.randn(1, heads, 1, 16, generator=draw)
+    keys, values = torch.randn(2, 1, heads // shared, 24, 16, generator=draw)
+    mask = torch.zeros(1, 1, 1, 24)
+    mask[..., 17:] = float("-inf")
+    wanted = scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=0.3, enable_gqa=True)
+    found = attention.one_token(query, keys, values, mask, 0.3)
+    assert found.shape == wanted.shape and torch.allclose(found, wanted, atol=1e-6)
+    keys[:, :, 17:] = values[:, :, 17:] = 1e4
+    assert torch.equal(attention.one_token(query, keys, values, mask, 0.3), found)
 
 
 def test_stopping_ends_within_a_token(built: Callable, samples: list) -> None:

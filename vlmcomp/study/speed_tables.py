@@ -23,6 +23,7 @@ HEAD = (
     "tokens/s",
     "against the first (95 %)",
     "against fp16 decoded alike",
+    "by bytes alone",
     "% of floor",
     "first token ms",
     "end to end",
@@ -30,7 +31,10 @@ HEAD = (
 
 
 def tables(cells: Sequence[Mapping[str, Any]]) -> str:
-    """One table a model: every variant against the first, which is plain ``generate``; captures and kernels below."""
+    """One table a model: every variant against the first, which is plain ``generate``; captures and kernels below.
+
+    "By bytes alone" is how many times as fast as fp16's a token would be if both took no longer than their floors.
+    """
     return "\n\n".join(_table(cell) for cell in cells)
 
 
@@ -45,7 +49,8 @@ def _table(cell: Mapping[str, Any]) -> str:
         ttft = f"{statistics.median(variant['ttft_ms']):,.0f}"
         alike = variants.get(f"fp16, {_way(label)}")
         dense = speedup(alike, variant, "decode_ms_per_token") if alike else ""
-        rows.append((label, f"{median:.2f}", f"{1000 / median:.1f}", decode, dense, floor, ttft, total))
+        most = f"{alike['floor_ms'] / variant['floor_ms']:.2f}x" if alike else ""
+        rows.append((label, f"{median:.2f}", f"{1000 / median:.1f}", decode, dense, most, floor, ttft, total))
     rounds = len(first["ttft_ms"])
     title = (
         f"**{cell['step']}, {cell['parameters'] / 1e6:,.1f} M parameters in FP16: speed** "
