@@ -21,7 +21,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from vlmcomp import race, weight_only
 
 PYTORCH, KERNEL, WIDE = "sdpa", "vlmcomp-kernel", "vlmcomp-wide"
-_ELSE = ("softcap", "position_bias", "s_aux")  # what changes the logits in a way that the kernel does not know
+_ELSE = ("softcap", "position_bias", "s_aux")  # what changes the logits, which PyTorch's way alone knows of
 _HEADS, _SLOTS, _SIZE, _LAYERS, _ROUNDS = 16, 896, 128, 8, 5  # of the race: from memory, and not a cache of the CPU
 
 
@@ -86,6 +86,11 @@ def _race() -> dict[str, list[float]]:
     return times
 
 
+def _scale(query: torch.Tensor, scaling: float | None) -> float:
+    """Of the logits: the usual one, unless the module has its own."""
+    return query.shape[-1] ** -0.5 if scaling is None else scaling
+
+
 def _by_kernel(
     module: torch.nn.Module,
     query: torch.Tensor,
@@ -102,8 +107,8 @@ def _by_kernel(
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
     from vlmcomp import triton_attention  # what has no GPU may not have Triton
 
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return triton_attention.attend(query, key, value, attention_mask, scale).transpose(1, 2).contiguous(), None
+    seen = triton_attention.attend(query, key, value, attention_mask, _scale(query, scaling))
+    return seen.transpose(1, 2).contiguous(), None
 
 
 def _wide(
@@ -124,8 +129,7 @@ def _wide(
     if any(kwargs.get(name) is not None for name in _ELSE):
         seen, _ = sdpa_attention_forward(module, query, keys, values, *settings, **kwargs)
     else:
-        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-        seen = one_token(query, keys, values, attention_mask, scale).transpose(1, 2)
+        seen = one_token(query, keys, values, attention_mask, _scale(query, scaling)).transpose(1, 2)
     return seen.to(dtype), None
 
 
