@@ -106,11 +106,13 @@ def test_rows_timed_with_other_threads_share_the_matrix_without_speeds() -> None
 
 
 def test_reports_of_other_hardware_do_not_mix() -> None:
-    """Of two machines the one that holds more models is shown; a row never joins the two."""
+    """Of two machines the one that holds more models is shown, of equals the newer; a row never joins the two."""
     other = {"hardware": report().hardware.__class__("gpu-x", "cuda", "X", 4, 1)}
     mine = [_report(f"{LLAVA}/fp16", 100), _report(f"{BLIP2}/fp16")]
     away = [report(f"{LLAVA}/fp16", **other), report(f"{LLAVA}/int8", **other)]
     assert matrix.of_model(LLAVA, mine + away) == mine[:1]
+    older, newer = (replace(away[0], date=f"{year}-01-01T00:00:00+00:00") for year in (2000, 2100))
+    assert matrix.of_model(LLAVA, [mine[0], older]) == mine[:1] and matrix.of_model(LLAVA, [mine[0], newer]) == [newer]
     assert "| `int8` | not measured | not measured |" in matrix.render([LLAVA, BLIP2], mine + away)
 
 

@@ -195,9 +195,10 @@ def test_an_unknown_part_is_refused() -> None:
         run.cells("colour")
 
 
-def test_speed_is_taken_in_turns_and_told_as_ratios(tmp_path: Path) -> None:
+def test_speed_is_taken_in_turns_and_told_as_ratios(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     chosen = [speed.Variant("fp16", GENERATE, True), *(speed.Variant(n, CAPTURED) for n in ("fp16", "bf16", "int8"))]
     found = speed.measure("llava-shapes", 2, chosen)
+    assert not caplog.messages  # which would say why a step was not captured
     assert list(found["variants"]) == ["fp16, generate", "fp16, captured", "bf16, captured", "int8, captured"]
     for label, variant in found["variants"].items():
         assert label.endswith(variant["decoder"]) and all(len(variant[name]) == 2 for name in speed.FIGURES)
@@ -212,6 +213,8 @@ def test_speed_is_taken_in_turns_and_told_as_ratios(tmp_path: Path) -> None:
     assert "Against bf16, captured, a token of int8, captured comes " in table
     assert len({line.count(" | ") for line in table.splitlines() if line.startswith("| ")}) == 1  # as many cells a row
     assert table.count("\n| fp16") == 2 and "fp16, generate" in table and "multiplied by FBGEMM" in table
+    *_, row = speed_tables.summary([("here", again[0])]).splitlines()
+    assert row.startswith("| here, in float32 | llava-shapes | ") and (row.count("x)"), row.count("–")) == (2, 3)
 
 
 @pytest.mark.parametrize("model", speed.SMALL)

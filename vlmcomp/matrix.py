@@ -111,7 +111,8 @@ def share_kept(report: Report, dense: Report, score: str = "exact_match") -> flo
 
 
 def of_model(model: str, reports: Sequence[Report]) -> list[Report]:
-    """The comparable reports of ``model`` that fill most of its cells, on the hardware that holds most models."""
+    """The comparable reports of ``model`` that fill most of its cells, on the hardware that holds most models; the
+    newest of equals."""
     mine = [g for g in groups(reports, timing=False) if Recipe.parse(g[0].recipe).model == model]
     models: dict[str, set[str]] = {}
     for report in reports:
@@ -119,8 +120,8 @@ def of_model(model: str, reports: Sequence[Report]) -> list[Report]:
     standard = {str(recipe) for recipe in recipes(model)}
 
     def rank(group: list[Report]) -> tuple[int, int, str]:
-        slug = group[0].hardware.slug
-        return len(models[slug]), len(standard & {r.recipe for r in group}), slug
+        held = models[group[0].hardware.slug]
+        return len(held), len(standard & {r.recipe for r in group}), max(r.date for r in group)
 
     return max(mine, key=rank, default=[])
 

@@ -26,6 +26,7 @@ def fill(text: str, reports: Sequence[Report], root: Path) -> str:
         "claims": lambda: claims.render(matrix.embedded(), reports, rows),
         "results": lambda: tables.block(_shown(reports), rows),
         "study": lambda: _studies(root),
+        "speed-summary": lambda: _speed_summary(root),
         "speed": lambda: _speeds(root),
         "sizes": _sizes,
     }
@@ -67,15 +68,33 @@ def _studies(root: Path) -> str:
 
 
 def _speeds(root: Path) -> str:
-    """Of the large models and the one that is embedded; the others' tables are beside the studies."""
-    from vlmcomp.study import speed, speed_tables
+    from vlmcomp.study import speed_tables
     from vlmcomp.study import tables as study_tables
 
-    told, shown = [], (*speed.REAL, speed.LARGE, zoo.DEFAULT)
-    for study in _ledgers(root):
-        if measured := [row for row in study["cells"] if row["part"] == "speed" and row["step"] in shown]:
-            told += [study_tables.caption(study | {"cells": measured}), speed_tables.tables(measured)]
+    told = []
+    for study in _timed(root):
+        told += [study_tables.caption(study), speed_tables.tables(study["cells"])]
     return "\n\n".join(told)
+
+
+def _speed_summary(root: Path) -> str:
+    """Real models first, then the large and the default one."""
+    from vlmcomp.study import speed, speed_tables
+
+    order = (*speed.REAL, speed.LARGE, zoo.DEFAULT)
+    cells = [(study["hardware"]["name"], cell) for study in _timed(root) for cell in study["cells"]]
+    return speed_tables.summary(sorted(cells, key=lambda pair: order.index(pair[1]["step"])))
+
+
+def _timed(root: Path) -> Iterator[dict[str, Any]]:
+    """What every machine's study holds on the speed of the large models and the default one; the others' tables are
+    beside the studies."""
+    from vlmcomp.study import speed
+
+    shown = (*speed.REAL, speed.LARGE, zoo.DEFAULT)
+    for study in _ledgers(root):
+        if cells := [row for row in study["cells"] if row["part"] == "speed" and row["step"] in shown]:
+            yield study | {"cells": cells}
 
 
 def _ledgers(root: Path) -> Iterator[dict[str, Any]]:

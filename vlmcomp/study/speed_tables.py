@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,6 +18,7 @@ BASELINES = (
     "bf16, captured",
     "bf16-mv, captured",
 )
+LED_BY = ("fp16", "int8", "int4-torchao", "glu30+int8", "glu30+int4-torchao")  # the summary's recipes
 HEAD = (
     "Variant, decoded by",
     "ms/token",
@@ -36,6 +38,30 @@ def tables(cells: Sequence[Mapping[str, Any]]) -> str:
     "By bytes alone" is how many times as fast as fp16's a token would be if both took no longer than their floors.
     """
     return "\n\n".join(_table(cell) for cell in cells)
+
+
+def summary(measured: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
+    """Tokens a second in one line for each place and model: by plain ``generate`` of FP16, and by each recipe decoded
+    in its fastest way, with how many times as many that is."""
+    rows = []
+    for place, cell in measured:
+        speeds = {label: 1000 / statistics.median(v["decode_ms_per_token"]) for label, v in cell["variants"].items()}
+        plain = speeds["fp16, generate"]
+        best = [max((v for label, v in speeds.items() if _led(label, name)), default=None) for name in LED_BY]
+        told = ["–" if value is None else f"{_three(value)} ({value / plain:.1f}x)" for value in best]
+        where = f"{place}, in float32" if "bf16, captured" in speeds else place
+        rows.append((where, cell["step"], _three(plain), *told))
+    return markdown.table(("Where", "Model", "`fp16` by `generate`", *(f"`{name}`" for name in LED_BY)), rows, 2)
+
+
+def _led(label: str, recipe: str) -> bool:
+    """Whether a variant is ``recipe`` decoded by our own step and Linears."""
+    return label in (f"{recipe}, captured", f"{recipe}, compiled")
+
+
+def _three(value: float) -> str:
+    """With three digits, or all before the point."""
+    return f"{value:,.{max(0, 2 - math.floor(math.log10(value)))}f}"
 
 
 def _table(cell: Mapping[str, Any]) -> str:
