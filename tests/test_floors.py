@@ -29,6 +29,7 @@ FLOORS = {
     "deploy": 0,
     "matrix": 0,
     "claims": 0,
+    "removal": 0,
     "recommend": 0,
     "answers": 0,
     "question": 0,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from made_reports import failed, quality, report
 
-from vlmcomp import claims, matrix, store, zoo
+from vlmcomp import claims, matrix, removal, store, zoo
 from vlmcomp.cli import main
 from vlmcomp.recipe import BITS, PRECISIONS, Recipe, Step
 from vlmcomp.report import Report, Size
@@ -97,6 +97,21 @@ def test_a_claim_is_told_beside_each_family_and_gaps_stay_gaps() -> None:
     held = [cells[k][3][:14] for k in cells if k.startswith("Stacking")]
     assert held == ["holds for 0 of", "holds for 1 of", "holds for 1 of"]
     assert stacked == ["0.450 / 0.360 = 1.25", "0.375 / 0.375 = 1.00", "0.360 / 0.360 = 1.00"]
+
+
+def test_what_is_left_by_how_much_is_removed_says_what_the_matrix_says() -> None:
+    reports = store.load_all()
+    head, _, *lines = removal.render("vis", [LLAVA, BLIP2], reports, store.load_rows).splitlines()
+    assert head == f"| Removed | {LLAVA} | {BLIP2} |" and lines
+    shown = {model: {r.recipe: r for r in matrix.of_model(model, reports)} for model in (LLAVA, BLIP2)}
+    for line in lines:
+        step, *cells = line.strip("| ").split(" | ")
+        for model, cell in zip((LLAVA, BLIP2), cells):
+            recipe = Recipe.parse(f"{model}/{step.strip('`')}+fp16")
+            kept = matrix.share_kept(shown[model][str(recipe)], shown[model][str(recipe.baseline)])
+            value, low, _, high = cell.replace("(", "").replace(")", "").split()
+            assert value == f"{100 * kept:.1f}" and float(low) <= float(value) <= float(high)
+    assert removal.render("vis", [LLAVA], [_report(f"{LLAVA}/fp16")], lambda r: {}) == ""
 
 
 def test_rows_timed_with_other_threads_share_the_matrix_without_speeds() -> None:

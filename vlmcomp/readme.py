@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from vlmcomp import claims, matrix, store, tables, zoo
+from vlmcomp import claims, matrix, removal, store, tables, zoo
 from vlmcomp.report import Report
 
 
@@ -24,6 +24,7 @@ def fill(text: str, reports: Sequence[Report], root: Path) -> str:
     blocks: dict[str, Callable[[], str]] = {
         "matrix": lambda: matrix.render(matrix.embedded(), reports),
         "claims": lambda: claims.render(matrix.embedded(), reports, rows),
+        "image-tokens": lambda: removal.render("vis", matrix.embedded(), reports, rows),
         "results": lambda: tables.block(_shown(reports), rows),
         "study": lambda: _studies(root),
         "speed-summary": lambda: _speed_summary(root),
