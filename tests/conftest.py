@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -17,7 +19,10 @@ os.environ["VLMCOMP_INT8_KERNEL"] = "fbgemm"  # what is faster on a machine must
 os.environ["VLMCOMP_DENSE_KERNEL"] = "pytorch"
 if shutil.which("nvidia-smi") is None:
     os.environ["TRITON_INTERPRET"] = "1"  # before anyone imports Triton: kernels are interpreted
-os.environ["VLMCOMP_CACHE_GB"] = "0"  # tests neither read nor fill the user's cache of built variants
+os.environ["VLMCOMP_CACHE_GB"] = "0"  # no test finds what another one built
+if "PYTEST_XDIST_WORKER" not in os.environ:  # workers have their parent's: the user's own cache is left alone
+    os.environ["VLMCOMP_CACHE"] = tempfile.mkdtemp(prefix="vlmcomp-tests-")
+    atexit.register(shutil.rmtree, os.environ["VLMCOMP_CACHE"], ignore_errors=True)
 
 import pytest
 from PIL import Image
