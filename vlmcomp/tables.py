@@ -39,21 +39,17 @@ _HEAD = (
 _LEFT = 2  # the first columns, of words, are aligned to the left
 
 
+def place(recipe: Recipe) -> tuple[object, ...]:
+    """Where a recipe stands among others: baseline, quantized, MLP, heads and tokens pruned, combined; less compressed
+    first within each."""
+    percents = tuple((s.kind, s.percent) for s in recipe.steps)
+    group, precision = _GROUPS.index(recipe.technique), PRECISIONS.index(recipe.precision)
+    return recipe.model, group, len(percents), percents, precision
+
+
 def order(reports: Sequence[Report]) -> list[Report]:
-    """Baseline, quantized, MLP, heads and tokens pruned, combined; less compressed first within each."""
-
-    def key(report: Report) -> tuple[object, ...]:
-        recipe = Recipe.parse(report.recipe)
-        percents = tuple((s.kind, s.percent) for s in recipe.steps)
-        return (
-            recipe.model,
-            _GROUPS.index(recipe.technique),
-            len(percents),
-            percents,
-            PRECISIONS.index(recipe.precision),
-        )
-
-    return sorted(reports, key=key)
+    """By the places of their recipes."""
+    return sorted(reports, key=lambda report: place(Recipe.parse(report.recipe)))
 
 
 def groups(reports: Sequence[Report], timing: bool = True) -> list[list[Report]]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from PIL import Image
 
-from vlmcomp import recorded, zoo
+from vlmcomp import recorded, tables, zoo
 from vlmcomp.ask import Answer
 from vlmcomp.demo import results
 from vlmcomp.demo.charts import Live
@@ -83,14 +83,14 @@ class Comparison:
 
 
 def variants(model: str) -> list[str]:
-    """The recipes offered for ``model``: those measured, else the standard ones."""
+    """The recipes offered for ``model``: the standard ones and those measured, as the tables order them."""
     known = {r.recipe for r in results.reports() if r.error is None and Recipe.parse(r.recipe).model == model}
     mlp = zoo.find(model).mlp
     names = ["fp16", "int8", "int4", *(f"{s.replace('glu', mlp)}+fp16" for s in _STEPS)]
     names += [f"{mlp}30+int8", f"{mlp}30+int4", "heads25+int8", f"heads25+{mlp}30+int4"]
     names += ["vis50+fp16", "vis50+int8"] if "vis" in zoo.find(model).steps else []
-    usual = [f"{model}/{n}" for n in names]
-    return usual + sorted(known - set(usual))
+    offered = known | {f"{model}/{name}" for name in names}
+    return sorted(offered, key=lambda text: tables.place(Recipe.parse(text)))
 
 
 def usual_variants(model: str) -> list[str]:
