@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 import torch
 from choices import assert_equal, assert_same, decoded, plain, stored
 
-from vlmcomp import kernels, memory, quantize
+from vlmcomp import kernels, memory, quantize, zoo
 from vlmcomp.build import build
 from vlmcomp.decode import CAPTURED, COMPILED, GENERATE, STATIC, Decoder
 from vlmcomp.recipe import PRECISIONS, Recipe
@@ -40,6 +41,18 @@ def test_every_way_gives_the_tokens_of_generate(
         wanted = plain(vlm, inputs, TOKENS, TOKENS)
         assert_same(vlm, inputs, decoded(decoder, inputs, TOKENS, TOKENS), wanted, ROUNDINGS)
     assert decoder.way == way  # nothing was refused
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_models_that_need_its_range_decode_in_bfloat16(
+    on_gpu: Callable, samples: list, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    monkeypatch.setitem(zoo.MODELS, zoo.DEFAULT, replace(zoo.find(zoo.DEFAULT), bfloat16=True))
+    vlm = on_gpu(f"{zoo.DEFAULT}/{precision}")
+    kernels.settle(vlm)
+    decoder, inputs = Decoder(vlm.model, COMPILED, patience=0), vlm.encode(*([part] for part in samples[0][:2]))
+    assert_same(vlm, inputs, decoded(decoder, inputs, TOKENS), plain(vlm, inputs, TOKENS), ROUNDINGS)
+    assert decoder.way == COMPILED and vlm.dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("recipe", ["glu30+int8", "glu30+int4-torchao", "heads25+glu30+int8-torchao", "vis50+int4"])

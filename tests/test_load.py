@@ -12,10 +12,11 @@ import pytest
 import torch
 from transformers import AutoConfig
 
-from vlmcomp import anatomy, zoo
+from vlmcomp import anatomy, architecture, zoo
 from vlmcomp.load import Arrival, load
 from vlmcomp.shapes.blueprint import train_tokenizer
 from vlmcomp.shapes.llava import LLAVA
+from vlmcomp.vlm import compute_dtype
 
 ROOT = Path(__file__).resolve().parent.parent
 SLACK = 60e6  # bytes: what libraries and freed blocks hold, a quarter of the dense model
@@ -66,6 +67,18 @@ def test_what_arrives_is_the_file_rounded_to_float16(dtype: torch.dtype, tmp_pat
     for name, parameter in mapped.named_parameters():
         stored = saved[name] if arrival.dtype == torch.bfloat16 else saved[name].half()
         assert torch.equal(parameter, stored.to(arrival.dtype)), name
+
+
+@pytest.mark.parametrize("able", [True, False])
+def test_a_model_that_needs_its_range_computes_in_bfloat16(able: bool, monkeypatch, caplog) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: able)
+    real = {entry.name: compute_dtype("cuda", entry) for entry in zoo.MODELS.values() if not entry.embedded}
+    ranged = {name for name, dtype in real.items() if dtype == torch.bfloat16}
+    assert ranged == ({name for name in real if not name.startswith(("llava", "blip2"))} if able else set())
+    entry = zoo.find("qwen2-vl-2b")
+    assert compute_dtype("cpu", entry) == compute_dtype("cpu")
+    Arrival(architecture.dense(entry, 1).model, "cuda", entry)
+    assert bool(caplog.messages) != able
 
 
 def test_every_linear_of_a_layer_is_attention_or_mlp(built) -> None:

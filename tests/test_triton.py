@@ -21,6 +21,22 @@ def on_device() -> Iterator[None]:
         yield
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_activations_in_16_bits_are_summed_in_32(dtype: torch.dtype) -> None:
+    x, codes, scale = torch.randn(2, 160).to(dtype), torch.randint(-127, 128, (24, 160)), torch.rand(24)
+    small = packed.int4(torch.randn(24, 160))
+    pairs = triton_int4.in_pairs(packed.codes(small)), triton_int4.in_one(small.scale.t(), small.zero_point.t())
+    halves = triton_int4.halves(x, packed.GROUP // 2)
+    dense = torch.randn(24, 160).to(dtype)
+    for found, weights in (
+        (triton_kernels.multiply_int8(x, (codes + 128).to(torch.uint8), scale), codes * scale[:, None]),
+        (triton_int4.multiply_int4(halves, *pairs), packed.dense(small)),
+        (triton_kernels.multiply_dense(x, [dense]), dense.float()),
+    ):
+        assert found.dtype == dtype
+        assert _close(found.float(), x.float() @ weights.float().t(), torch.finfo(dtype).eps)
+
+
 def _close(found: torch.Tensor, wanted: torch.Tensor, off: float = 1e-5) -> bool:
     return bool((found - wanted).norm() <= off * wanted.norm())
 

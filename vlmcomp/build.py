@@ -150,10 +150,11 @@ def build(
     dense = dense or load(entry, source, say)
     model, precision = dense.model, recipe.precision
     refuse(model, recipe, device)
-    arrival = Arrival(model, device)
+    arrival = Arrival(model, device, entry)
     arrival.rest()
     dtype = str(arrival.dtype).removeprefix("torch.")
-    stored = "float16" if precision == "fp16" else f"{precision} decoder, rest float16"
+    half = "bfloat16" if arrival.dtype == torch.bfloat16 else "float16"
+    stored = half if precision == "fp16" else f"{precision} decoder, rest {half}"
     vlm = VLM(model, dense.processor, recipe, entry, stored, dtype, BACKENDS[precision], revision=dense.revision)
     if recipe.unseen:
         sight.attach(model, recipe.unseen)

@@ -73,7 +73,7 @@ def identify(recipe: Recipe, device: str, source: str | None = None) -> Key:
         "versions": {name: made_by.get(name) for name in (*_MADE_BY, *packers)},
         "code": _code_digest(),
         "device": device.partition(":")[0],
-        "dtype": str(compute_dtype(device)),
+        "dtype": str(compute_dtype(device, entry)),
     }
     return Key(recipe, facts)
 

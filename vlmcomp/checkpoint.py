@@ -155,21 +155,23 @@ def load(folder: Path, device: str | None = None) -> VLM:
         facts = json.loads((folder / _FILE).read_text())
         recipe = Recipe.parse(facts["recipe"])
         require(recipe.precision)
+        entry = zoo.find(recipe.model)
+        dtype = compute_dtype(device, entry)
         pruned = [Pruned(**p) for p in facts["pruned"]]
         reader = processor.load(folder)
-        model = _class(folder).from_pretrained(folder, dtype=compute_dtype(device), device_map={"": device}).eval()
+        model = _class(folder).from_pretrained(folder, dtype=dtype, device_map={"": device}).eval()
     except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"the checkpoint in {folder} is damaged: {str(error).splitlines()[0]}") from error
-    compute_in(model, compute_dtype(device))
+    compute_in(model, dtype)
     if recipe.unseen:
         sight.attach(model, recipe.unseen)
     return VLM(
         model=model,
         processor=reader,
         recipe=recipe,
-        entry=zoo.find(recipe.model),
+        entry=entry,
         dtype_stored=facts["dtype_stored"],
-        dtype_computed=str(compute_dtype(device)).removeprefix("torch."),
+        dtype_computed=str(dtype).removeprefix("torch."),
         backend=facts["backend"],
         pruned=pruned,
         build_seconds=facts["build_seconds"],

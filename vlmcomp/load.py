@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,8 @@ from transformers.utils import logging as transformers_logging
 from vlmcomp import anatomy, hub, processor
 from vlmcomp.vlm import compute_dtype
 from vlmcomp.zoo import Model
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -58,8 +61,10 @@ class Arrival:
     keep their dtype, and so do the parts that a family's class keeps in float32 when the rest is in 16 bits.
     """
 
-    def __init__(self, model: PreTrainedModel, device: str) -> None:
-        self.model, self.device, self.dtype = model, torch.device(device), compute_dtype(device)
+    def __init__(self, model: PreTrainedModel, device: str, entry: Model | None = None) -> None:
+        self.model, self.device, self.dtype = model, torch.device(device), compute_dtype(device, entry)
+        if entry is not None and entry.bfloat16 and self.dtype == torch.float16:
+            _log.warning("%s was trained in bfloat16, which this GPU lacks: in float16 answers may break", entry.title)
         kept = set(model._keep_in_fp32_modules_strict or ()) if self.dtype != torch.float32 else set()
         if self.dtype == torch.float16:
             kept |= set(model._keep_in_fp32_modules or ())

@@ -105,13 +105,15 @@ def graphed(work: Callable[[], T]) -> tuple[Callable[[], None], T]:
     return graph.replay, result
 
 
-def compute_dtype(device: str | torch.device) -> torch.dtype:
-    """float16 on a GPU; on a CPU bfloat16 where it has instructions for it, else float32.
+def compute_dtype(device: str | torch.device, entry: Model | None = None) -> torch.dtype:
+    """On a GPU float16, for a model that needs its range bfloat16 where the GPU has that (from Ampere on); on a CPU
+    bfloat16 where it has instructions for it, else float32.
 
     Emulated 16-bit arithmetic is tens of times slower than float32 (measured on a CPU with AVX2 alone: 45 times).
     """
     if torch.device(device).type == "cuda":
-        return torch.float16
+        ranged = entry is not None and entry.bfloat16 and torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if ranged else torch.float16
     return torch.bfloat16 if native_bfloat16() else torch.float32
 
 

@@ -24,7 +24,7 @@ class Model:
     MLP: ``glu`` (gated) or ``ffn``. ``calibration`` is how many samples it is pruned by: more keep more, and take
     longer. ``one_word`` is appended to a question of a benchmark that wants a single word or phrase. ``gated``: its
     licence must be accepted on the Hub first. ``pixels``: fewest and most pixels that an image is scaled to, where the
-    model takes images of any size.
+    model takes images of any size. ``bfloat16``: it was trained in that, and what it computes may overflow float16.
     """
 
     name: str
@@ -41,6 +41,7 @@ class Model:
     suffix: bool = False
     gated: bool = False
     pixels: tuple[int, int] | None = None
+    bfloat16: bool = False
 
     @property
     def joint(self) -> str:
@@ -87,7 +88,7 @@ def _qwen(name: str, title: str, source: str, prompt: str, licence: str = "Apach
     side = 32 if name.startswith("qwen3") else 28  # pixels a side of an image token
     family = name.split("-vl")[0].replace(".", "_") + "_vl"
     pixels = (256 * side**2, 1280 * side**2)
-    return Model(name, title, family, f"Qwen/{source}", prompt, _PHRASE, licence, pixels=pixels)
+    return Model(name, title, family, f"Qwen/{source}", prompt, _PHRASE, licence, pixels=pixels, bfloat16=True)
 
 
 MODELS = {
@@ -127,6 +128,7 @@ MODELS = {
                 licence="Gemma Terms of Use",
                 suffix=True,
                 gated=True,
+                bfloat16=True,
             )
             for name, title, source in (
                 ("paligemma-3b", "PaliGemma 3B mix 224", "paligemma-3b-mix-224"),
@@ -148,6 +150,7 @@ MODELS = {
                 prompt=_SMOLVLM,
                 one_word=_PHRASE,
                 licence="Apache-2.0",
+                bfloat16=True,
             )
             for size in ("256M", "500M")
         ),
