@@ -16,7 +16,9 @@ from transformers import GenerationConfig
 from vlmcomp import attention, decode, regional, sight, weight_only
 from vlmcomp.ask import answer_batch, ask
 from vlmcomp.build import build
+from vlmcomp.capture import Step
 from vlmcomp.decode import CAPTURE_AFTER, CAPTURED, COMPILED, GENERATE, STATIC, Decoder
+from vlmcomp.machine import out_of_memory
 from vlmcomp.recipe import Recipe
 
 LONG = 2 * CAPTURE_AFTER
@@ -176,6 +178,32 @@ def test_what_cannot_be_compiled_is_captured(built: Callable, samples: list, cap
             assert_same(vlm, inputs, decoded(decoder, inputs, LONG, LONG), plain(vlm, inputs, LONG, LONG))
     assert len(caplog.records) == 1 and "without a compiled step" in caplog.text
     assert decoder.way == CAPTURED
+
+
+def test_a_step_that_lacks_memory_to_be_captured_is_not_given_up(
+    built: Callable, samples: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vlm = built("llava-shapes/fp16")
+    decoder, inputs = Decoder(vlm.model, CAPTURED, patience=0), vlm.encode(*([part] for part in samples[0][:2]))
+    with monkeypatch.context() as short:
+        short.setattr(Step, "capture", lambda *args, **kwargs: torch.empty(1 << 60))
+        with pytest.raises(RuntimeError) as raised:
+            decoded(decoder, inputs, LONG, LONG)
+    assert out_of_memory(raised.value)
+    assert_same(vlm, inputs, decoded(decoder, inputs, LONG, LONG), plain(vlm, inputs, LONG, LONG))
+    assert decoder.way == CAPTURED and decoder.capture_seconds > 0
+
+
+def test_an_overflow_is_told_and_leaves_nothing_behind(samples: list) -> None:
+    vlm = build(Recipe("llava-shapes"), device="cpu")
+    decoder, inputs = Decoder(vlm.model, STATIC), vlm.encode(*([part] for part in samples[0][:2]))
+    wanted, norm = decoded(decoder, inputs, LONG, LONG), decoder.inner.norm.weight.data
+    kept = norm.clone()
+    norm.fill_(float("inf"))
+    with pytest.raises(ValueError, match="out of the range of torch"):
+        decoded(decoder, inputs, LONG, LONG)
+    norm.copy_(kept)
+    assert decoded(decoder, inputs, LONG, LONG) == wanted
 
 
 def test_ask_and_a_batch_agree_after_capturing(built: Callable, samples: list) -> None:

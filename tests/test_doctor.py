@@ -8,9 +8,10 @@ from dataclasses import replace
 import pytest
 from torch import nn
 
-from vlmcomp import anatomy, doctor, zoo
+from vlmcomp import anatomy, doctor, kernels, zoo
 from vlmcomp.cli import main
 from vlmcomp.doctor import Diagnosis, Finding
+from vlmcomp.integer import Fbgemm
 from vlmcomp.measure.sizes import in_memory, skeleton
 from vlmcomp.recipe import BITS, PRECISIONS, Recipe
 from vlmcomp.report import Hardware
@@ -40,6 +41,15 @@ def test_every_family_is_measured_at_its_own_linears(model: str) -> None:
     assert shapes == [(m.in_features, m.out_features) for m in layer.block.modules() if isinstance(m, nn.Linear)]
     floors = [f.floor_ms for f in found.findings]
     assert floors[:3] == sorted(floors[:3], reverse=True) and floors[0] > 3 * floors[2]  # bytes as they lie in memory
+
+
+def test_products_that_linears_share_are_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    block, made = doctor._block("llava-shapes", "int8", "cpu"), []
+    kernels.use(block, kernels.FBGEMM)
+    whole = Fbgemm.__call__
+    monkeypatch.setattr(Fbgemm, "__call__", lambda product, x: made.append(product) or whole(product, x))
+    doctor._step(block, "cpu")()
+    assert len(made) == len(set(map(id, made))) == 4  # query, key and value; output; gate and up; down
 
 
 def test_without_torchao_it_measures_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:

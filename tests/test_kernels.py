@@ -170,6 +170,20 @@ def test_the_fastest_is_measured_once_and_kept(tmp_path: Path, monkeypatch: pyte
     assert known("int8", (kernels.ONEDNN,), kernels._int8_by) != only  # a kernel that is not to be had is not taken
 
 
+def test_a_race_that_lacks_memory_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(machine.PLACE, str(tmp_path))
+    known, ways = race.known.__wrapped__, (kernels.PYTORCH, kernels.PREPACKED)
+    for error, kept in ((RuntimeError("CUDA out of memory"), set()), (OSError("no compiler"), {kernels.PYTORCH})):
+
+        def make(kernel: str, dense: nn.Linear, error: Exception = error) -> nn.Module:
+            if kernel == kernels.PREPACKED:
+                raise error
+            return nn.Identity()
+
+        assert known("dense", ways, make).keys() == kept
+        assert (tmp_path / race.FILE).exists() == bool(kept)
+
+
 def test_a_prompt_and_its_answer_decide_by_what_is_usual(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(kernels.ASKED)
     times = {

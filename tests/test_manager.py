@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping
 import pytest
 import torch
 
-from vlmcomp.manager import Manager, ManagerError, out_of_memory
+from vlmcomp.machine import out_of_memory
+from vlmcomp.manager import Manager, ManagerError
 from vlmcomp.recipe import Recipe, Step
 
 RECIPES = [Recipe("toy", (Step("glu", n),)) for n in range(1, 7)]

@@ -11,10 +11,11 @@ from bitsandbytes.functional import dequantize_4bit
 from choices import assert_equal, stored
 from torch import nn
 
-from vlmcomp import kernels, memory, packed, quantize
+from vlmcomp import kernels, memory, packed, quantize, triton_kernels, weight_only
 from vlmcomp.weight_only import FEW, DenseLinear, Int4Linear, Nf4Linear
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+_REASON = "Failed to find C compiler."
 TOKENS = (1, FEW, FEW + 1)
 FORMS = {
     "fp16": DenseLinear,
@@ -92,6 +93,20 @@ def test_dense_weights_may_move_to_where_a_twin_has_them() -> None:
         mine.data = theirs.data
     x = torch.randn(1, 1, 128, device=DEVICE)
     assert all((a - b).norm() <= 1e-5 * b.norm() for a, b in zip(block(x), other(x)))
+
+
+def test_kernels_that_cannot_be_made_are_not_taken(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    runs, device = weight_only._runs.__wrapped__, torch.device(DEVICE)
+    assert runs(device, 0) and not caplog.messages and not weight_only.available(torch.device("cpu"))
+
+    def refuse(*args: object) -> None:
+        raise RuntimeError("Failed to find C compiler.\nand more")
+
+    monkeypatch.setattr(triton_kernels, "multiply_int8", refuse)
+    assert not runs(device, 0)
+    assert caplog.messages == ["Triton's kernels do not run here, the libraries' own do instead: " + _REASON]
 
 
 def test_a_copy_shares_its_product_with_nobody() -> None:

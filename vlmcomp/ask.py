@@ -144,10 +144,12 @@ def stream(
 def answer_batch(vlm: VLM, images: list[Image.Image], questions: list[str], max_new_tokens: int = 64) -> list[str]:
     """Greedy answers to a batch, padded on the left; for measuring quality, not speed."""
     from vlmcomp.decode import generate
+    from vlmcomp.vlm import current
 
     _ready(vlm)
     inputs = vlm.encode(images, questions)
-    ids = generate(vlm.model, inputs, max_new_tokens=max_new_tokens)
+    with current(vlm.device):
+        ids = generate(vlm.model, inputs, max_new_tokens=max_new_tokens)
     new = ids[:, inputs["input_ids"].shape[1] :]
     return [t.strip() for t in vlm.processor.tokenizer.batch_decode(new, skip_special_tokens=True)]
 
@@ -155,11 +157,13 @@ def answer_batch(vlm: VLM, images: list[Image.Image], questions: list[str], max_
 def time_batch(vlm: VLM, images: list[Image.Image], questions: list[str], new_tokens: int) -> float:
     """Seconds from prepared inputs to the end of answers of exactly ``new_tokens`` tokens each."""
     from vlmcomp.decode import generate
+    from vlmcomp.vlm import current
 
     _ready(vlm)
     inputs = vlm.encode(images, questions)
     vlm.synchronize()
     start = time.perf_counter()
-    generate(vlm.model, inputs, max_new_tokens=new_tokens, min_new_tokens=new_tokens)
-    vlm.synchronize()
+    with current(vlm.device):
+        generate(vlm.model, inputs, max_new_tokens=new_tokens, min_new_tokens=new_tokens)
+        vlm.synchronize()
     return time.perf_counter() - start

@@ -18,7 +18,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from transformers import Cache
 
 from vlmcomp import dense, integer, regional
-from vlmcomp.vlm import graphed
+from vlmcomp.vlm import graphed, waits_for_host
 
 _SCRIPTS = {  # the operator: who calls it with tensors alone, and where among its arguments they are
     torch.ops.onednn.qlinear_pointwise.default: (integer.multiply, (0, 3, 4, 5)),
@@ -87,6 +87,8 @@ class Step:
             wanted = plain(*self.tensors())
             self._return(start)
             if self.token.is_cuda:
+                if any(map(waits_for_host, self.layers)):
+                    raise RuntimeError("bitsandbytes' LLM.int8() waits for the host")
                 with regional.compiled(self.layers if compiled else ()):
                     self.run = _as_graph(self)
             else:

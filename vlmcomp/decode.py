@@ -17,6 +17,7 @@ from transformers import Cache, DynamicCache, GenerationConfig, PreTrainedModel,
 
 from vlmcomp import anatomy, attention, machine, weight_only
 from vlmcomp.capture import Step
+from vlmcomp.vlm import current
 
 ASKED = "VLMCOMP_DECODE"  # environment: one of WAYS, instead of the usual one
 GENERATE, STATIC, CAPTURED, COMPILED = WAYS = ("generate", "static", "captured", "compiled")
@@ -122,11 +123,18 @@ class Decoder:
         seeing: AbstractContextManager[None] | None = None,
     ) -> None:
         """Tell ``heard`` every new token and when it was there; end early when ``stopped``. ``seeing`` is entered when
-        nobody else asks the model."""
-        with self._lock, seeing or nullcontext():
+        nobody else asks the model.
+
+        Raises:
+            ValueError: what the model computes overflows.
+        """
+        with self._lock, current(self.model.device), seeing or nullcontext():
             if self.way == GENERATE:
                 return self._generate(inputs, max_new_tokens, min_new_tokens, heard, stopped)
             logits, past, position = self._prefill(inputs)
+            if logits.isnan().any():
+                self._step = None  # what is no number would stay in its cache
+                raise ValueError(f"the model's numbers are out of the range of {self.embed.weight.dtype}: no answer")
             length, step = inputs["input_ids"].shape[1], None
             ends = _ends(self.model.generation_config)
             places = torch.tensor(ends, dtype=torch.long, device=logits.device)
@@ -241,6 +249,8 @@ class Decoder:
         try:
             step.capture(compiled=self.way == COMPILED)
         except Exception as error:  # every back-end refuses in its own way
+            if machine.out_of_memory(error):
+                raise
             reason = str(error).strip().partition("\n")[0] or type(error).__name__
             _log.warning("decoding goes on without a %s step: %s", self.way, reason)
             self.way = CAPTURED if self.way == COMPILED else STATIC

@@ -7,7 +7,6 @@ lm_head and the calls between kernels cost is left out: a model's own reports ha
 
 from __future__ import annotations
 
-import contextlib
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -25,7 +24,7 @@ from vlmcomp.quantize import BACKENDS, available, quantize
 from vlmcomp.recipe import Recipe
 from vlmcomp.report import Hardware, amount
 from vlmcomp.resident import device_budget
-from vlmcomp.vlm import compute_dtype, default_device, graphed, synchronize
+from vlmcomp.vlm import compute_dtype, default_device, graphed, synchronize, waits_for_host
 
 ROUNDS = 15  # timed, after
 WARMUP = 3
@@ -105,16 +104,16 @@ def _block(model: str, precision: str, device: str) -> nn.Module:
 def _step(block: nn.Module, device: str) -> Callable[[], None]:
     """What one token asks of the Linears of ``block``."""
     linears = [module for module in block.modules() if isinstance(module, nn.Linear)]
-    inputs = [torch.randn(1, 1, linear.in_features, dtype=compute_dtype(device), device=device) for linear in linears]
+    widths = {linear.in_features for linear in linears}
+    given = {n: torch.randn(1, 1, n, dtype=compute_dtype(device), device=device) for n in widths}
 
     @torch.inference_mode()
     def step() -> None:
-        for linear, x in zip(linears, inputs):
-            linear(x)
+        for linear in linears:  # query, key and value are given the same tensor, as in the model
+            linear(given[linear.in_features])
 
-    if torch.device(device).type == "cuda":
-        with contextlib.suppress(RuntimeError):  # as in decoding; LLM.int8() itself waits for the host
-            return graphed(step)[0]
+    if torch.device(device).type == "cuda" and not waits_for_host(block):
+        return graphed(step)[0]  # as in decoding
     return step
 
 

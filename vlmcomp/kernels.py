@@ -17,14 +17,14 @@ import bitsandbytes as bnb
 import torch
 from torch import nn
 
-from vlmcomp import anatomy, packed, race
+from vlmcomp import anatomy, machine, packed, race
 from vlmcomp.decode import COMPILED
 from vlmcomp.decode import asked as way_to_decode
 from vlmcomp.dense import PrepackedLinear
 from vlmcomp.integer import Fbgemm, IntegerLinear, Onednn, multiply_by
 from vlmcomp.quantize import hush, int8
 from vlmcomp.tinygemm import TinygemmLinear
-from vlmcomp.vlm import VLM, compute_dtype, cpu_has
+from vlmcomp.vlm import VLM, compute_dtype, cpu_has, current
 from vlmcomp.weight_only import Dense, DenseLinear, Int4, Int4Linear, Int8, Nf4Linear, available
 
 BITSANDBYTES, FBGEMM, ONEDNN = "bitsandbytes", "fbgemm", "onednn"
@@ -78,11 +78,13 @@ def settle(vlm: VLM) -> None:
     """Let a built ``vlm`` compute in the best way that is known here; it can be saved before and after."""
     if vlm.settled:
         return
-    vlm.settled, model = True, vlm.model
-    vlm.kernel = fit(model.get_submodule(anatomy.of(model).decoder), vlm.recipe.precision, vlm.device)
-    head = model.get_output_embeddings()
-    if head.weight is not model.get_input_embeddings().weight:
-        fit(head, "fp16", vlm.device)
+    model = vlm.model
+    with current(vlm.device):
+        vlm.kernel = fit(model.get_submodule(anatomy.of(model).decoder), vlm.recipe.precision, vlm.device)
+        head = model.get_output_embeddings()
+        if head.weight is not model.get_input_embeddings().weight:
+            fit(head, "fp16", vlm.device)
+    vlm.settled = True
 
 
 def fit(module: nn.Module, precision: str, device: torch.device) -> str:
@@ -181,7 +183,11 @@ def chosen_dense(device: str = "cpu") -> str:
     """The same of ``$VLMCOMP_DENSE_KERNEL`` for dense weights on "cpu" or "cuda"."""
     ways = (PYTORCH, PREPACKED if device == "cpu" else TRITON_DENSE)
     asked = _asked(ASKED_DENSE, (PYTORCH, PREPACKED, TRITON_DENSE))
-    return asked if asked in ways else race.fastest(race.known(f"dense {device}", ways, _dense_by, device))
+    if asked in ways:
+        return asked
+    if machine.on_zero_gpu(os.environ):
+        return PYTORCH  # a visitor's seconds are not for a race
+    return race.fastest(race.known(f"dense {device}", ways, _dense_by, device))
 
 
 def _asked(name: str, kernels: tuple[str, ...]) -> str:

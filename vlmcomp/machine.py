@@ -8,7 +8,6 @@ import gc
 import os
 import platform
 import re
-import resource
 import subprocess
 import sys
 import time
@@ -72,6 +71,14 @@ def home() -> Path:
     """What is kept for this user: ``$VLMCOMP_CACHE``, else vlmcomp in ``$XDG_CACHE_HOME`` or ~/.cache."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get(PLACE) or Path(base) / "vlmcomp").expanduser()
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out: on a GPU, in RAM, or in a library that only says so."""
+    said = str(error).lower()
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and ("out of memory" in said or "can't allocate memory" in said)
+    )
 
 
 def memory_limit() -> int:
@@ -211,7 +218,7 @@ def _trim() -> None:
     """Ask glibc to give freed pages back: they are no longer the model's."""
     try:
         ctypes.CDLL(None).malloc_trim(0)
-    except (OSError, AttributeError):
+    except (OSError, AttributeError, TypeError):  # no glibc, or, on Windows, no library without a name
         return
 
 
@@ -222,5 +229,11 @@ def _peak_rss() -> int:
         found = None
     if found:
         return int(found[1]) * 1024
+    try:
+        import resource
+    except ImportError:  # Windows
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else most * 1024

@@ -12,6 +12,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from vlmcomp.machine import out_of_memory
 from vlmcomp.recipe import Recipe
 from vlmcomp.report import amount
 
@@ -241,17 +242,12 @@ class Manager(Generic[T]):
             _give_back()
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out: on a GPU, in RAM, or in a library that only says so."""
-    said = str(error).lower()
-    return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and ("out of memory" in said or "can't allocate memory" in said)
-    )
-
-
 def _give_back() -> None:
     """Return the memory of dropped models to the device; modules refer to themselves, hence the collection."""
     gc.collect()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
-        torch.cuda.empty_cache()
+        from vlmcomp.vlm import GPU
+
+        with GPU:
+            torch.cuda.empty_cache()

@@ -4,11 +4,13 @@ variants."""
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -22,8 +24,8 @@ Times = dict[str, list[float]]  # "prompt_ms" and "token_ms", round by round
 Make = Callable[[str, nn.Linear], nn.Module]  # of a dense Linear what a kernel multiplies; it keeps no weight of it
 FILE = "kernels.json"
 _SIDES, _LINEARS, _ROUNDS = {"cpu": 2048, "cuda": 4096}, 16, 5  # together more than most caches hold
+_RACERS = ("race", "kernels", "dense", "integer", "weight_only", "triton_kernels", "attention")
 _PROMPT, _TOKENS = 512, 32  # of the answer
-_REFUSALS = (RuntimeError, AttributeError, NotImplementedError)  # of a build of PyTorch that lacks a kernel
 
 
 def fastest(times: dict[str, Times]) -> str:
@@ -44,7 +46,12 @@ def known(what: str, names: tuple[str, ...], make: Make, device: str = "cpu") ->
     def sound(times: dict[str, Times]) -> bool:
         return bool(times) and times.keys() <= set(names) and all(map(answer_ms, times.values()))
 
-    return keep(what, lambda: run(names, make, device), sound)
+    try:
+        return keep(what, lambda: run(names, make, device), sound)
+    except Exception as error:
+        if not machine.out_of_memory(error):
+            raise
+        return {}  # the libraries' own way, until there is room for a race
 
 
 def keep(what: str, measure: Callable[[], T], sound: Callable[[T], bool]) -> T:
@@ -61,9 +68,16 @@ def keep(what: str, measure: Callable[[], T], sound: Callable[[T], bool]) -> T:
 
 def _here() -> dict[str, Any]:
     versions = machine.versions()
-    libraries = {name: versions.get(name) for name in ("torch", "bitsandbytes")}
+    libraries = {name: versions.get(name) for name in ("torch", "bitsandbytes")} | {"code": _code()}
     gpu = {"gpu": machine.hardware("cuda").slug} if torch.cuda.is_available() else {}
     return {"cpu": machine.hardware("cpu").slug, "threads": torch.get_num_threads(), **gpu, **libraries}
+
+
+@cache
+def _code() -> str:
+    """Of what races, and how."""
+    home = Path(__file__).parent
+    return hashlib.sha256(b"".join((home / f"{name}.py").read_bytes() for name in _RACERS)).hexdigest()[:12]
 
 
 def _kept() -> dict[str, Any]:
@@ -86,10 +100,14 @@ def run(
     prompt = torch.randn(1, _PROMPT, side, dtype=dense.weight.dtype, device=device)
     running: dict[str, nn.Sequential] = {}
     for name in names:
-        with contextlib.suppress(*_REFUSALS):
+        try:
             linears = nn.Sequential(*(make(name, dense) for _ in range(_LINEARS)))
             linears(prompt[:, :1])
-            running[name] = linears
+        except Exception as error:  # a build of PyTorch or Triton that lacks the kernel, a compiler that is missing
+            if machine.out_of_memory(error):
+                raise
+            continue
+        running[name] = linears
     times: dict[str, Times] = {name: {"prompt_ms": [], "token_ms": []} for name in running}
     run_of = {name: (_ready(linears[0], prompt), _ready(linears, prompt[:, :1])) for name, linears in running.items()}
     for _ in range(rounds):

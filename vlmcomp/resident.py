@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from vlmcomp import ask, cache, machine
-from vlmcomp.manager import Held, Manager, ManagerError, Pieces, Progress, out_of_memory
+from vlmcomp.machine import out_of_memory
+from vlmcomp.manager import Held, Manager, ManagerError, Pieces, Progress
 from vlmcomp.recipe import Recipe
 from vlmcomp.shared_vision import SharedVision
 

@@ -8,7 +8,10 @@ graph can hold a decoding step.
 from __future__ import annotations
 
 import importlib.util
+import logging
+import os
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import bitsandbytes as bnb
@@ -17,13 +20,36 @@ from torch import nn
 
 from vlmcomp import packed
 from vlmcomp.integer import IntegerLinear, Product, ProductLinear
+from vlmcomp.vlm import current
 
+_log = logging.getLogger(__name__)
 FEW = 8  # tokens, each of which reads the weights anew; more are multiplied by weights that are unpacked for them
 
 
 def available(device: torch.device) -> bool:
-    """Whether Triton makes kernels for ``device`` here."""
-    return device.type == "cuda" and importlib.util.find_spec("triton") is not None
+    """Whether Triton's kernels run on ``device``, which takes a C compiler, Python's headers, and a GPU that Triton
+    knows."""
+    return device.type == "cuda" and importlib.util.find_spec("triton") is not None and _runs(device, os.getpid())
+
+
+@cache
+def _runs(device: torch.device, process: int) -> bool:
+    """Tried once a process: on ZeroGPU the workers have a GPU that their parent lacks."""
+    try:
+        from vlmcomp.triton_kernels import multiply_int8
+
+        with current(device):
+            codes = torch.full((4, 64), 129, dtype=torch.uint8, device=device)
+            ones = torch.ones(4, 64, device=device)
+            right = bool((multiply_int8(ones[:1], codes, ones[:, 0]) == 64).all())
+    except Exception as error:  # of Triton's, of a C compiler, of CUDA
+        _log.warning("Triton's kernels do not run here, the libraries' own do instead: %s", _first_line(error))
+        return False
+    return right
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 class _WeightOnly(Product):
