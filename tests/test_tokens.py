@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -280,3 +282,13 @@ def test_a_recipe_with_it_is_known_everywhere(built: Callable) -> None:
     with pytest.raises(ValueError, match=r"in this order; did you mean llava-shapes/vis50\+glu30\+fp16"):
         Recipe.parse("llava-shapes/glu30+vis50+fp16")
     assert sight.of(built("llava-shapes/fp16").model) is None
+
+
+def test_who_saw_less_is_let_go(samples: list) -> None:
+    vlm = build(Recipe("qwen2-vl-shapes"), device="cpu")
+    sight.attach(vlm.model, 50)
+    answer_batch(vlm, [samples[0][0]], [samples[0][1]], 2)  # in this thread
+    gone = weakref.ref(vlm.model.model)
+    del vlm
+    gc.collect()
+    assert gone() is None

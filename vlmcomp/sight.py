@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -24,7 +25,7 @@ _UNSEEN = 1 << 20  # is taken off an image token's position until the image has 
 class _Seen:
     """Of the images of one forward pass: the dense places of the tokens that stay, how many there were, the grid."""
 
-    sight: Sight
+    sight: weakref.ref[Sight]  # a thread remembers what it saw last, and keeps no model for that
     kept: tuple[torch.Tensor, ...]
     totals: tuple[int, ...]
     widths: tuple[int, ...]  # of the grid, where positions are laid out on it
@@ -107,7 +108,7 @@ class Sight:
         if self.layout is not None:
             given = self.__signature__.bind(*args, **kwargs).arguments
             widths = tuple((given["image_grid_thw"][:, 2] // self.merge).tolist())
-        _seen.set(_Seen(self, tuple(kept), tuple(map(len, features)), widths))
+        _seen.set(_Seen(weakref.ref(self), tuple(kept), tuple(map(len, features)), widths))
         less = [image[index] for image, index in zip(features, kept)]
         if isinstance(found, torch.Tensor):
             return torch.stack(less)
@@ -125,7 +126,7 @@ class Sight:
     def place(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
         """Before the decoder runs on a prompt: the positions of the image tokens that stay."""
         seen, positions = _seen.get(), kwargs.get("position_ids")
-        if seen is None or seen.sight is not self or seen.placed or positions is None:
+        if seen is None or seen.sight() is not self or seen.placed or positions is None:
             return None
         seen.placed = True
         unseen = positions < -_UNSEEN // 2
@@ -140,7 +141,7 @@ class Sight:
         """(B, T) where each token of the batch ``ids``, padded on the right and just seen in this thread, stood in the
         whole sequences; padding stands anywhere."""
         seen = _seen.get()
-        assert seen is not None and seen.sight is self and len(seen.kept) == len(ids)
+        assert seen is not None and seen.sight() is self and len(seen.kept) == len(ids)
         marks = (ids == self.mark).cpu()
         columns = torch.arange(ids.shape[1]).repeat(len(ids), 1)
         for row, mark, kept, total in zip(columns, marks, seen.kept, seen.totals):
