@@ -171,7 +171,7 @@ def view(model: str, gpu: dict[str, Any]) -> Compare:
     shown = gr.HTML(cards.EMPTY, elem_id="cards")
     held = gr.Markdown(handlers.status(), elem_classes="status")
     outputs, inputs = [shown, live, held, last], [image, question, picked, known]
-    busy = {"api_visibility": "private", "show_progress_on": shown, **gpu}
+    busy = {"api_visibility": "private", "show_progress_on": held, **gpu}
     first = [event(_at_once, inputs, shown, **QUIET) for event in (go.click, question.submit)]
     runs = (
         *(event.then(_ask, [*inputs, live], outputs, **busy) for event in first),
