@@ -17,7 +17,7 @@ from transformers import Cache, DynamicCache, GenerationConfig, PreTrainedModel,
 
 from vlmcomp import anatomy, attention, machine, weight_only
 from vlmcomp.capture import Step
-from vlmcomp.vlm import current
+from vlmcomp.vlm import current, first_line
 
 ASKED = "VLMCOMP_DECODE"  # environment: one of WAYS, instead of the usual one
 GENERATE, STATIC, CAPTURED, COMPILED = WAYS = ("generate", "static", "captured", "compiled")
@@ -251,8 +251,7 @@ class Decoder:
         except Exception as error:  # every back-end refuses in its own way
             if machine.out_of_memory(error):
                 raise
-            reason = str(error).strip().partition("\n")[0] or type(error).__name__
-            _log.warning("decoding goes on without a %s step: %s", self.way, reason)
+            _log.warning("decoding goes on without a %s step: %s", self.way, first_line(error))
             self.way = CAPTURED if self.way == COMPILED else STATIC
         self.capture_seconds += time.perf_counter() - start
 

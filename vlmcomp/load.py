@@ -11,7 +11,7 @@ from transformers import AutoModelForImageTextToText, PreTrainedModel, Processor
 from transformers.utils import logging as transformers_logging
 
 from vlmcomp import anatomy, hub, processor
-from vlmcomp.vlm import compute_dtype
+from vlmcomp.vlm import compute_dtype, first_line
 from vlmcomp.zoo import Model
 
 _log = logging.getLogger(__name__)
@@ -43,15 +43,11 @@ def load(entry: Model, source: str | None, say: hub.Progress) -> Dense:
     except (ImportError, MemoryError):
         raise
     except Exception as error:  # each kind of damage raises another one
-        raise ValueError(f"the weights of {entry.name} in {place} cannot be read: {_first_line(error)}") from error
+        raise ValueError(f"the weights of {entry.name} in {place} cannot be read: {first_line(error)}") from error
     if absent := sorted(found["missing_keys"]):
         raise ValueError(f"the weights of {entry.name} in {place} are not whole: {absent[0]} is missing")
     anatomy.of(model)
     return Dense(model.eval(), reader, revision)
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 class Arrival:

@@ -126,6 +126,11 @@ def graphed(work: Callable[[], T]) -> tuple[Callable[[], None], T]:
     return graph.replay, result
 
 
+def first_line(error: Exception) -> str:
+    """What a library's error begins with, or its kind where it says nothing."""
+    return str(error).strip().partition("\n")[0].strip() or type(error).__name__
+
+
 def waits_for_host(module: nn.Module) -> bool:
     """Whether a graph cannot hold ``module``: on a GPU bitsandbytes' own LLM.int8() asks for outliers."""
     return any(type(part).__name__ == "Linear8bitLt" for part in module.modules())

@@ -20,7 +20,7 @@ from torch import nn
 
 from vlmcomp import packed
 from vlmcomp.integer import IntegerLinear, Product, ProductLinear
-from vlmcomp.vlm import current
+from vlmcomp.vlm import current, first_line
 
 _log = logging.getLogger(__name__)
 FEW = 8  # tokens, each of which reads the weights anew; more are multiplied by weights that are unpacked for them
@@ -43,13 +43,9 @@ def _runs(device: torch.device, process: int) -> bool:
             ones = torch.ones(4, 64, device=device)
             right = bool((multiply_int8(ones[:1], codes, ones[:, 0]) == 64).all())
     except Exception as error:  # of Triton's, of a C compiler, of CUDA
-        _log.warning("Triton's kernels do not run here, the libraries' own do instead: %s", _first_line(error))
+        _log.warning("Triton's kernels do not run here, the libraries' own do instead: %s", first_line(error))
         return False
     return right
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 class _WeightOnly(Product):
