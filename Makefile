@@ -3,7 +3,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 # a browser, a server and models need both cores
-BROWSER := tests/test_browser.py tests/test_visitors.py
+BROWSER := tests/app/test_browser.py tests/app/test_visitors.py
 
 .PHONY: app test lint bench readme clean
 

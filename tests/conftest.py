@@ -27,13 +27,13 @@ if "PYTEST_XDIST_WORKER" not in os.environ:  # workers have their parent's: the 
 import pytest
 from PIL import Image
 
-from vlmcomp import zoo
+from vlmcomp.models import registry
 from vlmcomp.recipe import Recipe
 
 
 @cache
 def _build(text: str):
-    from vlmcomp.build import build
+    from vlmcomp.compression.pipeline import build
 
     return build(Recipe.parse(text), device="cpu")
 
@@ -47,13 +47,13 @@ def built() -> Callable:
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """The embedded model is pruned by few samples, for what is true of any number of them."""
-    entry = zoo.find(zoo.DEFAULT)
-    monkeypatch.setitem(zoo.MODELS, entry.name, replace(entry, calibration=64))
+    entry = registry.find(registry.DEFAULT)
+    monkeypatch.setitem(registry.MODELS, entry.name, replace(entry, calibration=64))
 
 
 @pytest.fixture(scope="session")
 def samples() -> list[tuple[Image.Image, str, str]]:
     """Eight (image, question, answer) triples."""
-    from vlmcomp.build import calibration_samples
+    from vlmcomp.compression.pipeline import calibration_samples
 
     return list(calibration_samples(8, seed=99))

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from vlmcomp import zoo
+from vlmcomp.models import registry
 from vlmcomp.recipe import PRECISIONS, Recipe, Step, bits
 
 _STEPS = [
@@ -80,7 +80,7 @@ def test_names_for_people_and_for_urls_tell_the_libraries_apart() -> None:
 
 def test_the_zoo_refuses_what_the_anatomy_cannot_do() -> None:
     with pytest.raises(ValueError, match="use glu30"):
-        zoo.check(Recipe.parse("llava-shapes/ffn30+fp16"))
+        registry.check(Recipe.parse("llava-shapes/ffn30+fp16"))
     with pytest.raises(ValueError, match="unknown model 'gpt'"):
-        zoo.check(Recipe.parse("gpt/fp16"))
-    assert zoo.check(Recipe.parse("llava-1.5-7b/heads25+glu30+int4")).name == "llava-1.5-7b"
+        registry.check(Recipe.parse("gpt/fp16"))
+    assert registry.check(Recipe.parse("llava-1.5-7b/heads25+glu30+int4")).name == "llava-1.5-7b"

@@ -1,5 +1,5 @@
 """``python -m vlmcomp``."""
 
-from vlmcomp.cli import main
+from vlmcomp.cli.main import main
 
 raise SystemExit(main())

@@ -23,8 +23,8 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import tqdm
 
-from vlmcomp.report import amount
-from vlmcomp.zoo import MODELS, Model
+from vlmcomp.models.registry import MODELS, Model
+from vlmcomp.results.schema import amount
 
 _WANTED = {"allow_patterns": ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"], "ignore_patterns": ["*/*"]}
 _TROUBLE = (OSError, EntryNotFoundError, HFValidationError, HTTPError, RuntimeError)

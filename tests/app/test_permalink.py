@@ -1,0 +1,63 @@
+"""Links to a state of the page: they come back as they were, and what they say is checked."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from vlmcomp.app import permalink, results
+from vlmcomp.app.permalink import Link
+
+
+def test_links_come_back_as_they_were() -> None:
+    full = Link(
+        view="explore",
+        model="blip2-shapes",
+        variants=("fp16", "heads25+ffn30+int4"),
+        example="scene-13",
+        question="Is there a <b>star</b> & a 100 % circle, please?",
+        hardware=results.hardware()[-1],
+        families=("llava-shapes", "blip2-shapes"),
+        techniques=("MLP pruned", "combined"),
+        axis="size",
+        fits="12.5MB",
+        least=80.0,
+        opened="llava-shapes/glu30+int4",
+        memory="70MB",
+        loss=2.5,
+        goal="speed",
+    )
+    for state in (Link(), full, replace(full, view="choose", variants=())):
+        assert permalink.read(_query(state.query())) == (state, [])
+    assert Link().query() == "?"
+
+
+def _query(text: str) -> dict[str, str]:
+    from urllib.parse import parse_qsl
+
+    return dict(parse_qsl(text.removeprefix("?")))
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        {"model": "gpt"},
+        {"view": "../etc"},
+        {"variants": "fp16,int5"},
+        {"variants": ",".join(["fp16"] * 3 + [f"glu{i}+fp16" for i in range(10, 20)])},
+        {"example": "../../secret"},
+        {"question": "x" * 600},
+        {"hardware": "no"},
+        {"families": "llava-shapes,<b>"},
+        {"fits": "-1GB"},
+        {"least": "nan"},
+        {"least": "1e99"},
+        {"opened": "llava-shapes/none"},
+        {"loss": "much"},
+        {"goal": "beauty"},
+    ],
+)
+def test_a_bad_part_of_a_link_is_named_and_left_as_usual(query: dict[str, str]) -> None:
+    found, bad = permalink.read({**query, "utm_source": "x"})
+    assert found == Link() and bad == list(query)

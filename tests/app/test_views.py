@@ -1,0 +1,290 @@
+"""What the app's views say, against the recorded results: no Gradio server, no model."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import html
+import io
+import itertools
+import random
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+from PIL import Image
+
+from vlmcomp.app import cards, charts, details, explore_tab, handlers, recommend_tab, results, text_diff
+from vlmcomp.app.charts import Live
+from vlmcomp.app.handlers import Card, Comparison
+from vlmcomp.app.results import View
+from vlmcomp.data.answer_matching import exact_match
+from vlmcomp.models import registry
+from vlmcomp.recipe import Recipe
+from vlmcomp.reporting import grid
+from vlmcomp.reporting.grouping import MAIN_TASK
+from vlmcomp.reporting.palette import COLORS
+from vlmcomp.reporting.pareto import frontier
+from vlmcomp.reporting.recommend import needs
+from vlmcomp.reporting.statistics import compare, difference, hits
+from vlmcomp.results import store
+from vlmcomp.runtime.engine import Answer
+from vlmcomp.serving import recorded
+
+HARDWARE = results.hardware()[0]
+VIEW = View(HARDWARE, ("llava-shapes",))
+NASTY = "<img src=x onerror=alert(1)> **bold** [x](javascript:alert(1))"
+
+
+def _points(figure) -> Iterator[tuple[str, float, float, str]]:
+    for trace in figure.data:
+        if trace.mode == "markers" and trace.name != "measured now":
+            yield from zip((c[0] for c in trace.customdata), trace.x, trace.y, trace.hovertext, strict=True)
+
+
+def _shown(view: View) -> list[str]:
+    return [r.recipe for r in results.select(results.reports(), view).shown]
+
+
+@pytest.mark.parametrize("axis", results.AXES)
+def test_every_point_and_its_hover_text_tell_the_reports_numbers(axis: str) -> None:
+    view = replace(VIEW, axis=axis)
+    found = list(_points(charts.scatter(view)))
+    assert sorted(p[0] for p in found) == sorted(_shown(view)) and len(found) > 5
+    for recipe, x, y, text in found:
+        report = results.find(HARDWARE, recipe)
+        quality, timed, size = report.quality[MAIN_TASK], report.latency, report.size
+        assert y == pytest.approx(100 * quality.exact_match)
+        assert x == pytest.approx(size.total_bytes / 1e6 if axis == "size" else timed.decode_ms_per_token_median)
+        for name, value in (
+            ("Exact match", f"{100 * quality.exact_match:.1f} %"),
+            ("Composite", f"{100 * quality.composite:.1f} %"),
+            ("First token", f"{timed.ttft_ms_median:.2f} ms"),
+            ("Decoding", f"{timed.decode_ms_per_token_median:.2f} ms per token"),
+            ("End to end", f"{timed.end_to_end_ms_median:.2f} ms for {timed.new_tokens} tokens"),
+            ("Weights", f"{size.total_bytes / 1e6:,.2f} MB"),
+        ):
+            assert re.search(rf"(<br>|^){name}: {re.escape(value)}", text), (name, value, text)
+
+
+def test_error_bars_are_the_intervals_about_the_points() -> None:
+    figure = charts.scatter(VIEW)
+    seen = 0
+    for trace in (t for t in figure.data if t.mode == "markers"):
+        for i, (recipe,) in enumerate(trace.customdata):
+            both = results.against_fp16(results.find(HARDWARE, recipe))[0]
+            below, above = trace.error_y.arrayminus[i], trace.error_y.array[i]
+            if both is None:
+                assert (below, above) == (0, 0)
+                continue
+            seen += 1
+            assert below == pytest.approx(100 * (both.difference.value - both.difference.low))
+            assert above == pytest.approx(100 * (both.difference.high - both.difference.value))
+    assert seen > 5
+
+
+def test_colour_is_technique_and_shape_is_family_and_area_is_bytes() -> None:
+    view = View(HARDWARE, tuple(results.models_on(HARDWARE)), axis="size")
+    shapes, areas = {}, []
+    for trace in (t for t in charts.scatter(view).data if t.mode == "markers"):
+        assert trace.marker.color == COLORS[trace.name]
+        for (recipe,), symbol, size in zip(trace.customdata, trace.marker.symbol, trace.marker.size, strict=True):
+            assert Recipe.parse(recipe).technique == trace.name
+            shapes.setdefault(Recipe.parse(recipe).model, set()).add(symbol)
+            areas.append((results.find(HARDWARE, recipe).size.total_bytes, size))
+    assert all(len(found) == 1 for found in shapes.values())
+    assert len({found.pop() for found in shapes.values()}) == len(results.models_on(HARDWARE)) > 1
+    assert [size for _, size in sorted(areas)] == sorted(size for _, size in areas)
+
+
+def test_filters_leave_what_they_say() -> None:
+    everything = _shown(View(HARDWARE, axis="size"))
+    budget = sorted(needs(results.find(HARDWARE, r)) for r in everything)[len(everything) // 2]
+    for view, law in (
+        (VIEW, lambda r: Recipe.parse(r.recipe).model == "llava-shapes"),
+        (View(HARDWARE, techniques=("quantized",)), lambda r: Recipe.parse(r.recipe).technique == "quantized"),
+        (View(HARDWARE, fits_bytes=budget), lambda r: needs(r) <= budget),
+        (View(HARDWARE, least=0.86), lambda r: r.quality[MAIN_TASK].exact_match >= 0.86),
+    ):
+        wanted = [r for r in everything if law(results.find(HARDWARE, r))]
+        assert _shown(replace(view, axis="size")) == wanted and 0 < len(wanted) < len(everything)
+        assert [line[0] for line in results.table(replace(view, axis="size"))] == wanted
+
+
+def test_one_hardware_at_a_time() -> None:
+    for slug in results.hardware():
+        selection = results.select(results.reports(), View(slug))
+        assert {r.hardware.slug for r in selection.shown} == {slug}
+
+
+def test_the_ringed_points_are_the_frontier_of_the_current_filter() -> None:
+    for view in (replace(VIEW, axis="size"), replace(VIEW, axis="size", techniques=("quantized", "combined"))):
+        shown = list(results.select(results.reports(), view).shown)
+        best = {r.recipe for r in frontier(shown, store.load_rows, ["quality", "memory"])}
+        assert {str(d.recipe) for d in charts.dots(shown, view) if d.best} == best and best
+        assert {line[0] for line in results.table(view) if line[-1] == "yes"} == best
+        lines = [t for t in charts.scatter(view).data if t.name == "Pareto line"]
+        assert len(lines) == 1 and list(lines[0].y) == sorted(lines[0].y)
+
+
+def test_times_that_were_not_taken_in_turns_share_no_line() -> None:
+    shown = results.select(results.reports(), View(HARDWARE)).shown
+    sets = results.comparable(shown, "speed")
+    sessions = {r.latency.session for r in shown if r.latency.session}
+    assert len(sets) == len(sessions)
+    assert all(len({r.latency.session for r in each}) == 1 for each in sets)
+
+
+def test_hits_give_the_same_interval_as_the_comparison() -> None:
+    dense, small = (store.load_rows(results.find(HARDWARE, f"llava-shapes/{n}"))[MAIN_TASK] for n in ("fp16", "int4"))
+    assert difference(hits(dense), hits(small)) == compare(dense, small).difference
+    with pytest.raises(ValueError, match="same questions"):
+        difference(hits(dense), hits(small[1:]))
+
+
+def test_a_live_answer_is_a_hollow_marker_at_its_recorded_quality() -> None:
+    live = Live(Recipe.parse("llava-shapes/int8"), 20.0, 12.5, 300.0, 20)
+    (trace,) = [t for t in charts.scatter(VIEW, [live]).data if t.name == "measured now"]
+    quality = results.find(HARDWARE, "llava-shapes/int8").quality[MAIN_TASK]
+    assert trace.x == (12.5,) and trace.y[0] == pytest.approx(100 * quality.exact_match)
+    assert trace.marker.symbol[0].endswith("-open") and "12.50 ms per token" in trace.hovertext[0]
+    one_token = replace(live, decode_ms_per_token=None)
+    assert all(t.name != "measured now" for t in charts.scatter(VIEW, [one_token]).data)
+
+
+def test_a_choice_without_results_says_so() -> None:
+    figure = charts.scatter(View("no-such-machine"))
+    assert "No recorded result" in figure.layout.annotations[0].text and not figure.data
+
+
+def test_regressions_are_questions_that_fp16_had_right() -> None:
+    report = results.find(HARDWARE, "llava-shapes/heads25+int4")
+    lost = details.losses(report)
+    both = results.against_fp16(report)[0]
+    assert len(lost) == both.to_wrong > details.SHOWN
+    for loss in lost:
+        assert exact_match(loss.before, loss.reference) and not exact_match(loss.after, loss.reference)
+    shown = details.details(HARDWARE, report.recipe)
+    assert shown.count("<article") == details.SHOWN == shown.count("data:image/png")
+    assert all(html.escape(loss.question) in shown for loss in lost[: details.SHOWN])
+    for part in report.size.weight_bytes:
+        assert not report.size.weight_bytes[part] or html.escape(part) in shown
+
+
+def test_a_regressions_image_is_the_one_that_was_asked_about() -> None:
+    from vlmcomp.data import tasks
+
+    sample = tasks.find(MAIN_TASK).everything[7]
+    assert details.picture(sample.id).tobytes() == sample.image.tobytes()
+    assert details.picture("no such id") is None
+
+
+def test_changed_words_are_marked_and_nothing_is_lost() -> None:
+    rng = random.Random(3)
+    vocabulary = ["a", "b", "<b>", "&", "Red", "red", '"q"', "star"]
+    for _ in range(300):
+        before, after = (" ".join(rng.choices(vocabulary, k=rng.randrange(7))) for _ in range(2))
+        shown = text_diff.marked(before, after)
+        left = re.sub(r"<del[^>]*>.*?</del>", "", shown)
+        assert html.unescape(re.sub(r"</?mark>", "", left)).split() == after.split()
+        assert ("<mark>" in shown or "<del" in shown) == (not text_diff.same(before, after))
+        assert set(re.findall(r"</?(\w+)", shown)) <= {"mark", "del"}
+
+
+def _answer(text: str) -> Answer:
+    return Answer(text, 3, 10, 1.0, 2.0, 9.0, True)
+
+
+def test_what_people_and_models_write_is_shown_as_text() -> None:
+    dense, small = Recipe("llava-shapes"), Recipe("llava-shapes", (), "int8")
+    told = (
+        Card(dense, "done", _answer("red"), device=NASTY),
+        Card(small, "done", _answer(NASTY), agrees=False, recorded=NASTY, why=NASTY),
+        Card(small, NASTY, error=True),
+    )
+    shown = cards.cards(Comparison(told), known=NASTY)
+    assert "<img" not in shown and html.escape("<img src=x") in shown
+    assert shown.count("<article") == 3
+
+
+def test_a_card_says_where_it_comes_from_and_what_changed() -> None:
+    dense, small = Recipe("llava-shapes"), Recipe("llava-shapes", (), "int8")
+    told = (
+        Card(dense, "done", _answer("a red star"), 2_000_000, device="a machine"),
+        Card(small, "done", _answer("a blue star"), 1_000_000, False, recorded="recorded on X, 2026-01-01", why="no"),
+    )
+    shown = cards.cards(Comparison(told), known="red")
+    assert "live on a machine" in shown and "recorded on X, 2026-01-01" in shown
+    assert "<mark>blue</mark>" in shown and "changed from FP16" in shown
+    assert shown.count("✓ right") == 1 and shown.count("✗ wrong") == 1
+    assert "2.0 MB" in shown and "375.0 tokens/s" in shown
+
+
+def test_recorded_answers_are_there_before_any_model_is_asked() -> None:
+    for example, model in itertools.product(handlers.examples(), results.models_on(HARDWARE)):
+        asked = handlers.usual_variants(model)
+        for card in handlers.at_once(example.image, example.question, asked).cards:
+            image = recorded.open_image(example.image)
+            found = recorded.find([card.recipe], image, example.question).get(card.recipe)
+            assert (card.answer, card.recorded) == ((found.answer, found.place) if found else (None, ""))
+            assert card.status == "waiting" and not card.error
+            assert (card.agrees is None) == (card.answer is None or card.recipe == card.recipe.baseline)
+    (card,) = handlers.at_once(example.image, "Is there a star on the moon?", asked[:1]).cards
+    assert card.answer is None and not card.recorded
+
+
+def test_every_offered_variant_and_example_exists() -> None:
+    for model in registry.MODELS:
+        assert set(handlers.usual_variants(model)) <= set(handlers.variants(model))
+        for start in range(0, len(handlers.variants(model)), handlers.MAX_VARIANTS):
+            handlers.check_recipes(handlers.variants(model)[start : start + handlers.MAX_VARIANTS])
+    for example in handlers.examples():
+        Image.open(example.image).verify()
+        assert example.question
+    assert sum(e.answer is not None for e in handlers.examples()) >= 4
+
+
+def test_a_drawn_scene_comes_with_its_answer() -> None:
+    drawn = [handlers.surprise(seed) for seed in range(20)]
+    assert all(image.size == (96, 96) and question and answer for image, question, answer in drawn)
+    assert len({image.tobytes() for image, _, _ in drawn}) == 20
+    assert handlers.surprise(3)[1:] == drawn[3][1:]
+
+
+def test_the_saved_table_is_the_shown_one_and_the_saved_chart_is_a_picture() -> None:
+    chosen = (HARDWARE, ["llava-shapes"], ["quantized"], "size", None, 0)
+    file = explore_tab.save_table(*chosen)
+    lines = list(csv.DictReader(io.StringIO(base64.b64decode(file["content"]).decode())))
+    view = explore_tab.read_view(*chosen)
+    assert sorted(line["recipe"] for line in lines) == sorted(_shown(view))
+    for line in lines:
+        report = results.find(HARDWARE, line["recipe"])
+        assert float(line[f"{MAIN_TASK}.exact_match_share"]) == report.quality[MAIN_TASK].exact_match
+        assert line[f"{MAIN_TASK}.exact_match_to_fp16_share"]  # FP16 is filtered out, and still compared with
+    picture = explore_tab.save_chart("png", *chosen)
+    assert Image.open(io.BytesIO(base64.b64decode(picture["content"]))).format == "PNG"
+    assert b"plotly" in base64.b64decode(explore_tab.save_chart("html", *chosen)["content"])[:2000000].lower()
+
+
+def test_what_is_chosen_for_me_is_shown_with_all_that_was_looked_at() -> None:
+    found = recommend_tab.advise("llava-shapes", "8GB", 5, "memory")
+    assert str(found.best.recipe) in recommend_tab.shown(found)
+    table = recommend_tab.others(found)
+    assert table.count("<tr>") == 1 + len(found.options) == 1 + len(grid.of_model("llava-shapes", results.reports()))
+    assert table.count("<td>taken</td>") == 1
+    for bad in (
+        (5, "8GB", 1, "memory"),
+        ("llava-shapes", "8GB", "1", "memory"),
+        ("llava-shapes", "8GB", True, "memory"),
+    ):
+        with pytest.raises(ValueError, match="must be"):
+            recommend_tab.advise(*bad)
+
+
+def test_programs_get_the_reports_numbers_or_one_sentence() -> None:
+    assert len(results.plain()) == len(results.reports())
+    mine = results.plain(HARDWARE, "llava-shapes")
+    assert {r["hardware"] for r in mine} == {HARDWARE} and all(r["recipe"].startswith("llava-shapes/") for r in mine)
+    with pytest.raises(ValueError, match="no results of model"):
+        results.plain(model="gpt")

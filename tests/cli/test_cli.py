@@ -1,0 +1,175 @@
+"""The command line: every verb on real parts, and one sentence for bad input."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support import made_reports as made
+from vlmcomp.cli.main import main
+from vlmcomp.data.scenes import render, sample_scene
+from vlmcomp.models import registry
+from vlmcomp.results import store
+
+BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    render(sample_scene(random.Random(1))).save(tmp_path / "scene.png")
+    return tmp_path / "scene.png"
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+BAD = {
+    "no verb": ([], "VERB"),
+    "unknown verb": (["squash"], "squash"),
+    "recipe": (["build", "llava-shapes/nf4", "--out", "x"], "did you mean llava-shapes/int4"),
+    "model": (["build", "gpt-4/int8", "--out", "x"], "unknown model 'gpt-4'"),
+    "step": (["build", "llava-shapes/ffn30+int8", "--out", "x"], "use glu30"),
+    "no out": (["build", "llava-shapes/int8"], "--out"),
+    "out in use": (["build", "llava-shapes/int8", "--out", "."], "not an empty folder"),
+    "no source": (["build", "llava-shapes/int8", "--out", "x", "--source", "./none"], "cannot be loaded"),
+    "device": (["build", "llava-shapes/int8", "--out", "x", "--device", "gpu"], "use cpu, cuda or cuda:N"),
+    "no such gpu": (["build", "llava-shapes/int8", "--out", "x", "--device", "cuda:99"], "no CUDA GPU 99"),
+    "no image": (["ask", "llava-shapes/int8", "--image", "none.png", "--question", "?"], "no image file none.png"),
+    "no question": (["ask", "llava-shapes/int8", "--image", "scene.png", "--question", " "], "no question"),
+    "not an image": (["ask", "llava-shapes/int8", "--image", "notes.txt", "--question", "?"], "cannot be read"),
+    "tokens": (
+        ["ask", "llava-shapes/int8", "--image", "scene.png", "--question", "?", "--max-new-tokens", "0"],
+        "1 to",
+    ),
+    "not a number": (["ask", "x/int8", "--image", "a", "--question", "?", "--max-new-tokens", "many"], "invalid int"),
+    "not a checkpoint": (["ask", ".", "--image", "scene.png", "--question", "?"], "no recipe.json"),
+    "nothing to bench": (["bench"], "--all"),
+    "both": (["bench", "llava-shapes/int8", "--all"], "--all"),
+    "task": (["bench", "llava-shapes/int8", "--task", "vqa"], "unknown task 'vqa'"),
+    "samples": (["bench", "llava-shapes/int8", "--samples", "-1"], "at least one"),
+    "all of nothing": (["bench", "--all", "--model", "gpt-4"], "unknown model"),
+    "no reports": (["report", "--root", "none"], "no reports in none"),
+    "train what": (["train", "gpt-4"], "cannot be trained"),
+    "train from hub": (["train", "llava-1.5-7b"], "cannot be trained"),
+}
+
+
+@pytest.mark.parametrize(("words", "says"), BAD.values(), ids=BAD)
+def test_bad_input_is_one_sentence_and_code_2(
+    words: list[str], says: str, picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "notes.txt").write_text("no picture")
+    assert main(words) == 2
+    out, err = capsys.readouterr()
+    lines = [line for line in err.splitlines() if not line.endswith(" ...")]
+    assert len(lines) == 1 and lines[0].startswith("vlmcomp: ") and says in lines[0], err
+    assert out == "" and not (tmp_path / "x").exists()
+
+
+def test_models_are_all_listed(capsys: pytest.CaptureFixture) -> None:
+    assert main(["models"]) == 0
+    out = capsys.readouterr().out
+    for model in registry.MODELS.values():
+        assert model.name in out and model.licence in out and model.mlp in out
+
+
+@pytest.mark.parametrize("verb", ["build", "ask", "bench", "report", "train"])
+def test_help_shows_examples(verb: str, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([verb, "--help"])
+    out = capsys.readouterr().out
+    assert stop.value.code == 0 and f"vlmcomp {verb}" in out.partition("examples:")[2]
+
+
+@pytest.mark.usefixtures("few")
+def test_build_accounts_for_every_part_and_ask_answers_from_it(
+    picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert main(["build", "llava-shapes/heads25+int8", "--out", "small", "--device", "cpu"]) == 0
+    out = capsys.readouterr().out
+    assert "kept 6 of 8 query heads" in out and "is in small" in out
+    lines = {line.split("  ")[0]: line for line in out.splitlines()}
+    assert lines["decoder attention"].endswith("heads25, int8") and lines["decoder MLP"].endswith("int8")
+    for part in ("vision tower", "projector", "embeddings", "lm_head"):
+        assert lines[part].endswith("left alone")
+    assert (tmp_path / "small" / "recipe.json").exists()
+
+    question = ["--image", str(picture), "--question", "How many objects are there?", "--device", "cpu"]
+    assert main(["ask", "small", *question]) == 0
+    out, err = capsys.readouterr()
+    assert out.strip() and len(out.splitlines()) == 1 and "tokens/s" in err
+    assert main(["ask", "llava-shapes/heads25+int8", *question]) == 0
+    assert capsys.readouterr().out == out  # what was saved answers like what is built anew
+
+    assert main(["build", "llava-shapes/int8", "--out", "small"]) == 2
+    assert "not an empty folder" in capsys.readouterr().err
+
+
+def test_bench_writes_reports_and_report_shows_them(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    command = ["bench", "llava-shapes/fp16", "--task", "shapes-vqa", "--samples", "4", "--out", "results"]
+    command += ["--encoder", "minilm", "--device", "cpu"]
+    assert main(command) == 0
+    assert "1 measured, 0 failed" in capsys.readouterr().out
+    (report,) = store.load_all(tmp_path / "results")
+    assert list(report.quality) == ["shapes-vqa"] and report.quality["shapes-vqa"].samples == 4
+    assert main(command) == 0
+    assert "(kept)" in capsys.readouterr().out
+    assert main(["report", "--root", "results"]) == 0
+    assert "`llava-shapes/fp16`" in capsys.readouterr().out
+
+
+def test_a_failed_recipe_is_code_1(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    command = ["bench", "llava-shapes/int8", "--source", "./none", "--out", "results", "--device", "cpu"]
+    assert main(command) == 1
+    assert "0 measured, 1 failed" in capsys.readouterr().out
+    assert "cannot be loaded" in store.load_all(tmp_path / "results")[0].error
+
+
+def test_report_rewrites_the_readme_once(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    for recipe in ("llava-shapes/fp16", "llava-shapes/int8"):
+        store.save(made.report(recipe), made.rows("red"), tmp_path / "results")
+    readme = tmp_path / "README.md"
+    readme.write_text(f"# Hä\n\n{BEGIN}\n{END}\n\ntail\n", encoding="utf-8")
+    command = ["report", "--root", "results", "--readme", "README.md"]
+    assert main(command) == 0
+    text = readme.read_text(encoding="utf-8")
+    assert text.startswith("# Hä\n") and text.endswith("tail\n") and "| `llava-shapes/int8` |" in text
+    assert main(command) == 0
+    assert readme.read_text(encoding="utf-8") == text
+    assert main(["report", "--root", "none", "--readme", "README.md"]) == 2
+    assert readme.read_text(encoding="utf-8") == text  # results are never replaced by none
+    capsys.readouterr()
+
+    readme.write_text("no markers")
+    assert main(command) == 2
+    assert "README.md" in capsys.readouterr().err and readme.read_text() == "no markers"
+
+
+def test_the_command_line_starts_without_torch() -> None:
+    slow = {"torch", "transformers", "PIL", "numpy", "matplotlib", "plotly"}
+    code = f"import sys, vlmcomp.cli; sys.exit(' '.join({slow} & set(sys.modules)) or 0)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path) -> None:
+    for number in range(1, 90):
+        store.save(made.report(f"llava-shapes/glu{number}+fp16"), None, tmp_path)
+    shell = f'set -o pipefail; "{sys.executable}" -m vlmcomp report --root "{tmp_path}" | true'
+    done = subprocess.run(["bash", "-c", shell], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stderr == ""
+
+
+def test_nothing_needs_what_windows_lacks() -> None:
+    lacking = "import psutil, sys; sys.modules['resource'] = None\n"  # psutil's own way differs there
+    measured = "from vlmcomp import machine\nmachine.Gauge('cpu').restart()\nprint(machine.hardware('cpu').device)"
+    ran = subprocess.run([sys.executable, "-c", lacking + measured], capture_output=True, text=True, cwd=ROOT)
+    assert ran.stdout == "cpu\n", ran.stderr

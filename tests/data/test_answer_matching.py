@@ -1,0 +1,45 @@
+"""When an answer is right: exact match, and the VQA challenge's accuracy on cases worked out by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from vlmcomp.data.answer_matching import vqa_accuracy, vqa_normalise
+
+
+@pytest.mark.parametrize(("agree", "accuracy"), [(0, 0.0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1.0), (10, 1.0)])
+def test_three_other_humans_make_an_answer_right(agree: int, accuracy: float) -> None:
+    assert vqa_accuracy("red", ["red"] * agree + ["blue"] * (10 - agree)) == pytest.approx(accuracy)
+
+
+@pytest.mark.parametrize(
+    ("text", "normal"),
+    [
+        ("The cat.", "cat"),
+        ("a red  ball\n", "red ball"),
+        ("Two", "2"),
+        ("none", "0"),
+        ("dont", "don't"),
+        ("couldnt've", "couldn't've"),
+        ("YOURE", "you're"),
+        ("its", "its"),
+        ("well", "well"),
+        ("1,000", "1000"),
+        ("3.5", "3.5"),
+        ("yes, sir", "yes sir"),
+        ("black/white", "black white"),
+        ("t-shirt", "t shirt"),
+        ("a/-b c-d", "b c d"),
+        ("is it?", "is it"),
+        ("", ""),
+    ],
+)
+def test_normalisation(text: str, normal: str) -> None:
+    assert vqa_normalise(text) == normal
+    assert vqa_normalise(normal) == normal
+
+
+def test_style_does_not_count_and_one_reference_is_refused() -> None:
+    assert vqa_accuracy("The red ball!", ["a red ball"] * 10) == 1.0
+    with pytest.raises(ValueError, match="several people"):
+        vqa_accuracy("red", ["red"])

@@ -1,0 +1,108 @@
+"""Laws of dense weights that oneDNN lays out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from tests.support.choices import assert_same, decoded, plain
+from vlmcomp.compression import checkpoint
+from vlmcomp.compression.pipeline import build
+from vlmcomp.compression.size import read_per_token, weight_bytes
+from vlmcomp.models.vlm import VLM, compute_dtype
+from vlmcomp.recipe import Recipe
+from vlmcomp.runtime.engine import ask
+from vlmcomp.runtime.generation import CAPTURED, Decoder
+from vlmcomp.runtime.linear import dispatch
+from vlmcomp.runtime.linear.cpu_dense import PrepackedLinear
+from vlmcomp.runtime.weight_sharing import pieces, share
+
+TOKENS = 24
+EVERY = ["llava-shapes", "blip2-shapes", "paligemma-shapes", "qwen2-vl-shapes"]
+
+
+@pytest.fixture
+def prepacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(dispatch.ASKED_DENSE, dispatch.PREPACKED)
+
+
+def _laid(vlm: VLM) -> list[str]:
+    return [name for name, module in vlm.model.named_modules() if type(module) is PrepackedLinear]
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("inputs", "outputs"), [(96, 96), (640, 96), (33, 47)])
+@torch.no_grad()
+def test_it_multiplies_the_same_weights(inputs: int, outputs: int, bias: bool) -> None:
+    torch.manual_seed(0)
+    linear = nn.Linear(inputs, outputs, bias=bias, dtype=compute_dtype("cpu"))
+    before = {name: tensor.clone() for name, tensor in linear.state_dict().items()}
+    tokens = [torch.randn(*shape, inputs, dtype=compute_dtype("cpu")) for shape in ((1, 1), (2, 7), (1, 300))]
+    wanted = [linear(x) for x in tokens]
+    dispatch.use(linear, dispatch.PREPACKED)
+    after = linear.state_dict()
+    assert type(linear) is PrepackedLinear and linear.weight.is_meta
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+    near = 4 * torch.finfo(compute_dtype("cpu")).eps
+    for x, y in zip(tokens, wanted):
+        assert linear(x).shape == y.shape and (linear(x) - y).norm() <= near * y.norm()
+
+
+@pytest.mark.parametrize("model", EVERY)
+def test_a_model_decodes_saves_and_weighs_what_it_did(
+    tmp_path: Path, samples: list, model: str, prepacked: None
+) -> None:
+    vlm, (image, question, _) = build(Recipe(model), device="cpu"), samples[0]
+    before = weight_bytes(vlm.model), read_per_token(vlm.model), sum(pieces(vlm.model).values())
+    weights = {name: tensor.clone() for name, tensor in vlm.model.state_dict().items()}
+    inputs = vlm.encode([image], [question])
+    wanted = plain(vlm, inputs, TOKENS, TOKENS)
+    answer = ask(vlm, image, question).text
+    assert vlm.kernel == dispatch.TITLES[dispatch.PREPACKED] and len(_laid(vlm)) > 20
+    decoder = Decoder(vlm.model, CAPTURED, patience=0)
+    assert_same(vlm, inputs, decoded(decoder, inputs, TOKENS, TOKENS), wanted)
+    assert decoder.way == CAPTURED and decoder.capture_seconds > 0
+    assert (weight_bytes(vlm.model), read_per_token(vlm.model), sum(pieces(vlm.model).values())) == before
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in vlm.model.state_dict().items())
+    checkpoint.save(vlm, tmp_path / "saved")
+    assert ask(checkpoint.load(tmp_path / "saved", "cpu"), image, question).text == answer
+
+
+def test_tied_weights_stay_where_the_embeddings_read_them(samples: list, prepacked: None) -> None:
+    vlm = build(Recipe("paligemma-shapes"), device="cpu")
+    ask(vlm, *samples[0][:2], 1)
+    assert vlm.model.get_output_embeddings().weight is vlm.model.get_input_embeddings().weight
+    assert _laid(vlm) and not vlm.model.get_output_embeddings().weight.is_meta
+
+
+def test_variants_lie_in_the_same_memory(samples: list, prepacked: None, few: None) -> None:
+    dense, other = (build(Recipe.parse(f"llava-shapes/{name}"), device="cpu") for name in ("fp16", "glu20+fp16"))
+    image, question, _ = samples[0]
+    answers = [ask(vlm, image, question).text for vlm in (dense, other)]
+    apart = len(pieces(dense.model) | pieces(other.model))
+    share(other, [dense])
+    assert [ask(vlm, image, question).text for vlm in (dense, other)] == answers
+    theirs = dict(dense.model.named_modules())
+    borrowed = {name for name, m in other.model.named_modules() if name in _laid(other) and m.laid is theirs[name].laid}
+    assert any("q_proj" in name for name in borrowed) and not any("down_proj" in name for name in borrowed)
+    together = len(pieces(dense.model) | pieces(other.model))
+    assert apart - together >= len(borrowed)
+    before = pieces(other.model)
+    share(other, [dense])  # nothing is left to lend
+    assert pieces(other.model) == before
+
+
+@pytest.mark.parametrize("precision", ["int8", "int8-torchao", "int4"])
+def test_beside_packed_weights_only_lm_head_is_laid_out(samples: list, precision: str, prepacked: None) -> None:
+    vlm = build(Recipe("llava-shapes", (), precision), device="cpu")
+    ask(vlm, *samples[0][:2], 2)
+    assert _laid(vlm) == ["lm_head"]
+
+
+def test_an_unknown_kernel_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(dispatch.ASKED_DENSE, "fast")
+    with pytest.raises(ValueError, match="VLMCOMP_DENSE_KERNEL is 'fast': use pytorch or prepacked"):
+        dispatch.chosen_dense()

@@ -1,0 +1,208 @@
+"""Laws of the kernels that multiply INT8 weights on a CPU."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from vlmcomp import hardware
+from vlmcomp.compression import checkpoint
+from vlmcomp.compression.pipeline import build
+from vlmcomp.compression.quantization.quantize import int8
+from vlmcomp.compression.size import read_per_token, weight_bytes
+from vlmcomp.models import architecture
+from vlmcomp.recipe import Recipe
+from vlmcomp.runtime import autotune, generation
+from vlmcomp.runtime.engine import answer_batch, ask
+from vlmcomp.runtime.linear import dispatch
+from vlmcomp.runtime.weight_sharing import pieces
+
+INT8 = Recipe("llava-shapes", (), "int8")
+OURS = [
+    dispatch.FBGEMM,
+    pytest.param(dispatch.ONEDNN, marks=pytest.mark.skipif(not dispatch.vnni(), reason="sums overflow without VNNI")),
+]
+
+
+def _small(dense: nn.Linear) -> nn.Module:
+    small = int8(dense)
+    small.bias = dense.bias
+    return small
+
+
+def _pair(kernel: str, bias: bool = True) -> tuple[nn.Linear, nn.Module, nn.Module]:
+    """A dense Linear, and its INT8 forms: bitsandbytes' and ours."""
+    torch.manual_seed(0)
+    dense = nn.Linear(512, 320, bias=bias)
+    theirs, ours = (nn.Sequential(_small(dense)).to("cpu").eval() for _ in range(2))
+    dispatch.use(ours, kernel)
+    return dense, theirs, ours
+
+
+def _error(y: torch.Tensor, wanted: torch.Tensor) -> float:
+    return float((y - wanted).norm() / wanted.norm())
+
+
+@pytest.mark.parametrize("kernel", OURS)
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("outlier", [0.0, 40.0])
+@torch.no_grad()
+def test_it_multiplies_the_same_weights(kernel: str, bias: bool, outlier: float) -> None:
+    dense, theirs, ours = _pair(kernel, bias)
+    x = torch.randn(2, 5, 512)
+    x[:, 1, [3, 200]] += outlier  # one token has what LLM.int8() calls outlier features
+    wanted = dense(x)
+    assert _error(theirs(x), wanted) < 0.02
+    assert _error(ours(x), wanted) < 0.03
+    assert _error(ours(x)[:, 2], wanted[:, 2]) < 0.03  # nor do others suffer from it
+    assert not outlier or _error(ours(x)[:, 1], wanted[:, 1]) < 0.01  # and it has more bits than they
+    exact = nn.functional.linear(x, ours[0].codes() * ours[0].weight.SCB[:, None] / 127, dense.bias)
+    assert all(_error(ours(x[:, [at]]), exact[:, [at]]) < 0.003 for at in range(5))  # decoding rounds weights alone
+    assert type(ours[0]) is dispatch.IntegerLinear8bit and ours(x).shape == wanted.shape
+    assert ours(x.bfloat16()).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("kernel", OURS)
+@torch.no_grad()
+def test_a_token_does_not_hang_on_its_batch(kernel: str) -> None:
+    _, _, ours = _pair(kernel)
+    sizes = torch.tensor([0.01, 1.0, 30.0, 1.0, 2.0, 0.0])
+    for x in (torch.randn(6, 1, 512) * sizes[:, None, None], torch.randn(6, 4, 512) * sizes[:, None, None]):
+        assert torch.allclose(ours(x), torch.cat([ours(row[None]) for row in x]), rtol=1e-5, atol=1e-6)
+        assert torch.allclose(ours(x)[5], ours[0].bias)
+
+
+@pytest.mark.parametrize("kernel", OURS)
+def test_the_weights_stay_those_of_bitsandbytes(kernel: str) -> None:
+    _, theirs, ours = _pair(kernel)
+    one, other = theirs.state_dict(), ours.state_dict()
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+class _Attention(nn.Module):
+    """Query, key and value of one input, of two widths, one with no bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.q_proj, self.k_proj, self.v_proj = nn.Linear(256, 256), nn.Linear(256, 64), nn.Linear(256, 64, bias=False)
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        return [self.q_proj(x), self.k_proj(x), self.v_proj(x)]
+
+
+@pytest.mark.parametrize("kernel", OURS)
+@torch.no_grad()
+def test_siblings_are_multiplied_as_one_and_answer_as_if_alone(kernel: str) -> None:
+    together, alone = _Attention(), []
+    for name, linear in list(together.named_children()):
+        alone.append(nn.Sequential(_small(linear)).to("cpu").eval())
+        dispatch.use(alone[-1], kernel)
+        together.set_submodule(name, _small(linear).to("cpu").eval())
+    before = {name: tensor.clone() for name, tensor in together.state_dict().items()}
+    dispatch.use(together, kernel)
+    assert len({id(linear.shared) for linear in together.children()}) == 1
+    after = together.state_dict()
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+    shared, made = together.q_proj.shared, []
+    product = shared.product
+    shared.product = lambda x: made.append(1) or product(x)
+    one, other = torch.randn(1, 5, 256), torch.randn(1, 1, 256)
+    for x in (one, other):
+        assert all(torch.allclose(y, linear(x), atol=1e-5) for y, linear in zip(together(x), alone))
+    assert len(made) == 2 and shared._kept is None  # nothing is held when all have read
+    together.q_proj(one)  # readers that come in another order, or not at all, get what is theirs
+    assert torch.allclose(together.v_proj(other), alone[2](other), atol=1e-5)
+    assert torch.allclose(together.v_proj(one), alone[2](one), atol=1e-5)
+
+
+def test_a_settled_model_saves_and_weighs_what_it_did(tmp_path: Path, samples: list) -> None:
+    vlm, (image, question, _) = build(INT8, device="cpu"), samples[0]
+    before = weight_bytes(vlm.model), read_per_token(vlm.model), sum(pieces(vlm.model).values())
+    answer = ask(vlm, image, question).text
+    assert vlm.settled and vlm.kernel == dispatch.TITLES[dispatch.FBGEMM]
+    linears = [linear for _, linear in architecture.decoder_linears(vlm.model)]
+    assert all(type(linear) is dispatch.IntegerLinear8bit for linear in linears)
+    weights, read, held = weight_bytes(vlm.model), read_per_token(vlm.model), sum(pieces(vlm.model).values())
+    sums = sum(4 * 2 * linear.out_features for linear in linears)  # scales and sums of rows: what the kernel adds
+    assert (weights, read) == before[:2] and 0 <= held - before[2] <= sums
+    checkpoint.save(vlm, tmp_path / "saved")
+    assert ask(checkpoint.load(tmp_path / "saved", "cpu"), image, question).text == answer
+
+
+@pytest.mark.parametrize("kernel", OURS)
+def test_its_answers_are_those_of_bitsandbytes(kernel: str, samples: list, monkeypatch: pytest.MonkeyPatch) -> None:
+    images, questions, _ = map(list, zip(*samples))
+    monkeypatch.setenv(dispatch.ASKED, kernel)
+    ours, theirs = build(INT8, device="cpu"), build(INT8, device="cpu")
+    theirs.settled = True
+    assert answer_batch(ours, images, questions) == answer_batch(theirs, images, questions)
+    assert ours.kernel == dispatch.TITLES[kernel]
+    alone = ask(ours, images[0], questions[0]).text
+    with monkeypatch.context() as plain:
+        plain.setenv(generation.ASKED, generation.GENERATE)
+        ours.decoder = None
+        assert ask(ours, images[0], questions[0]).text == alone
+
+
+def _times(prompt: list[float], token: list[float]) -> autotune.Times:
+    return {"prompt_ms": prompt, "token_ms": token}
+
+
+def test_the_fastest_is_measured_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(hardware.PLACE, str(tmp_path))
+    whole, place = autotune.run, tmp_path / autotune.FILE
+    monkeypatch.setattr(autotune, "run", lambda names, make, device: whole(names, make, device, side=128, rounds=2))
+    known = autotune.known.__wrapped__
+    ways, able = (dispatch.PYTORCH, dispatch.PREPACKED), dispatch.able()
+    dense, int8 = known("dense", ways, dispatch._dense_by), known("int8", able, dispatch._int8_by)
+    assert dense.keys() == set(ways) and int8.keys() == set(able)
+    assert (dispatch.ONEDNN in able) == dispatch.vnni()
+    kept = json.loads(place.read_text())
+    assert kept["dense"].keys() == dense.keys() and kept["int8"].keys() == int8.keys()
+    for damaged in (kept | {"here": {}}, kept | {"int8": {dispatch.FBGEMM: [1.0]}}, kept | {"int8": {}}, {}, []):
+        place.write_text(json.dumps(damaged))  # of another machine, or broken
+        assert known("int8", able, dispatch._int8_by).keys() == set(able)
+    only = {dispatch.FBGEMM: _times([1.0], [1.0])}
+    place.write_text(json.dumps(kept | {"int8": only}))
+    assert known("int8", able, dispatch._int8_by) == only  # nothing is measured again
+    assert known("int8", (dispatch.ONEDNN,), dispatch._int8_by) != only  # a kernel that is not to be had is not taken
+
+
+def test_a_race_that_lacks_memory_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(hardware.PLACE, str(tmp_path))
+    known, ways = autotune.known.__wrapped__, (dispatch.PYTORCH, dispatch.PREPACKED)
+    for error, kept in ((RuntimeError("CUDA out of memory"), set()), (OSError("no compiler"), {dispatch.PYTORCH})):
+
+        def make(kernel: str, dense: nn.Linear, error: Exception = error) -> nn.Module:
+            if kernel == dispatch.PREPACKED:
+                raise error
+            return nn.Identity()
+
+        assert known("dense", ways, make).keys() == kept
+        assert (tmp_path / autotune.FILE).exists() == bool(kept)
+
+
+def test_a_prompt_and_its_answer_decide_by_what_is_usual(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(dispatch.ASKED)
+    times = {
+        dispatch.BITSANDBYTES: _times([9.0], [0.5, 0.5, 9.0]),
+        dispatch.FBGEMM: _times([20.0], [0.9]),
+        dispatch.ONEDNN: _times([9.0], [0.1, 3.0, 3.0]),  # fast once, and slow as a rule
+    }
+    monkeypatch.setattr(autotune, "known", lambda *_: times)
+    assert dispatch.chosen() == dispatch.BITSANDBYTES
+    assert dispatch.chosen("int8-torchao") == dispatch.FBGEMM  # bitsandbytes does not multiply torchao's weights
+    monkeypatch.setenv(dispatch.ASKED, dispatch.ONEDNN)
+    assert dispatch.chosen() == dispatch.chosen("int8-torchao") == dispatch.ONEDNN
+    monkeypatch.setattr(autotune, "known", lambda *_: {})
+    monkeypatch.setenv(dispatch.ASKED, dispatch.BITSANDBYTES)
+    assert dispatch.chosen("int8-torchao") == ""  # left to torchao
+    monkeypatch.setenv(dispatch.ASKED, "fast")
+    with pytest.raises(ValueError, match="use bitsandbytes or fbgemm or onednn"):
+        dispatch.chosen()

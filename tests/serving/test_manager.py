@@ -1,0 +1,230 @@
+"""The manager: one build a recipe, never over budget, pins hold, memory that runs out is met once, no deadlock."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping
+
+import pytest
+import torch
+
+from vlmcomp.hardware import out_of_memory
+from vlmcomp.recipe import Recipe, Step
+from vlmcomp.serving.manager import Manager, ManagerError
+
+RECIPES = [Recipe("toy", (Step("glu", n),)) for n in range(1, 7)]
+OTHERS = [Recipe("top", (Step("glu", n),)) for n in range(1, 4)]
+
+
+def _percent(recipe: Recipe) -> int:
+    return recipe.steps[0].percent
+
+
+def _alone(each: int) -> Callable[[int], Mapping[int, int]]:
+    return lambda n: {n: each}
+
+
+def _manager(build: Callable, pieces: Callable, budget: int, **settings: object) -> Manager:
+    return Manager(build, pieces, lambda: budget, **settings)
+
+
+def test_simultaneous_visitors_share_one_build_and_its_news() -> None:
+    builds, gate = [], threading.Event()
+
+    def build(recipe: Recipe, progress: Callable) -> int:
+        builds.append(recipe)
+        gate.wait(5)
+        progress("half", 0.5)
+        return _percent(recipe)
+
+    manager = _manager(build, _alone(1), 100)
+    got: list[int] = []
+    told: list[str] = []
+
+    def visit() -> None:
+        with manager.lease(RECIPES[0], lambda text, share: told.append(text)) as thing:
+            got.append(thing)
+
+    threads = [threading.Thread(target=visit) for _ in range(5)]
+    for t in threads:
+        t.start()
+    while len(manager._slots[RECIPES[0]].listeners if RECIPES[0] in manager._slots else ()) < 5:
+        time.sleep(0.01)
+    gate.set()
+    for t in threads:
+        t.join(10)
+    assert builds == [RECIPES[0]] and got == [1] * 5 and told == ["half"] * 5
+
+
+def test_the_least_recently_used_leaves_and_a_pinned_one_stays() -> None:
+    manager = _manager(lambda r, p: _percent(r), _alone(10), 20, patience_seconds=0.05)
+    with manager.lease(RECIPES[0]):
+        with manager.lease(RECIPES[1]):
+            pass
+        with manager.lease(RECIPES[2]):
+            assert {h.recipe for h in manager.held()} == {RECIPES[0], RECIPES[2]}
+            with pytest.raises(ManagerError, match="no room"), manager.lease(RECIPES[3]):
+                pass
+
+
+def test_what_variants_share_counts_once_and_goes_with_the_last() -> None:
+    def build(recipe: Recipe, progress: object) -> dict[object, int]:
+        return {"tower": 50, recipe: 10}
+
+    def join(thing: dict, others: list[dict]) -> None:
+        if not others:  # a tower of its own
+            thing[object()] = thing.pop("tower")
+        for key in {key for other in others for key in other if type(key) is object}:
+            thing.pop("tower", None)
+            thing[key] = 50
+
+    manager = _manager(build, dict, 80, join=join, estimate=lambda recipe: (10, 50))
+    for recipe in RECIPES[:3]:
+        with manager.lease(recipe):
+            pass
+    assert manager.held_bytes() == 80 and [h.own_bytes for h in manager.held()] == [10, 10, 10]
+    with manager.lease(OTHERS[0]):  # another model has another tower
+        assert [h.recipe for h in manager.held()] == [OTHERS[0]] and manager.held_bytes() == 60
+    with manager.lease(RECIPES[3]):
+        assert manager.held_bytes() == 60
+
+
+def test_too_large_is_one_sentence_and_a_failure_is_forgotten() -> None:
+    tries = []
+
+    def build(recipe: Recipe, progress: object) -> int:
+        tries.append(recipe)
+        if len(tries) == 1:
+            raise RuntimeError("disk full")
+        return 50
+
+    manager = _manager(build, lambda n: {"it": n}, 40)
+    with pytest.raises(RuntimeError, match="disk full"), manager.lease(RECIPES[0]):
+        pass
+    for _ in range(2):
+        with pytest.raises(ManagerError, match="choose a smaller"), manager.lease(RECIPES[0]):
+            pass
+    assert manager.held() == [] and len(tries) == 2  # the size is known now: nothing is built in vain
+
+
+def test_what_cannot_fit_is_neither_built_nor_makes_others_go() -> None:
+    builds = []
+    manager = _manager(
+        lambda r, p: builds.append(r), lambda thing: {"it": 1}, 40, estimate=lambda r: (10 * _percent(r), 5)
+    )
+    with manager.lease(RECIPES[0]):
+        pass
+    with pytest.raises(ManagerError, match="choose a smaller"), manager.lease(RECIPES[5]):
+        pass
+    assert builds == [RECIPES[0]] and [h.recipe for h in manager.held()] == [RECIPES[0]]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_memory_that_runs_out_is_met_once_and_then_said(error: Exception) -> None:
+    left, builds = [0], []
+
+    def build(recipe: Recipe, progress: Callable) -> int:
+        builds.append(recipe)
+        if left[0]:
+            left[0] -= 1
+            raise error
+        return _percent(recipe)
+
+    manager = _manager(build, _alone(10), 100)
+    with manager.lease(RECIPES[0]), manager.lease(RECIPES[1]):
+        pass
+    left[0] = 1
+    told: list[str] = []
+    with manager.lease(RECIPES[0]), manager.lease(RECIPES[2], lambda text, share: told.append(text)):
+        assert {h.recipe for h in manager.held()} == {RECIPES[0], RECIPES[2]}  # the idle one made room
+    assert builds[-2:] == [RECIPES[2]] * 2 and any("starting again" in text for text in told)
+    left[0] = 5
+    with pytest.raises(ManagerError, match=r"memory is too small to build toy/glu4\+fp16: choose a smaller variant"):
+        with manager.lease(RECIPES[3]):
+            pass
+    assert left == [3]
+    left[0] = 0
+    with manager.lease(RECIPES[3]) as thing:
+        assert thing == 4
+
+
+def test_only_memory_is_tried_again() -> None:
+    assert not any(map(out_of_memory, (ValueError("out of memory"), RuntimeError("boom"), OSError(28, "no space"))))
+    builds = []
+
+    def build(recipe: Recipe, progress: object) -> int:
+        builds.append(recipe)
+        raise ValueError("the weights cannot be had")
+
+    with pytest.raises(ValueError, match="cannot be had"), _manager(build, _alone(1), 9).lease(RECIPES[0]):
+        pass
+    assert len(builds) == 1
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_200_random_steps_never_break_the_budget_or_build_twice_at_once(seed: int) -> None:
+    """Eight visitors lease, hold two at once, evict and fail; each model's variants share a tower of 20 of 70."""
+    building: set[Recipe] = set()
+    broken: list[object] = []
+    lock, luck = threading.Lock(), random.Random(seed)
+
+    def build(recipe: Recipe, progress: Callable) -> dict:
+        with lock:
+            broken.extend(["twice"] if building else [])
+            building.add(recipe)
+            fate, pause = luck.random(), luck.random() * 0.004
+        time.sleep(pause)
+        with lock:
+            building.discard(recipe)
+        if fate < 0.1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        if fate < 0.2:
+            raise ValueError("unlucky")
+        return {(recipe, "own"): 5 * _percent(recipe), (recipe.model, "tower"): 20, "recipe": recipe}
+
+    def pieces(thing: dict) -> dict:
+        return {key: size for key, size in thing.items() if key != "recipe"}
+
+    manager = _manager(build, pieces, 70, patience_seconds=0.02, estimate=lambda r: (5 * _percent(r), 20))
+    steps = iter(range(200))
+
+    def visit(number: int) -> None:
+        rng = random.Random(f"{seed}-{number}")
+        while True:
+            with lock:
+                if next(steps, None) is None:
+                    return
+            first, second = rng.choices([*RECIPES, *OTHERS], k=2)
+            try:
+                if rng.random() < 0.1:
+                    manager.drop_idle()
+                with contextlib.ExitStack() as held:
+                    for recipe in (first, second) if rng.random() < 0.3 else (first,):
+                        thing = held.enter_context(manager.lease(recipe))
+                        time.sleep(rng.random() * 0.004)
+                        here = {h.recipe for h in manager.held() if h.leases}
+                        if thing["recipe"] != recipe or recipe not in here or manager.held_bytes() > 70:
+                            broken.append((recipe, here, manager.held_bytes()))
+            except (ValueError, ManagerError):
+                continue
+            except BaseException as error:
+                broken.append(error)
+
+    threads = [threading.Thread(target=visit, args=(n,), daemon=True) for n in range(8)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join(60)
+    assert not any(t.is_alive() for t in threads) and broken == []
+    assert next(steps, None) is None and all(h.leases == 0 for h in manager.held())
+    assert manager.held_bytes() <= 70

@@ -1,0 +1,68 @@
+"""Are the tokens those of ``generate``?"""
+
+from __future__ import annotations
+
+import torch
+
+from vlmcomp.compression.quantization import torchao as torchao_tensors
+from vlmcomp.models.vlm import VLM
+from vlmcomp.runtime.generation import Decoder
+
+_ROUNDINGS = 4  # of the dtype's epsilon: what sums in another order, through all layers, may move a logit
+
+
+def plain(vlm: VLM, inputs: dict[str, torch.Tensor], tokens: int, least: int = 0) -> list[int]:
+    """The library's own greedy answer."""
+    settings = {"min_new_tokens": least} if least else {}
+    with torch.inference_mode():
+        ids = vlm.model.generate(**inputs, do_sample=False, num_beams=1, max_new_tokens=tokens, **settings)
+    return ids[0, inputs["input_ids"].shape[1] :].tolist()
+
+
+def decoded(decoder: Decoder, inputs: dict[str, torch.Tensor], tokens: int, least: int = 0) -> list[int]:
+    """The answer of ``decoder``."""
+    heard: list[int] = []
+    decoder.answer(inputs, tokens, least, lambda token, at: heard.append(token))
+    return heard
+
+
+def stored(module: torch.nn.Module) -> dict[str, list[torch.Tensor]]:
+    """What would be saved of ``module``, packed weights taken apart."""
+    return {
+        name: [p.clone() for p in torchao_tensors.parts(value) or [value]]
+        for name, value in module.state_dict().items()
+    }
+
+
+def assert_equal(found: dict[str, list[torch.Tensor]], wanted: dict[str, list[torch.Tensor]]) -> None:
+    """The same names, and the same tensors to the bit."""
+    assert found.keys() == wanted.keys()
+    assert all(all(map(torch.equal, found[name], wanted[name])) for name in wanted)
+
+
+def assert_same(
+    vlm: VLM, inputs: dict[str, torch.Tensor], heard: list[int], wanted: list[int], roundings: int = _ROUNDINGS
+) -> None:
+    """``heard`` is what ``generate`` ``wanted``, or they part where two tokens are as good as each other: with 16-bit
+    logits, whole groups of tokens tie, and the order of a sum decides."""
+    if heard == wanted:
+        return
+    same = next(i for i, (a, b) in enumerate(zip(heard, wanted)) if a != b)  # a shorter answer parts at its end token
+    longer = {name: _longer(name, value, wanted[:same]) for name, value in inputs.items()}
+    with torch.inference_mode():
+        logits = vlm.model(**longer).logits[0, -1].float()
+    gap, most = (logits[wanted[same]] - logits[heard[same]]).abs(), logits.abs().max()
+    tie = roundings * torch.finfo(vlm.dtype).eps * most
+    assert gap <= tie, f"token {same}: {heard[same]} for {wanted[same]}, {gap:.4f} apart, a tie is {tie:.4f}"
+
+
+def _longer(name: str, value: torch.Tensor, more: list[int]) -> torch.Tensor:
+    if name == "input_ids":
+        return torch.cat([value, value.new_tensor([more])], dim=1)
+    if name == "attention_mask":
+        return torch.cat([value, value.new_ones(1, len(more))], dim=1)
+    if name in ("token_type_ids", "mm_token_type_ids"):
+        return torch.cat([value, value.new_zeros(1, len(more))], dim=1)
+    if name == "position_ids":
+        return torch.cat([value, value[..., -1:] + torch.arange(1, len(more) + 1, device=value.device)], dim=-1)
+    return value

@@ -1,0 +1,99 @@
+"""ZeroGPU's rules as far as ``spaces`` keeps them without its machines: environment flags, torch.cuda faked in the main
+process, one forked worker, a scheduler over HTTP. Run as a program; the GPU itself is stood in for by the CPU.
+
+Usage: zero_gpu.py BUDGET_BYTES RECIPE...; prints one JSON object.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, urlparse
+
+ASKED: list[tuple[str, dict[str, list[str]]]] = []
+
+
+class _Scheduler(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        url = urlparse(self.path)
+        ASKED.append((url.path, parse_qs(url.query)))
+        known = any(path == "/release" for path, _ in ASKED)
+        body = {"idle": known, "nvidiaIndex": 0, "nvidiaUUID": "none", "allowToken": "one"}
+        data = json.dumps(body if url.path == "/schedule" else {}).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+def _cpu_stands_in() -> None:
+    """What a worker does first: take its GPU, and copy to it what the main process placed there."""
+    from spaces.zero import torch as zero
+    from spaces.zero.torch.patching import cuda_aliases
+
+    def move(callback: object = None) -> None:
+        import torch
+
+        for fake, original in cuda_aliases.items():
+            fake.data = torch.Tensor(original) if type(original) is not torch.Tensor else original
+
+    zero.init, zero.move = (lambda uuid: None), move
+
+
+def main(budget: int, recipes: list[str]) -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Scheduler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    os.environ |= {"SPACES_ZERO_GPU": "true", "SPACES_ZERO_DEVICE_API_URL": f"http://127.0.0.1:{server.server_port}"}
+    import torch
+
+    if torch.version.cuda is None:  # what a build for the CPU alone lacks
+        torch.version.cuda, torch._C._cuda_init, torch.cuda._is_in_bad_fork = "12.8", bool, bool
+        import bitsandbytes  # noqa: F401 - before torch.cuda seems to be there
+    import spaces  # noqa: F401
+    from spaces.zero import utils
+    from spaces.zero.decorator import decorated_cache
+
+    from vlmcomp.data.images import open_image
+    from vlmcomp.recipe import Recipe
+    from vlmcomp.serving import backend, zerogpu
+    from vlmcomp.serving.manager import ManagerError
+    from vlmcomp.serving.recorded import examples
+
+    utils.self_cgroup_device_path = lambda: "/"
+    _cpu_stands_in()
+    chosen = backend.choose(os.environ, backend.device())
+    fixed = zerogpu.Fixed([Recipe.parse(r) for r in recipes], budget)
+    file, question = examples()[0]
+    told, failed = {}, {}
+    for recipe in map(Recipe.parse, recipes):
+        try:
+            *_, last = fixed.answers(recipe, open_image(file), question)
+            told[str(recipe)] = last.text
+        except ManagerError as error:
+            failed[str(recipe)] = str(error)
+    first = next(iter(fixed._models.values()))
+    found = {
+        "policy": chosen,
+        "cuda": torch.cuda.is_available(),
+        "device": str(first.device),
+        "claimed": torch.cuda.get_device_properties(0).total_memory,
+        "held": sum(h.own_bytes for h in fixed.held()),
+        "answers": told,
+        "failed": failed,
+        "entries": len({id(f) for f in decorated_cache.values()}),
+        "seconds": [int(q["durationSeconds"][0]) for path, q in ASKED if path == "/schedule"],
+        "workers": len({q["pid"][0] for path, q in ASKED if path == "/allow"} - {str(os.getpid())}),
+        "allowed": sum(path == "/allow" for path, _ in ASKED),
+    }
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2:])

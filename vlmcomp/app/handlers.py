@@ -1,0 +1,245 @@
+"""What the app does, as plain functions: no Gradio here, and torch only inside the function that needs it."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from vlmcomp.app import results
+from vlmcomp.app.charts import Live
+from vlmcomp.app.text_diff import same
+from vlmcomp.data.images import clean_question, open_image
+from vlmcomp.models import registry
+from vlmcomp.recipe import Recipe
+from vlmcomp.reporting import grouping
+from vlmcomp.results.schema import amount
+from vlmcomp.runtime.engine import Answer
+from vlmcomp.runtime.vision_cache import SharedVision
+from vlmcomp.serving import recorded
+from vlmcomp.serving.backend import Policy, here
+from vlmcomp.serving.manager import Progress
+
+MAX_VARIANTS = 6
+_USUAL = ("fp16", "int8", "int4", "glu30+fp16")
+_STEPS = ("glu10", "glu20", "glu30", "glu40", "glu50", "heads25", "heads50")
+
+
+@dataclass(frozen=True)
+class Example:
+    """A bundled image and question; ``answer`` where it is known."""
+
+    name: str
+    image: Path
+    question: str
+    answer: str | None = None
+
+
+@cache
+def models() -> Policy:
+    """What answers here. Made once; on ZeroGPU before the app is launched, by the main thread."""
+    mlp = registry.find(registry.DEFAULT).mlp
+    combined = (f"{mlp}30+int8", f"heads25+{mlp}30+int4")
+    return here(
+        [Recipe.parse(v) for v in (*usual_variants(registry.DEFAULT), *(f"{registry.DEFAULT}/{c}" for c in combined))]
+    )
+
+
+def get_ready() -> None:
+    """Import what the first live answer needs: seconds that nobody has to wait for."""
+    if models().name == "resident":
+        importlib.import_module("vlmcomp.compression.pipeline")
+
+
+@dataclass(frozen=True)
+class Card:
+    """One variant's place on the page. ``agrees``: same words as FP16, None while that is not known.
+
+    ``device``: what answered; ``recorded``: where and when, for an answer that is not live, and ``why`` it is not.
+    A card with an answer that is not done shows the recorded one until the live one begins.
+    """
+
+    recipe: Recipe
+    status: str
+    answer: Answer | None = None
+    weight_bytes: int = 0
+    agrees: bool | None = None
+    error: bool = False
+    device: str = ""
+    recorded: str = ""
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All cards of one question, and what was measured so far."""
+
+    cards: tuple[Card, ...]
+    live: tuple[Live, ...] = ()
+
+
+def variants(model: str) -> list[str]:
+    """The recipes offered for ``model``: the standard ones and those measured, as the tables order them."""
+    known = {r.recipe for r in results.reports() if r.error is None and Recipe.parse(r.recipe).model == model}
+    mlp = registry.find(model).mlp
+    names = ["fp16", "int8", "int4", *(f"{s.replace('glu', mlp)}+fp16" for s in _STEPS)]
+    names += [f"{mlp}30+int8", f"{mlp}30+int4", "heads25+int8", f"heads25+{mlp}30+int4"]
+    names += ["vis50+fp16", "vis50+int8"] if "vis" in registry.find(model).steps else []
+    offered = known | {f"{model}/{name}" for name in names}
+    return sorted(offered, key=lambda text: grouping.place(Recipe.parse(text)))
+
+
+def usual_variants(model: str) -> list[str]:
+    return [f"{model}/{n.replace('glu', registry.find(model).mlp)}" for n in _USUAL]
+
+
+def check_recipes(texts: Sequence[str] | None) -> list[Recipe]:
+    """The recipes asked for, each once, FP16 first if it is among them.
+
+    Raises:
+        ValueError: none, too many, an unknown spelling, or a step its model cannot do.
+    """
+    if not texts or not all(isinstance(t, str) for t in texts):
+        raise ValueError("no variant is chosen: choose at least one")
+    recipes = list(dict.fromkeys(Recipe.parse(t) for t in texts))
+    if len(recipes) > MAX_VARIANTS:
+        raise ValueError(f"{len(recipes)} variants are too many for one question: choose at most {MAX_VARIANTS}")
+    for recipe in recipes:
+        registry.check(recipe)
+    return sorted(recipes, key=lambda r: r != r.baseline)
+
+
+def compare(
+    image: Any, question: str | None, recipes: Sequence[str] | None, progress: Progress = lambda text, share: None
+) -> Iterator[Comparison]:
+    """Ask every variant in turn; yields the cards with what is recorded, and each time one of them has news.
+
+    A variant that cannot be run shows its recorded answer or says why, and the others go on. Closing the iterator stops
+    the generation within a token.
+
+    Raises:
+        ValueError: image, question or recipes cannot be used, in one sentence.
+    """
+    chosen, text, picture = check_recipes(recipes), clean_question(question), open_image(image)
+    first = _at_once(chosen, picture, text)
+    cards = dict(first)
+    live: list[Live] = []
+    vision = SharedVision()
+    yield Comparison(tuple(cards.values()))
+    for recipe in chosen:
+        cards[recipe] = replace(cards[recipe], status="building")
+        yield Comparison(tuple(cards.values()), tuple(live))
+        try:
+            with closing(_answer(recipe, picture, text, progress, vision)) as news:
+                for card in news:
+                    cards[recipe] = _judge(card, cards.get(recipe.baseline))
+                    yield Comparison(tuple(cards.values()), tuple(live))
+        except Exception as error:  # any failure of one variant is that card's news, not the page's end
+            sentence = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            cards[recipe] = _judge(_instead(first[recipe], sentence), cards.get(recipe.baseline))
+        else:
+            live.append(_measured(recipe, cards[recipe].answer))
+        yield Comparison(tuple(cards.values()), tuple(live))
+
+
+def at_once(image: Any, question: str | None, recipes: Sequence[str] | None) -> Comparison:
+    """What ``compare`` can say before any model is asked: the recorded answers. It waits for nobody.
+
+    Raises:
+        ValueError: as ``compare``.
+    """
+    with closing(compare(image, question, recipes)) as news:
+        return next(news)
+
+
+def _at_once(chosen: Sequence[Recipe], picture: Image.Image, text: str) -> dict[Recipe, Card]:
+    cards: dict[Recipe, Card] = {}
+    there = recorded.find(chosen, picture, text)
+    for recipe in chosen:
+        card = Card(recipe, "waiting")
+        if found := there.get(recipe):
+            card = replace(card, answer=found.answer, weight_bytes=found.weight_bytes, recorded=found.place)
+        cards[recipe] = _judge(card, cards.get(recipe.baseline))
+    return cards
+
+
+def _answer(recipe: Recipe, picture: Any, text: str, progress: Progress, vision: SharedVision) -> Iterator[Card]:
+    def told_on(what: str, share: float) -> None:
+        progress(f"{recipe.name}: {what}", share)
+
+    told = models().answers(recipe, picture, text, told_on, vision)
+    with closing(told) as news:
+        for answer in news:
+            state = "done" if answer.finished else "answering"
+            yield Card(recipe, state, answer, models().weight_bytes(recipe), device=device())
+
+
+def _instead(first: Card, why: str) -> Card:
+    """The recorded answer that was there at first, or else what went wrong."""
+    return replace(first, status="done", why=why) if first.recorded else Card(first.recipe, why, error=True)
+
+
+def _judge(card: Card, baseline: Card | None) -> Card:
+    if baseline is None or baseline.answer is None or card.answer is None or card.recipe == baseline.recipe:
+        return card
+    if not (card.answer.finished and baseline.answer.finished):
+        return card
+    return replace(card, agrees=same(card.answer.text, baseline.answer.text))
+
+
+def _measured(recipe: Recipe, answer: Answer | None) -> Live:
+    assert answer is not None
+    decode = answer.decode_ms_per_token if answer.new_tokens > 1 else None
+    return Live(recipe, answer.ttft_ms, decode, answer.total_ms, answer.new_tokens)
+
+
+def examples() -> list[Example]:
+    """The bundled examples."""
+    items = json.loads((recorded.EXAMPLES / "examples.json").read_text(encoding="utf-8"))
+    return [
+        Example(Path(i["image"]).stem, recorded.EXAMPLES / i["image"], i["question"], i.get("answer")) for i in items
+    ]
+
+
+def example(name: str | None) -> Example | None:
+    return next((e for e in examples() if e.name == name), None)
+
+
+def surprise(seed: int | None = None) -> tuple[Image.Image, str, str]:
+    """A scene drawn by chance, a question about it, and the right answer."""
+    from vlmcomp.data.questions import sample_question
+    from vlmcomp.data.scenes import render, sample_scene
+
+    rng = random.Random(seed)
+    scene = sample_scene(rng)
+    question = sample_question(rng, scene)
+    return render(scene), question.text, question.answer
+
+
+@cache
+def device() -> str:
+    """What answers here, for people."""
+    from vlmcomp import hardware
+
+    here = hardware.hardware(None)
+    return here.name if here.device != "cpu" else f"{here.name} CPU, {here.cores} cores"
+
+
+def status() -> str:
+    """What answers here and what is in memory, in one line."""
+    if models().name == "replay":
+        return "No model runs on this machine: the examples show recorded answers."
+    held = models().held()
+    if not held:
+        return "No model is in memory yet: the first question builds it."
+    names = ", ".join(f"{h.recipe.name} ({amount(models().weight_bytes(h.recipe))})" for h in held)
+    budget = models().budget_bytes
+    return f"In memory: {names}" + (f"; room for {amount(budget)}." if budget else ".")

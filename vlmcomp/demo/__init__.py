@@ -1,1 +1,0 @@
-"""The Gradio app: ``page`` lays out and wires, ``handlers`` are plain functions, ``charts`` draws reports."""

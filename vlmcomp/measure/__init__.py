@@ -1,1 +1,0 @@
-"""What compression costs: size, latency and quality of a built model."""

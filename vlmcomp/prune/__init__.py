@@ -1,1 +1,0 @@
-"""Width pruning: score, choose, reconstruct, cut."""

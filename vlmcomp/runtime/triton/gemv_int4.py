@@ -1,0 +1,184 @@
+"""Triton kernels for one token on a GPU: products with INT4 weights, torchao's and bitsandbytes' NF4."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+
+from vlmcomp.compression.quantization.torchao import GROUP
+from vlmcomp.runtime.triton.gemv import COMPILED, Tile, launch, shape_of
+
+NF4_BLOCK, NF4_SCALES = 64, 256  # weights that share a scale, and scales that share theirs
+INT4, NF4 = Tile(8, 1024, 2, 3), Tile(8, 1024, 4, 1)
+
+
+@triton.jit
+def _codes(packed):
+    """1 + code / 2048 of the low and of the high half of a byte."""
+    if COMPILED:
+        return tl.inline_asm_elementwise(
+            """{
+            .reg .b32 low, high;
+            shl.b32 low, $8, 4;
+            and.b32 low, low, 0xF0F0F0F0;
+            and.b32 high, $8, 0xF0F0F0F0;
+            prmt.b32 $0, low, 0x3F800000, 0x7604;
+            prmt.b32 $1, low, 0x3F800000, 0x7614;
+            prmt.b32 $2, low, 0x3F800000, 0x7624;
+            prmt.b32 $3, low, 0x3F800000, 0x7634;
+            prmt.b32 $4, high, 0x3F800000, 0x7604;
+            prmt.b32 $5, high, 0x3F800000, 0x7614;
+            prmt.b32 $6, high, 0x3F800000, 0x7624;
+            prmt.b32 $7, high, 0x3F800000, 0x7634;
+            }""",
+            "=r,=r,=r,=r,=r,=r,=r,=r,r",
+            [packed],
+            (tl.float32, tl.float32),
+            True,
+            4,
+        )
+    else:
+        wide = packed.to(tl.int32)
+        low, high = (wide & 15) << 12 | 0x3F800000, (wide & 240) << 8 | 0x3F800000
+        return low.to(tl.float32, bitcast=True), high.to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _multiply_int4(
+    x, y, tokens, outputs, pairs, scales,
+    ALL: tl.constexpr, HALF: tl.constexpr, ROWS: tl.constexpr, GROUPS: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    """The same with INT4 weights: a byte holds an input of its group's first half (low) and one of its second. The
+    token's first halves come before all second ones."""
+    token, rows = tl.program_id(0) % tokens, tl.program_id(0) // tokens * ROWS + tl.arange(0, ROWS)
+    BYTES: tl.constexpr = ALL * HALF
+    here, first = rows < outputs, x + token * 2 * BYTES
+    places, of_row = pairs + rows.to(tl.int64)[:, None] * BYTES, scales + rows.to(tl.int64)[:, None] * ALL
+    total = tl.zeros((ROWS, GROUPS), tl.float32)
+    for start in tl.range(0, ALL, GROUPS, num_stages=STAGES):
+        column, group = start * HALF + tl.arange(0, GROUPS * HALF), start + tl.arange(0, GROUPS)
+        there = column < BYTES
+        low = tl.load(first + column, mask=there, other=0.0).to(tl.float32)
+        high = tl.load(first + BYTES + column, mask=there, other=0.0).to(tl.float32)
+        byte = tl.load(places + column[None, :], mask=here[:, None] & there[None, :], other=0)
+        both = tl.load(of_row + group[None, :], mask=here[:, None] & (group < ALL)[None, :], other=0)
+        size, shift = _scale_and_zero(both)
+        left, right = _codes(byte)
+        sums = tl.sum(tl.reshape(left * low[None, :] + right * high[None, :], (ROWS, GROUPS, HALF)), 2)
+        seen = tl.sum(tl.reshape(low + high, (GROUPS, HALF)), 1)
+        total += 2048 * sums * size + (shift - (2048 + 8) * size) * seen[None, :]
+    tl.store(y + token * outputs + rows, tl.sum(total, 1).to(y.dtype.element_ty), mask=here)
+
+
+@triton.jit
+def _scale_and_zero(both):
+    """Two bfloat16 that lie in an integer of 32 bits."""
+    return (both << 16).to(tl.float32, bitcast=True), (both & -65536).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _multiply_nf4(
+    x, y, tokens, outputs, pairs, scale, levels, scale_levels, scale_scale, shift,
+    BLOCKS: tl.constexpr, HALF: tl.constexpr, SCALES: tl.constexpr, ROWS: tl.constexpr, STEP: tl.constexpr,
+    STAGES: tl.constexpr,
+):  # fmt: skip
+    """The same with bitsandbytes' NF4: a byte holds neighbours, the first of them high; all first ones of a token come
+    before all second. A block's scale is one of ``scale_levels`` times what it shares with ``SCALES`` blocks, and
+    shifted."""
+    token, rows = tl.program_id(0) % tokens, tl.program_id(0) // tokens * ROWS + tl.arange(0, ROWS)
+    here, within = rows < outputs, tl.arange(0, HALF)
+    total = tl.zeros((ROWS, STEP), tl.float32)
+    first, least = x + token * BLOCKS * 2 * HALF, tl.load(shift)
+    for start in tl.range(0, BLOCKS, STEP, num_stages=STAGES):
+        block = start + tl.arange(0, STEP)
+        there = block < BLOCKS
+        inside = here[:, None] & there[None, :]
+        places = first + block[:, None] * HALF + within[None, :]
+        even = tl.load(places, mask=there[:, None], other=0.0).to(tl.float32)
+        odd = tl.load(places + BLOCKS * HALF, mask=there[:, None], other=0.0).to(tl.float32)
+        of_row = rows.to(tl.int64)[:, None] * BLOCKS + block[None, :]
+        byte = tl.load(pairs + of_row[:, :, None] * HALF + within[None, None, :], mask=inside[:, :, None], other=0)
+        size = tl.load(scale_levels + tl.load(scale + of_row, mask=inside, other=0).to(tl.int32))
+        size = size * tl.load(scale_scale + of_row // SCALES, mask=inside, other=0.0) + least
+        byte = byte.to(tl.int32)
+        values = tl.load(levels + (byte >> 4)) * even[None, :, :] + tl.load(levels + (byte & 15)) * odd[None, :, :]
+        total += tl.sum(values, 2) * size
+    tl.store(y + token * outputs + rows, tl.sum(total, 1).to(y.dtype.element_ty), mask=here)
+
+
+@triton.jit
+def _unpack_int4(pairs, scales, y, count, HALF: tl.constexpr, GROUPS: tl.constexpr):
+    """``GROUPS`` groups of INT4 weights."""
+    group, within = tl.program_id(0).to(tl.int64) * GROUPS + tl.arange(0, GROUPS), tl.arange(0, HALF)
+    there = group < count
+    byte = tl.load(pairs + group[:, None] * HALF + within[None, :], mask=there[:, None], other=0)
+    size, shift = _scale_and_zero(tl.load(scales + group, mask=there, other=0))
+    low = ((byte & 15).to(tl.float32) - 8) * size[:, None] + shift[:, None]
+    high = ((byte >> 4).to(tl.float32) - 8) * size[:, None] + shift[:, None]
+    target = y + group[:, None] * 2 * HALF + within[None, :]
+    tl.store(target, low.to(y.dtype.element_ty), mask=there[:, None])
+    tl.store(target + HALF, high.to(y.dtype.element_ty), mask=there[:, None])
+
+
+@torch.library.custom_op("vlmcomp::multiply_int4", mutates_args=())
+def multiply_int4(x: torch.Tensor, pairs: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+    """``x`` (N, 2, in / 2), the first halves of all groups and the second ones, times INT4 weights: ``pairs``
+    (out, in / 2) as ``in_pairs`` lays them out, and what ``in_one`` makes of their scales and zeros (out, groups)."""
+    settings = {"ALL": scales.shape[1], "HALF": GROUP // 2, "GROUPS": INT4.inputs // GROUP}
+    return launch(_multiply_int4, INT4, x, len(pairs), pairs, scales, **settings)
+
+
+multiply_int4.register_fake(shape_of)
+
+
+@torch.library.custom_op("vlmcomp::multiply_nf4", mutates_args=())
+def multiply_nf4(x: torch.Tensor, pairs: torch.Tensor, state: Sequence[torch.Tensor]) -> torch.Tensor:
+    """``x`` (N, 2, in / 2), even inputs and odd ones, times bitsandbytes' NF4 weights ``pairs`` (out, in / 2) with
+    scales that are quantized themselves: (N, out).
+
+    ``state``: scales (out x in / 64), the levels of the weights, those of the scales, the scales' scales, their shift.
+    """
+    settings = {"BLOCKS": 2 * pairs.shape[1] // NF4_BLOCK, "HALF": NF4_BLOCK // 2, "SCALES": NF4_SCALES}
+    return launch(_multiply_nf4, NF4, x, len(pairs), pairs, *state, STEP=NF4.inputs // NF4_BLOCK, **settings)
+
+
+multiply_nf4.register_fake(shape_of)
+
+
+def unpack_int4(pairs: torch.Tensor, scales: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """The weights (out, in) that INT4 ones stand for."""
+    y, count = torch.empty(len(pairs), 2 * pairs.shape[1], dtype=dtype, device=pairs.device), scales.numel()
+    _unpack_int4[(triton.cdiv(count, 32),)](pairs, scales, y, count, HALF=GROUP // 2, GROUPS=32)
+    return y
+
+
+def halves(tokens: torch.Tensor, together: int) -> torch.Tensor:
+    """``tokens`` (N, in) as (N, 2, in / 2): of every two runs of ``together`` inputs the first, and the second.
+    Inductor makes this a part of what computed them."""
+    return tokens.unflatten(1, (-1, 2, together)).transpose(1, 2).flatten(2)
+
+
+def in_pairs(codes: torch.Tensor) -> torch.Tensor:
+    """INT4 codes (out, in) from 0 to 15 as bytes (out, in / 2)."""
+    low, high = codes.to(torch.uint8).unflatten(1, (-1, 2, GROUP // 2)).unbind(2)
+    return (low | high << 4).flatten(1)
+
+
+def of_pairs(pairs: torch.Tensor) -> torch.Tensor:
+    """The inverse of ``in_pairs``."""
+    halves = pairs.unflatten(1, (-1, GROUP // 2))
+    return torch.stack([halves & 15, halves >> 4], dim=2).flatten(1)
+
+
+def in_one(scale: torch.Tensor, zero: torch.Tensor) -> torch.Tensor:
+    """Scales and zeros (out, groups) in bfloat16 as one integer each."""
+    return torch.stack([scale, zero], dim=2).view(torch.int32).squeeze(2)
+
+
+def of_one(scales: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The inverse of ``in_one``."""
+    scale, zero = scales.unsqueeze(2).view(torch.bfloat16).unbind(2)
+    return scale, zero

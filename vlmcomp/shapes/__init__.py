@@ -1,1 +1,0 @@
-"""The embedded models: scenes of coloured shapes, small architectures and their trainer."""

@@ -1,0 +1,10 @@
+"""The embedded models, by name."""
+
+from __future__ import annotations
+
+from vlmcomp.training.blip2 import BLIP2
+from vlmcomp.training.llava import LLAVA
+from vlmcomp.training.paligemma import PALIGEMMA
+from vlmcomp.training.qwen2_vl import QWEN2_VL
+
+BLUEPRINTS = {b.name: b for b in (LLAVA, BLIP2, PALIGEMMA, QWEN2_VL)}
