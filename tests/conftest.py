@@ -15,8 +15,8 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 if "PYTEST_XDIST_WORKER" in os.environ:  # workers side by side take one core each
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ["VLMCOMP_INT8_KERNEL"] = "fbgemm"  # what is faster on a machine must not decide what a test sees
-os.environ["VLMCOMP_DENSE_KERNEL"] = "pytorch"
+# what is faster on a machine must not decide what a test sees
+os.environ["VLMCOMP_RUNTIME"] = "int8_kernel=fbgemm,dense_kernel=pytorch"
 if shutil.which("nvidia-smi") is None:
     os.environ["TRITON_INTERPRET"] = "1"  # before anyone imports Triton: kernels are interpreted
 os.environ["VLMCOMP_CACHE_GB"] = "0"  # no test finds what another one built
@@ -54,6 +54,6 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def samples() -> list[tuple[Image.Image, str, str]]:
     """Eight (image, question, answer) triples."""
-    from vlmcomp.compression.pipeline import calibration_samples
+    from vlmcomp.data.calibration_data import calibration_samples
 
     return list(calibration_samples(8, seed=99))

@@ -1,15 +1,14 @@
-"""Where weights and data come from: a folder as it is, or a download from the Hub that is checked before it starts."""
+"""Downloads from the Hub that are checked before they start, and whose errors say what to do."""
 
 from __future__ import annotations
 
 import fnmatch
-import json
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from huggingface_hub import constants, hf_hub_download, snapshot_download
+from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import (
     DryRunError,
     EntryNotFoundError,
@@ -23,67 +22,10 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import tqdm
 
-from vlmcomp.models.registry import MODELS, Model
+from vlmcomp.feedback import Progress
 from vlmcomp.results.schema import amount
 
-_WANTED = {"allow_patterns": ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"], "ignore_patterns": ["*/*"]}
-_TROUBLE = (OSError, EntryNotFoundError, HFValidationError, HTTPError, RuntimeError)
-Progress = Callable[[str, float], None]  # what is being done, and the share done from 0 to 1
-
-
-def fetch(model: Model, source: str | None, say: Progress) -> tuple[Path, str | None]:
-    """The folder with the dense weights of ``model``, from ``source`` (folder or Hub id) or the zoo's own place.
-
-    From the Hub only what is needed comes, after family and disk space are checked; a connection that breaks is taken
-    up again where it stopped, and a run that was stopped keeps the files that came whole. Without a network, weights
-    that were downloaded before are used.
-
-    Returns:
-        The folder, and for the Hub the commit.
-
-    Raises:
-        ValueError: one sentence on why the weights cannot be had.
-    """
-    place = source or model.location
-    if Path(place).is_dir():
-        _check_family(Path(place) / "config.json", model, place)
-        return Path(place), None
-    if source is not None and (place.count("/") != 1 or place[0] in "./~"):
-        raise ValueError(f"the weights of {model.name} cannot be loaded from {place}: there is no such folder")
-    revision = None if source else model.revision
-
-    def check(names: set[str], commit: str) -> None:
-        if "config.json" not in names or not any(name.endswith(".safetensors") for name in names):
-            raise ValueError(
-                f"{place} has no config.json with safetensors weights: it is not a model that can be loaded"
-            )
-        _check_family(Path(hf_hub_download(place, "config.json", revision=commit)), model, place)
-
-    try:
-        folder, commit = _download(place, revision, _WANTED, say, check)
-    except _TROUBLE as error:
-        _explain(error, model.name, place, revision, gated=model.gated and source is None)
-    _check_family(folder / "config.json", model, place)
-    return folder, commit
-
-
-def commit(model: Model, source: str | None) -> str | None:
-    """Which commit of the Hub ``fetch`` would take now, without downloading anything; None for a folder.
-
-    Raises:
-        ValueError: as ``fetch``.
-    """
-    place, revision = source or model.location, None if source else model.revision
-    if Path(place).is_dir():
-        return None
-    try:
-        return snapshot_download(place, revision=revision, dry_run=True, **_WANTED)[0].commit_hash
-    except DryRunError as error:
-        if isinstance(error.__cause__, RepositoryNotFoundError):
-            _explain(error.__cause__, model.name, place, revision, gated=model.gated and source is None)
-        return fetch(model, source, lambda text, share: None)[1]
-    except (*_TROUBLE, IndexError) as error:
-        _explain(error, model.name, place, revision, gated=model.gated and source is None)
+HUB_ERRORS = (OSError, EntryNotFoundError, HFValidationError, HTTPError, RuntimeError)
 
 
 def fetch_data(place: str, revision: str, patterns: Sequence[str], say: Progress) -> tuple[Path, str]:
@@ -101,12 +43,12 @@ def fetch_data(place: str, revision: str, patterns: Sequence[str], say: Progress
 
     wanted = {"repo_type": "dataset", "allow_patterns": list(patterns)}
     try:
-        return _download(place, revision, wanted, say, check)
-    except _TROUBLE as error:
-        _explain(error, place, place, revision, gated=False, kind="data set")
+        return download_snapshot(place, revision, wanted, say, check)
+    except HUB_ERRORS as error:
+        raise_clear_error(error, place, place, revision, gated=False, kind="data set")
 
 
-def _download(
+def download_snapshot(
     place: str, revision: str | None, wanted: dict[str, Any], say: Progress, check: Callable[[set[str], str], None]
 ) -> tuple[Path, str]:
     """``check`` is told the names of the files and the commit before what is large comes."""
@@ -124,18 +66,6 @@ def _download(
     _check_disk(place, missing)
     bar = _bar(place, missing, say)
     return Path(snapshot_download(place, revision=commit, tqdm_class=bar, **wanted)), commit
-
-
-def _check_family(config: Path, model: Model, place: str) -> None:
-    try:
-        family = json.loads(config.read_text(encoding="utf-8"))["model_type"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise ValueError(f"{place} holds no config.json that names a model: it is not a folder of weights") from None
-    if family == model.family:
-        return
-    others = [m.name for m in MODELS.values() if m.family == family and not m.embedded]
-    hint = f"choose {' or '.join(others)}" if others else f"it must be of the family '{model.family}'"
-    raise ValueError(f"{place} holds a model of the family '{family}', which is not {model.name}'s: {hint}")
 
 
 def _check_disk(place: str, missing: int) -> None:
@@ -166,7 +96,7 @@ def _bar(place: str, total: int, say: Progress) -> type[tqdm]:
     return Bar
 
 
-def _explain(
+def raise_clear_error(
     error: Exception, name: str, place: str, revision: str | None, gated: bool, kind: str = "model"
 ) -> NoReturn:
     """Raises ``error`` again as a ValueError of one sentence."""

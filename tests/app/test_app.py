@@ -12,6 +12,7 @@ from gradio_client.exceptions import AppError
 from tests.support.served import ASKED, BLUE, app
 from vlmcomp.app import handlers, recommend_tab, results
 from vlmcomp.recipe import Recipe
+from vlmcomp.runtime.engine import Engine
 from vlmcomp.serving import backend, recorded
 
 
@@ -91,7 +92,7 @@ def test_the_three_endpoints_are_named_and_say_what_they_take(client: Client) ->
 
 def test_where_nothing_runs_examples_are_answered_from_recordings(client: Client, built, monkeypatch, tmp_path) -> None:
     vlm = built("llava-shapes/fp16")
-    recorded.save(recorded.answers(vlm, rounds=1), "cpu", tmp_path)
+    recorded.save(recorded.answers(Engine(vlm), rounds=1), "cpu", tmp_path)
     monkeypatch.setattr(recorded, "find", partial(recorded.find, root=tmp_path))
     monkeypatch.setattr(handlers, "models", backend.Replay)
     asked = ["llava-shapes/fp16", "llava-shapes/int8"]

@@ -23,13 +23,13 @@ from vlmcomp.data.answer_matching import exact_match
 from vlmcomp.models import registry
 from vlmcomp.recipe import Recipe
 from vlmcomp.reporting import grid
+from vlmcomp.reporting.comparison import compare, difference, hits
 from vlmcomp.reporting.grouping import MAIN_TASK
 from vlmcomp.reporting.palette import COLORS
 from vlmcomp.reporting.pareto import frontier
 from vlmcomp.reporting.recommend import needs
-from vlmcomp.reporting.statistics import compare, difference, hits
 from vlmcomp.results import store
-from vlmcomp.runtime.engine import Answer
+from vlmcomp.results.answer import Answer
 from vlmcomp.serving import recorded
 
 HARDWARE = results.hardware()[0]
@@ -173,9 +173,9 @@ def test_regressions_are_questions_that_fp16_had_right() -> None:
 
 
 def test_a_regressions_image_is_the_one_that_was_asked_about() -> None:
-    from vlmcomp.data import tasks
+    from vlmcomp.data import task_registry
 
-    sample = tasks.find(MAIN_TASK).everything[7]
+    sample = task_registry.find(MAIN_TASK).everything[7]
     assert details.picture(sample.id).tobytes() == sample.image.tobytes()
     assert details.picture("no such id") is None
 

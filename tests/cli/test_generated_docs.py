@@ -10,14 +10,15 @@ from pathlib import Path
 import pytest
 
 from vlmcomp.cli.main import main
-from vlmcomp.data import tasks
+from vlmcomp.data import task_registry
 from vlmcomp.data.answer_matching import exact_match
-from vlmcomp.evaluation import quality, runner, sweep, text_metrics
+from vlmcomp.evaluation import config, quality, sweep, text_metrics
 from vlmcomp.recipe import Recipe
 from vlmcomp.reporting import grid
 from vlmcomp.reporting.pareto import pareto
 from vlmcomp.results import store
 from vlmcomp.results.schema import Report
+from vlmcomp.runtime.engine import Engine
 
 ROOT = Path(__file__).resolve().parents[2]
 REPORTS = store.load_all()
@@ -82,8 +83,8 @@ def test_pareto_keeps_ties_and_drops_the_dominated() -> None:
 
 
 def test_tasks_are_fixed_by_their_version() -> None:
-    task = tasks.find("shapes-vqa")
-    assert len(task.everything) == 2000 and len(tasks.find("easy-vqa").everything) == 9673
+    task = task_registry.find("shapes-vqa")
+    assert len(task.everything) == 2000 and len(task_registry.find("easy-vqa").everything) == 9673
     assert {r.quality["shapes-vqa"].task_sha256 for r in REPORTS} == {task.sha256}
     assert task.samples(50, 1) == task.samples(50, 1) != task.samples(50, 2)
 
@@ -99,14 +100,14 @@ def test_text_scores_know_right_from_wrong() -> None:
 
 
 def test_quality_scores_rows_without_a_model(built) -> None:
-    task = tasks.find("shapes-vqa")
-    scores, rows = quality.measure(built("llava-shapes/fp16"), task, 24, encoder="minilm")
+    task = task_registry.find("shapes-vqa")
+    scores, rows = quality.measure(Engine(built("llava-shapes/fp16")), task, 24, encoder="minilm")
     again = quality.score(task, rows, 0, "minilm")
     assert scores == again and scores.samples == 24
 
 
 def test_a_sweep_resumes_and_records_failures(tmp_path: Path) -> None:
-    plan = runner.Plan(tasks=("shapes-vqa",), samples=4, encoder="minilm", runs=1, warmup=0, new_tokens=4)
+    plan = config.Plan(tasks=("shapes-vqa",), samples=4, encoder="minilm", runs=1, warmup=0, new_tokens=4)
     recipes = [Recipe.parse("llava-shapes/int4"), Recipe.parse("llava-shapes/heads10+fp16")]
     said: list[str] = []
     first, failed = sweep.run(recipes, plan, root=tmp_path, say=said.append)

@@ -11,14 +11,16 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from tests.support.made_models import tiny_llava, token_ids
 from vlmcomp.compression import checkpoint
 from vlmcomp.compression.calibration import texts
+from vlmcomp.compression.checkpoint import compute_in
 from vlmcomp.compression.pipeline import build
 from vlmcomp.compression.pruning.pruner import prune
 from vlmcomp.compression.quantization.quantize import mark, quantize, repacked
 from vlmcomp.compression.size import parameters, weight_bytes
 from vlmcomp.models import architecture
-from vlmcomp.models.vlm import VLM, compute_in, round_to_float16
+from vlmcomp.models.dtypes import round_to_float16
+from vlmcomp.models.vlm import VLM
 from vlmcomp.recipe import Recipe
-from vlmcomp.runtime.engine import ask
+from vlmcomp.runtime.engine import Engine
 
 RECIPES = ["fp16", "int8", "int4", "glu30+fp16", "heads25+fp16", "heads25+int8", "heads50+glu30+int4"]
 
@@ -36,13 +38,13 @@ def test_saved_equals_loaded(name: str, samples: list, tmp_path: Path) -> None:
     vlm = build(Recipe.parse(f"llava-shapes/{name}"), device="cpu")
     checkpoint.save(vlm, tmp_path / "out")
     held, logical = weight_bytes(vlm.model), parameters(vlm.model)
-    wanted, answers = _logits(vlm, samples), [ask(vlm, i, q, 12).text for i, q, _ in samples]
+    wanted, answers = _logits(vlm, samples), [Engine(vlm).generate(i, q, 12).text for i, q, _ in samples]
 
     loaded = checkpoint.load(tmp_path / "out", device="cpu")
     assert weight_bytes(loaded.model) == held and parameters(loaded.model) == logical
     assert (loaded.recipe, loaded.pruned, loaded.backend) == (vlm.recipe, vlm.pruned, vlm.backend)
     assert torch.equal(_logits(loaded, samples), wanted)
-    assert [ask(loaded, i, q, 12).text for i, q, _ in samples] == answers
+    assert [Engine(loaded).generate(i, q, 12).text for i, q, _ in samples] == answers
 
     stock = AutoModelForImageTextToText.from_pretrained(tmp_path / "out", dtype=vlm.dtype)
     compute_in(stock, vlm.dtype)
@@ -76,7 +78,7 @@ def test_a_llama_decoder_with_six_of_eight_heads_loads_as_mistral(precision: str
 def test_an_int4_model_that_has_answered_on_such_a_cpu_is_not_saved(samples: list, tmp_path: Path) -> None:
     vlm = build(Recipe.parse("llava-shapes/int4"), device="cpu")
     assert not repacked(vlm.model)
-    ask(vlm, samples[0][0], samples[0][1], 4)
+    Engine(vlm).generate(samples[0][0], samples[0][1], 4)
     if not repacked(vlm.model):
         pytest.skip("this CPU has no AVX512-BF16: bitsandbytes repacks nothing here")
     with pytest.raises(ValueError, match="build it again"):

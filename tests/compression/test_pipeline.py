@@ -11,7 +11,9 @@ from PIL import Image
 
 from tests.support.made_models import tiny_llava
 from vlmcomp.cli.main import main
-from vlmcomp.compression.pipeline import build, read_samples, refuse
+from vlmcomp.compression.pipeline import build
+from vlmcomp.compression.shape_checks import refuse
+from vlmcomp.data.calibration_data import read_samples
 from vlmcomp.recipe import Recipe
 
 GOOD = {"image": "a.png", "question": "What color is the shape?", "answer": "red"}

@@ -14,12 +14,13 @@ from torch import nn
 from tests.support.made_models import tiny_llava, token_ids
 from vlmcomp.compression.calibration import sequences, texts
 from vlmcomp.compression.layerwise import Care
-from vlmcomp.compression.pipeline import build, calibration_samples
+from vlmcomp.compression.pipeline import build
 from vlmcomp.compression.pruning.heads import kept_heads
 from vlmcomp.compression.pruning.importance import SCORES
 from vlmcomp.compression.pruning.plan import kept_count, narrow, width_multiple
 from vlmcomp.compression.pruning.pruner import Method, prune
 from vlmcomp.compression.quantization.quantize import round_to_int4
+from vlmcomp.data.calibration_data import calibration_samples
 from vlmcomp.models import architecture
 from vlmcomp.models.vlm import VLM
 from vlmcomp.recipe import Recipe, Step

@@ -14,15 +14,17 @@ from transformers import AutoModelForImageTextToText
 from tests.support.choices import assert_same, plain
 from tests.support.made_models import tiny_llava
 from vlmcomp.compression import checkpoint
-from vlmcomp.compression.pipeline import build, refuse
+from vlmcomp.compression.pipeline import build
 from vlmcomp.compression.quantization import torchao as torchao_tensors
 from vlmcomp.compression.quantization.quantize import quantize, round_to_int4
+from vlmcomp.compression.shape_checks import refuse
 from vlmcomp.compression.size import parameters, read_per_token, weight_bytes
 from vlmcomp.compression.size_estimate import expected
 from vlmcomp.models import architecture
 from vlmcomp.recipe import Recipe
-from vlmcomp.runtime.engine import answer_batch, ask
-from vlmcomp.runtime.generation import CAPTURE_AFTER, CAPTURED, Decoder
+from vlmcomp.runtime.config import CAPTURE_AFTER_TOKENS, CAPTURED
+from vlmcomp.runtime.engine import Engine
+from vlmcomp.runtime.generation import Decoder
 from vlmcomp.runtime.linear import dispatch
 from vlmcomp.runtime.weight_sharing import pieces
 
@@ -32,7 +34,7 @@ PRECISIONS = {
 }  # and the error of decoding
 MODELS = ["llava-shapes", "blip2-shapes", "paligemma-shapes", "qwen2-vl-shapes"]
 PRUNED = [f"llava-shapes/glu30+{precision}" for precision in PRECISIONS]
-LONG = CAPTURE_AFTER + 2
+LONG = CAPTURE_AFTER_TOKENS + 2
 
 
 def _settled(precision: str, bias: bool = True) -> tuple[nn.Linear, nn.Module]:
@@ -138,8 +140,9 @@ def test_saved_equals_loaded_before_and_after_answering(recipe: str, samples: li
     checkpoint.save(vlm, tmp_path / "before")
     held = weight_bytes(vlm.model), parameters(vlm.model), read_per_token(vlm.model)
     memory = sum(pieces(vlm.model).values())
-    answers = [ask(vlm, i, q, 12).text for i, q, _ in samples]
-    assert vlm.settled and vlm.kernel
+    engine = Engine(vlm)
+    answers = [engine.generate(i, q, 12).text for i, q, _ in samples]
+    assert engine.summary.kernel
     assert (weight_bytes(vlm.model), parameters(vlm.model), read_per_token(vlm.model)) == held
     assert held[0] == pytest.approx(expected(vlm.recipe))
     assert sum(pieces(vlm.model).values()) == memory
@@ -148,7 +151,7 @@ def test_saved_equals_loaded_before_and_after_answering(recipe: str, samples: li
         loaded = checkpoint.load(tmp_path / folder, device="cpu")
         assert _equal(loaded.model, vlm.model) and weight_bytes(loaded.model) == held[0]
         assert (loaded.recipe, loaded.pruned, loaded.backend) == (vlm.recipe, vlm.pruned, vlm.backend)
-        assert [ask(loaded, i, q, 12).text for i, q, _ in samples] == answers
+        assert [Engine(loaded).generate(i, q, 12).text for i, q, _ in samples] == answers
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -173,7 +176,7 @@ def test_the_stock_loader_takes_it_and_sizes_are_those_on_disk(precision: str, t
 @pytest.mark.parametrize("model", MODELS)
 def test_captured_steps_give_the_tokens_of_generate(model: str, precision: str, built: Callable, samples: list) -> None:
     vlm = built(f"{model}/{precision}")
-    ask(vlm, *samples[0][:2], 1)
+    Engine(vlm).generate(*samples[0][:2], 1)
     decoder = Decoder(vlm.model, CAPTURED)
     for image, question, _ in samples[:2]:
         inputs, heard = vlm.encode([image], [question]), []
@@ -186,12 +189,12 @@ def test_captured_steps_give_the_tokens_of_generate(model: str, precision: str, 
 @pytest.mark.usefixtures("few")
 @pytest.mark.parametrize("recipe", PRUNED)
 def test_a_batch_answers_as_single_questions_do_and_pruned_steps_are_captured(recipe: str, samples: list) -> None:
-    vlm = build(Recipe.parse(recipe), device="cpu")
+    engine = Engine(build(Recipe.parse(recipe), device="cpu"))
     for image, question, _ in samples[:2]:
-        ask(vlm, image, question, LONG, LONG)
-    singles = [ask(vlm, image, question).text for image, question, _ in samples]
-    assert vlm.decoder.way == CAPTURED and vlm.decoder.capture_seconds > 0
-    assert answer_batch(vlm, *_prompts(samples)) == singles
+        engine.generate(image, question, LONG, LONG)
+    singles = [engine.generate(image, question).text for image, question, _ in samples]
+    assert engine.summary.decode == CAPTURED and engine.summary.capture_seconds > 0
+    assert engine.generate_batch(*_prompts(samples)) == singles
 
 
 def test_without_torchao_it_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

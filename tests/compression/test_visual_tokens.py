@@ -16,16 +16,17 @@ import torch
 from vlmcomp.cli.main import main
 from vlmcomp.compression import checkpoint
 from vlmcomp.compression.calibration import sequences
-from vlmcomp.compression.pipeline import build, calibration_samples
+from vlmcomp.compression.pipeline import build
 from vlmcomp.compression.pruning.pruner import Method, prune
 from vlmcomp.compression.visual_tokens import pruner as token_pruner
 from vlmcomp.compression.visual_tokens import selection
+from vlmcomp.data.calibration_data import calibration_samples
 from vlmcomp.evaluation import latency
 from vlmcomp.models import architecture, registry
 from vlmcomp.models.vlm import VLM
 from vlmcomp.recipe import Recipe, Step
 from vlmcomp.results.schema import Pruned
-from vlmcomp.runtime.engine import answer_batch, ask
+from vlmcomp.runtime.engine import Engine
 
 NAMES = ["llava-shapes", "blip2-shapes", "paligemma-shapes", "qwen2-vl-shapes"]
 ANSWERED = 1  # the token type of what a prefix LM says: seen from behind only
@@ -74,13 +75,13 @@ def test_a_rule_keeps_as_many_as_asked_each_once_and_judges_every_image_by_itsel
 def test_all_tokens_kept_is_the_dense_model(dense: VLM, split: list) -> None:
     images, questions, _ = split
     whole = dense.encode(images, questions)
-    wanted, answers = _logits(dense, whole), answer_batch(dense, images, questions, 16)
+    wanted, answers = _logits(dense, whole), Engine(dense).generate_batch(images, questions, 16)
     token_pruner.attach(dense.model, 0)
     inputs = dense.encode(images, questions)
     assert inputs["input_ids"].shape == whole["input_ids"].shape
     found, real = _logits(dense, inputs), [i["attention_mask"].bool() for i in (inputs, whole)]
     torch.testing.assert_close(found[real[0]], wanted[real[1]], rtol=1e-4, atol=1e-3)
-    assert answer_batch(dense, images, questions, 16) == answers
+    assert Engine(dense).generate_batch(images, questions, 16) == answers
 
 
 @pytest.mark.parametrize("percent", [30, 50, 90])
@@ -143,8 +144,8 @@ def test_a_batch_is_answered_like_its_questions_one_by_one(dense: VLM, split: li
     token_pruner.attach(dense.model, 50)
     images, questions, _ = split
     images = [image.resize((96, 64)) if n % 3 == 1 else image for n, image in enumerate(images)]  # other grids
-    alone = [ask(dense, image, question, 16).text for image, question in zip(images, questions)]
-    assert answer_batch(dense, images, questions, 16) == alone and len(set(alone)) > 1
+    alone = [Engine(dense).generate(image, question, 16).text for image, question in zip(images, questions)]
+    assert Engine(dense).generate_batch(images, questions, 16) == alone and len(set(alone)) > 1
 
 
 def test_the_image_is_seen_once_a_question_while_the_clock_runs(dense: VLM, samples: list) -> None:
@@ -154,21 +155,21 @@ def test_the_image_is_seen_once_a_question_while_the_clock_runs(dense: VLM, samp
     seeing = token_pruner.attach(dense.model, 50)
     inputs = dense.encode([samples[0][0]], [samples[0][1]])
     assert not calls, "preparing the inputs looks at no image"
-    answer = ask(dense, samples[0][0], samples[0][1], 4, 4)
+    answer = Engine(dense).generate(samples[0][0], samples[0][1], 4, 4)
     assert calls == ["seen"] and answer.prompt_tokens == inputs["input_ids"].shape[1]
     assert (inputs["input_ids"] == seeing.mark).sum() * 2 in (32, 36, 64)
-    timed = latency.measure(dense, new_tokens=3, warmup=0, runs=1)
+    timed = latency.measure(Engine(dense), new_tokens=3, warmup=0, runs=1)
     assert timed.vision_ms[0] > 0 and timed.prompt_tokens < 64
 
 
 def test_two_threads_see_what_they_ask_about(dense: VLM, split: list) -> None:
     token_pruner.attach(dense.model, 50)
     images, questions, _ = split
-    alone = [ask(dense, image, question, 16).text for image, question in zip(images, questions)]
+    alone = [Engine(dense).generate(image, question, 16).text for image, question in zip(images, questions)]
     found: dict[int, list[str]] = {}
 
     def work(start: int) -> None:
-        found[start] = [ask(dense, images[i], questions[i], 16).text for i in range(start, len(images), 2)]
+        found[start] = [Engine(dense).generate(images[i], questions[i], 16).text for i in range(start, len(images), 2)]
 
     threads = [Thread(target=work, args=(start,)) for start in (0, 1)]
     for thread in threads:
@@ -220,7 +221,7 @@ def test_the_steps_compose_and_tell_what_went(name: str, samples: list) -> None:
         vlm.encode([samples[0][0]], [samples[0][1]])["input_ids"].shape[1]
         < plain.encode([samples[0][0]], [samples[0][1]])["input_ids"].shape[1]
     )
-    assert ask(vlm, samples[0][0], samples[0][1], 4, 4).new_tokens == 4
+    assert Engine(vlm).generate(samples[0][0], samples[0][1], 4, 4).new_tokens == 4
 
 
 def test_alone_it_mends_attention_and_mlp_and_narrows_nothing() -> None:
@@ -246,7 +247,7 @@ def test_saved_equals_loaded(text: str, samples: list, tmp_path: Path) -> None:
     assert torch.equal(inputs[0]["input_ids"], inputs[1]["input_ids"])
     assert torch.equal(_logits(vlm, inputs[0]), _logits(loaded, inputs[1]))
     for image, question, _ in samples[:4]:
-        assert ask(loaded, image, question, 12).text == ask(vlm, image, question, 12).text
+        assert Engine(loaded).generate(image, question, 12).text == Engine(vlm).generate(image, question, 12).text
 
 
 def test_the_same_recipe_builds_the_same_weights() -> None:
@@ -289,7 +290,7 @@ def test_a_recipe_with_it_is_known_everywhere(built: Callable) -> None:
 def test_who_saw_less_is_let_go(samples: list) -> None:
     vlm = build(Recipe("qwen2-vl-shapes"), device="cpu")
     token_pruner.attach(vlm.model, 50)
-    answer_batch(vlm, [samples[0][0]], [samples[0][1]], 2)  # in this thread
+    Engine(vlm).generate_batch([samples[0][0]], [samples[0][1]], 2)  # in this thread
     gone = weakref.ref(vlm.model.model)
     del vlm
     gc.collect()

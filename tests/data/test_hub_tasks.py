@@ -16,8 +16,8 @@ from tests.support.hub_server import COMMIT, Hub, connect, serve
 from vlmcomp.cli import main
 from vlmcomp.data import hub_tasks
 from vlmcomp.data.answer_matching import exact_match, vqa_accuracy
-from vlmcomp.data.tasks import TASKS, find
-from vlmcomp.evaluation import runner
+from vlmcomp.data.task_registry import TASKS, find
+from vlmcomp.evaluation import config, provenance
 from vlmcomp.evaluation.quality import score
 from vlmcomp.recipe import Recipe
 from vlmcomp.results import store
@@ -250,7 +250,7 @@ def test_only_the_splits_shards_come_and_only_once(there: Hub, copies: dict[str,
 )
 def test_what_the_hub_does_not_have(name: str, sentence: str, there: Hub) -> None:
     with pytest.raises(ValueError, match=f"{sentence}.*; or give a copy: --task {name}=DIR") as error:
-        runner.Plan(tasks=(name,)).check()
+        config.Plan(tasks=(name,)).check()
     assert "\n" not in str(error.value)
 
 
@@ -268,7 +268,7 @@ def test_without_a_network_and_a_download(there: Hub, monkeypatch: pytest.Monkey
 
 def test_two_copies_of_one_task_are_one_too_many(copies: dict[str, Path]) -> None:
     with pytest.raises(ValueError, match="two tasks have the same name"):
-        runner.Plan(tasks=(f"gqa={copies['gqa']}",) * 2).check()
+        config.Plan(tasks=(f"gqa={copies['gqa']}",) * 2).check()
 
 
 def test_a_copy_is_benchmarked_kept_rescored_and_shown(
@@ -300,6 +300,6 @@ def test_a_copy_is_benchmarked_kept_rescored_and_shown(
 
 def test_answers_about_other_files_are_not_taken_over(copies: dict[str, Path], tmp_path: Path) -> None:
     one, other = copies["gqa"], hub_copies.write("gqa", tmp_path / "gqa", shards=1)  # equal texts, another subset
-    of = runner.journals(Recipe.parse("llava-shapes/fp16"), runner.Plan(device="cpu"), tmp_path)
+    of = provenance.journals(Recipe.parse("llava-shapes/fp16"), config.Plan(device="cpu"), tmp_path)
     of(find(f"gqa={one}")).add([{"id": "1"}])
     assert of(find(f"gqa={one}")).batches and not of(find(f"gqa={other}")).batches

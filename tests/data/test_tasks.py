@@ -15,7 +15,8 @@ from PIL import Image
 
 from vlmcomp.data.questions import TYPES
 from vlmcomp.data.scenes import sample_scene
-from vlmcomp.data.tasks import TASKS, commonest, find
+from vlmcomp.data.task_registry import TASKS, find
+from vlmcomp.data.tasks import commonest
 from vlmcomp.evaluation.quality import answer, measure, rescore, score
 from vlmcomp.results import store
 

@@ -15,8 +15,9 @@ import pytest
 
 from tests.support import made_reports as made
 from vlmcomp import hardware
-from vlmcomp.evaluation import sweep
-from vlmcomp.evaluation.runner import Plan, with_other_tasks
+from vlmcomp.evaluation import memory_tracker, sweep
+from vlmcomp.evaluation.config import Plan
+from vlmcomp.evaluation.provenance import with_other_tasks
 from vlmcomp.recipe import Recipe
 from vlmcomp.results import store
 
@@ -55,7 +56,7 @@ def test_a_report_says_everything_about_its_recipe(swept: tuple[Path, list[str]]
 
 
 def test_the_rows_lie_beside_and_belong_to_the_scores(swept: tuple[Path, list[str]]) -> None:
-    from vlmcomp.data.tasks import find
+    from vlmcomp.data.task_registry import find
     from vlmcomp.evaluation.quality import score
 
     report = next(r for r in store.load_all(swept[0]) if r.recipe == str(FP16))
@@ -191,7 +192,7 @@ def _children_measuring(root: Path) -> list[str]:
     import psutil
 
     commands = (" ".join(p.info["cmdline"] or ()) for p in psutil.process_iter(["cmdline"]))
-    return [c for c in commands if "vlmcomp.evaluation.runner" in c and str(root) in c and str(os.getpid()) not in c]
+    return [c for c in commands if "vlmcomp.evaluation.worker" in c and str(root) in c and str(os.getpid()) not in c]
 
 
 def test_a_bad_plan_is_refused_before_anything_runs(tmp_path: Path) -> None:
@@ -227,7 +228,7 @@ def test_hardware_names_make_folders(name: str, slug: str) -> None:
 
 
 def test_the_gauge_sees_memory_come_and_go() -> None:
-    gauge = hardware.Gauge("cpu")
+    gauge = memory_tracker.Gauge("cpu")
     block = bytearray(os.urandom(1)) * 60_000_000
     assert gauge.held() > 40_000_000
     del block

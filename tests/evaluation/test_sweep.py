@@ -13,13 +13,14 @@ from pathlib import Path
 import pytest
 
 from vlmcomp import hardware
-from vlmcomp.data import tasks
+from vlmcomp.data import task_registry
 from vlmcomp.evaluation import quality, sweep
-from vlmcomp.evaluation.runner import Plan
+from vlmcomp.evaluation.config import Plan
 from vlmcomp.recipe import Recipe
 from vlmcomp.reporting import statistics as paired_statistics
 from vlmcomp.results import store
 from vlmcomp.results.journal import Journal
+from vlmcomp.runtime.engine import Engine
 
 FP16, INT8 = Recipe.parse("llava-shapes/fp16"), Recipe.parse("llava-shapes/int8")
 SLUG = hardware.hardware("cpu").slug
@@ -70,13 +71,13 @@ def test_a_journal_gives_back_whole_batches_begun_alike(tmp_path: Path) -> None:
 
 
 def test_answers_in_the_journal_are_not_asked_again(tmp_path: Path, built) -> None:
-    vlm, samples = built(str(FP16)), tasks.find("shapes-vqa").samples(6)
-    whole = quality.answer(vlm, samples, 2, 16)
+    engine, samples = Engine(built(str(FP16))), task_registry.find("shapes-vqa").samples(6)
+    whole = quality.answer(engine, samples, 2, 16)
     journal, told = Journal(tmp_path / "rows", {}), []
     marked = [row | {"answer": "as recorded"} for row in whole[:4]]
     journal.add(marked[:2])
     journal.add(marked[2:])
-    assert quality.answer(vlm, samples, 2, 16, told.append, journal) == marked + whole[4:]
+    assert quality.answer(engine, samples, 2, 16, told.append, journal) == marked + whole[4:]
     assert told == [1.0] and len(journal.batches) == 3
 
 

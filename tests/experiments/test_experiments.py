@@ -27,6 +27,7 @@ from vlmcomp.experiments.ledger import Cell, Ledger, duel, grid, packed, unpacke
 from vlmcomp.models import architecture
 from vlmcomp.recipe import Recipe, Step
 from vlmcomp.results import store
+from vlmcomp.runtime.engine import Engine
 from vlmcomp.runtime.generation import CAPTURED, GENERATE, Decoder
 
 
@@ -83,7 +84,7 @@ def test_ledger_goes_on_where_it_stopped(tmp_path: Path) -> None:
 def test_answers_are_those_of_the_usual_way_of_asking() -> None:
     study = pruning_quality.Study(samples=24)
     for name, samples in study.questions.items():
-        usual = quality.answer(study.dense, samples, 8, pruning_quality.NEW_TOKENS)
+        usual = quality.answer(Engine(study.dense), samples, 8, pruning_quality.NEW_TOKENS)
         assert study.answer(study.dense.model, name) == usual
 
 

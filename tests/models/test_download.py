@@ -15,8 +15,7 @@ from huggingface_hub import constants, file_download
 
 from tests.support.families import write
 from tests.support.hub_server import COMMIT, Hub, connect, serve
-from vlmcomp import hub
-from vlmcomp.models import registry
+from vlmcomp.models import download, registry
 
 NAME, REPO = "llava-1.5-7b", registry.find("llava-1.5-7b").source
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,7 +38,7 @@ def there(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
 
 def _fetch(source: str | None = None, name: str = NAME, told: list | None = None) -> tuple[Path, str | None]:
     said = [] if told is None else told
-    return hub.fetch(registry.find(name), source, lambda text, share: said.append((text, share)))
+    return download.fetch(registry.find(name), source, lambda text, share: said.append((text, share)))
 
 
 def _names(folder: Path) -> set[str]:
@@ -57,19 +56,19 @@ def test_a_model_comes_once_and_then_without_a_network(there: Hub, weights: Path
     sent = there.sent
     assert _fetch() == (folder, COMMIT) and there.sent == sent
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert _fetch() == (folder, COMMIT) and hub.commit(registry.find(NAME), None) == COMMIT
+    assert _fetch() == (folder, COMMIT) and download.commit(registry.find(NAME), None) == COMMIT
 
 
 def test_the_commit_is_known_before_anything_comes(there: Hub, weights: Path, monkeypatch) -> None:
     entry = registry.find(NAME)
-    assert hub.commit(entry, None) == COMMIT and hub.commit(entry, str(weights)) is None
+    assert download.commit(entry, None) == COMMIT and download.commit(entry, str(weights)) is None
     assert there.sent == 0
     there.gated = True
     with pytest.raises(ValueError, match="is gated: accept its licence"):
-        hub.commit(entry, None)
+        download.commit(entry, None)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(ValueError, match="was not downloaded whole before"):
-        hub.commit(entry, None)
+        download.commit(entry, None)
 
 
 def test_a_broken_connection_is_taken_up_where_it_stopped(there: Hub, weights: Path) -> None:
@@ -124,7 +123,7 @@ def test_what_the_hub_does_not_have(there: Hub) -> None:
         _fetch("some/thing")
     gone = registry.Model(**{**vars(registry.find(NAME)), "revision": "v9"})
     with pytest.raises(ValueError, match=f"the Hub no longer has the revision v9 of {REPO}"):
-        hub.fetch(gone, None, lambda text, share: None)
+        download.fetch(gone, None, lambda text, share: None)
 
 
 def test_another_family_is_refused_before_its_weights_come(there: Hub) -> None:

@@ -15,14 +15,15 @@ from tests.support.families import FAMILIES, write
 from vlmcomp.compression import checkpoint
 from vlmcomp.compression.activation_stats import Moments
 from vlmcomp.compression.calibration import IMAGE, PAD, enter, sequences
+from vlmcomp.compression.checkpoint import compute_in
 from vlmcomp.compression.layerwise import Edit, walk
 from vlmcomp.compression.pipeline import build
 from vlmcomp.compression.pruning.pruner import Method, prune
 from vlmcomp.compression.size import parameters
 from vlmcomp.models import architecture, registry
-from vlmcomp.models.vlm import VLM, compute_in
+from vlmcomp.models.vlm import VLM
 from vlmcomp.recipe import Recipe, Step
-from vlmcomp.runtime.engine import ask
+from vlmcomp.runtime.engine import Engine
 
 NAMES = list(FAMILIES)
 ANY_HEADS = {
@@ -66,7 +67,7 @@ def test_what_is_built_is_what_is_loaded(
     vlm = build(recipe, device="cpu", source=str(source(name)), calibration=samples)
     checkpoint.save(vlm, tmp_path / "out")
     wanted, counted = _logits(vlm, samples), parameters(vlm.model)
-    assert ask(vlm, samples[0][0], samples[0][1], 4, 4).new_tokens == 4
+    assert Engine(vlm).generate(samples[0][0], samples[0][1], 4, 4).new_tokens == 4
 
     loaded = checkpoint.load(tmp_path / "out", "cpu")
     assert torch.equal(_logits(loaded, samples), wanted) and parameters(loaded.model) == counted

@@ -13,8 +13,8 @@ import torch
 from transformers import AutoConfig
 
 from vlmcomp.models import architecture, random_init, registry
+from vlmcomp.models.dtypes import compute_dtype
 from vlmcomp.models.loading import Arrival, load
-from vlmcomp.models.vlm import compute_dtype
 from vlmcomp.training.llava import LLAVA
 from vlmcomp.training.model_spec import train_tokenizer
 

@@ -10,7 +10,7 @@ import torch
 from vlmcomp.cli.main import main
 from vlmcomp.compression import size_estimate
 from vlmcomp.evaluation import sweep
-from vlmcomp.evaluation.runner import Plan
+from vlmcomp.evaluation.config import Plan
 from vlmcomp.models import architecture, random_init, registry
 from vlmcomp.models.loading import Arrival
 from vlmcomp.recipe import Recipe

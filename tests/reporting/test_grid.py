@@ -135,11 +135,11 @@ def test_reports_of_other_hardware_do_not_mix() -> None:
 
 def test_bench_all_ends_with_the_fate_of_every_cell(tmp_path: Path, capsys, monkeypatch) -> None:
     """With everything kept from before, ``bench --all`` measures nothing and tells all; the records are real ones."""
-    from vlmcomp.evaluation import runner, sweep
+    from vlmcomp.evaluation import config, sweep
 
     asked: list[Recipe] = []
 
-    def run(recipes: list[Recipe], plan: runner.Plan, **kwargs: object) -> list[Report]:
+    def run(recipes: list[Recipe], plan: config.Plan, **kwargs: object) -> list[Report]:
         asked.extend(recipes)
         return [r for r in store.load_all() if Recipe.parse(r.recipe) in recipes]
 

@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 
 from tests.support import made_reports as made
+from vlmcomp.cli import compress, generated_docs
 from vlmcomp.recipe import Recipe
-from vlmcomp.reporting import grouping
+from vlmcomp.reporting import grouping, results_tables
 from vlmcomp.results.schema import Report
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
@@ -30,7 +31,7 @@ def _cells(table: str) -> dict[str, dict[str, str]]:
 def test_a_row_against_its_baseline() -> None:
     half = replace(made.report().size, weight_bytes={"decoder MLP": 2_000_000})
     small = made.report("llava-shapes/int8", exact=0.5, ms=8.0, size=half)
-    table = _cells(grouping.results([small, made.report()], _rows))
+    table = _cells(results_tables.results([small, made.report()], _rows))
     assert list(table) == ["`llava-shapes/fp16`", "`llava-shapes/int8`"]
     row = table["`llava-shapes/int8`"]
     assert row["What"] == "INT8"
@@ -51,7 +52,7 @@ def test_a_row_against_its_baseline() -> None:
 
 
 def test_without_a_baseline_there_is_nothing_to_relate_to() -> None:
-    row = _cells(grouping.results([made.report("llava-shapes/int8")], _rows))["`llava-shapes/int8`"]
+    row = _cells(results_tables.results([made.report("llava-shapes/int8")], _rows))["`llava-shapes/int8`"]
     assert {
         row[c] for c in ("Points to FP16 (95 %)", "Same answer as FP16 %", "Decode speed to FP16 (95 %)", "% of FP16")
     } == {"–"}
@@ -60,7 +61,7 @@ def test_without_a_baseline_there_is_nothing_to_relate_to() -> None:
 
 def test_a_failure_is_told_in_its_row() -> None:
     bad = made.failed("llava-shapes/int4", "no memory | left\nat all")
-    row = _cells(grouping.results([made.report(), bad], _rows))["`llava-shapes/int4`"]
+    row = _cells(results_tables.results([made.report(), bad], _rows))["`llava-shapes/int4`"]
     assert row["What"] == "INT4; failed: no memory \\| left at all"
     assert row["Exact match %"] == "–"
 
@@ -86,18 +87,18 @@ def test_baseline_first_then_by_technique_and_strength() -> None:
 def test_what_does_not_compare_stands_apart(other: Report) -> None:
     reports = [made.report(), other]
     assert sorted(len(g) for g in grouping.groups(reports)) == [1, 1]
-    assert grouping.block(reports, _rows).count("| Recipe | What |") == 2
+    assert results_tables.block(reports, _rows).count("| Recipe | What |") == 2
 
 
 def test_what_compares_stands_together() -> None:
     reports = [made.report(), made.report("llava-shapes/int8"), made.failed("llava-shapes/int4")]
     assert [len(g) for g in grouping.groups(reports)] == [3]
     assert [len(g) for g in grouping.groups(reports[2:])] == [1]
-    assert "Nothing" in grouping.block([], _rows)
+    assert "Nothing" in results_tables.block([], _rows)
 
 
 def test_types_stand_beside_the_commonest_answer() -> None:
-    table = _cells(grouping.by_type([made.report(), made.failed("llava-shapes/int8")]))
+    table = _cells(results_tables.by_type([made.report(), made.failed("llava-shapes/int8")]))
     assert list(table) == ["always the commonest answer", "`llava-shapes/fp16`"]
     assert table["always the commonest answer"]["color (2)"] == "50.0"
     assert table["`llava-shapes/fp16`"]["count (2)"] == "50.0"
@@ -117,7 +118,7 @@ def test_every_other_task_that_was_measured_is_shown() -> None:
         _with_others("llava-shapes/fp16", 0.6),
         made.failed("llava-shapes/int4"),
     ]
-    table = _cells(grouping.other_tasks(group))
+    table = _cells(results_tables.other_tasks(group))
     assert list(table) == ["`llava-shapes/fp16`", "`llava-shapes/int8`"]
     row = {name: cell for name, cell in table["`llava-shapes/int8`"].items() if name != "Recipe"}
     assert row == {
@@ -125,30 +126,32 @@ def test_every_other_task_that_was_measured_is_shown() -> None:
         "vqav2 VQA accuracy %": "55.0",
         "my-folder exact match % (4)": "25.0",
     }
-    assert grouping.other_tasks(group) in grouping.block(group, _rows)
+    assert results_tables.other_tasks(group) in results_tables.block(group, _rows)
 
 
 def test_without_other_tasks_there_is_no_table_of_them() -> None:
-    assert grouping.other_tasks([made.report()]) == "" and "other tasks" not in grouping.block([made.report()], _rows)
+    assert results_tables.other_tasks([made.report()]) == "" and "other tasks" not in results_tables.block(
+        [made.report()], _rows
+    )
 
 
 def test_a_task_that_only_some_recipes_were_asked_stands_apart() -> None:
-    text = grouping.block([made.report(), _with_others("llava-shapes/int8", 0.5)], _rows)
+    text = results_tables.block([made.report(), _with_others("llava-shapes/int8", 0.5)], _rows)
     assert text.count("| Recipe | What |") == 2 and text.count("vqav2 exact match") == 1
 
 
 def test_the_caption_names_the_circumstances() -> None:
-    text = grouping.caption([made.report(), made.report("llava-shapes/int8", date="2026-11-26T00:00:00+00:00")])
+    text = results_tables.caption([made.report(), made.report("llava-shapes/int8", date="2026-11-26T00:00:00+00:00")])
     for fact in ("Test CPU", "2 cores", "encoder A", "data A", "2 threads", "2026-11-24 to 2026-11-26", "sha256:0123"):
         assert fact in text
-    assert "failed" not in grouping.caption([made.failed("llava-shapes/int8")])
+    assert "failed" not in results_tables.caption([made.failed("llava-shapes/int8")])
 
 
 def test_rewriting_touches_the_block_alone_and_is_stable() -> None:
     text = f"# Title\n{BEGIN}\nold\n{END}\nend\n"
-    new = grouping.rewrite(text, "new | block")
+    new = generated_docs.rewrite(text, "new | block")
     assert new == f"# Title\n{BEGIN}\n\nnew | block\n\n{END}\nend\n"
-    assert grouping.rewrite(new, "new | block") == new
+    assert generated_docs.rewrite(new, "new | block") == new
 
 
 @pytest.mark.parametrize(
@@ -157,12 +160,12 @@ def test_rewriting_touches_the_block_alone_and_is_stable() -> None:
 )
 def test_markers_must_be_there_once(text: str) -> None:
     with pytest.raises(ValueError, match="results:begin"):
-        grouping.rewrite(text, "new")
+        generated_docs.rewrite(text, "new")
 
 
 def test_an_account_says_what_was_left_alone() -> None:
     held = {"vision tower": 2_000_000, "decoder attention": 1_000_000, "decoder MLP": 500_000, "other": 0}
-    text = grouping.account(Recipe.parse("llava-shapes/glu30+int8"), made.report().pruned, held, dict.fromkeys(held, 9))
+    text = compress.account(Recipe.parse("llava-shapes/glu30+int8"), made.report().pruned, held, dict.fromkeys(held, 9))
     lines = {line.split("  ")[0]: line for line in text.splitlines()}
     assert "kept 448 of 640" in text
     assert lines["vision tower"].endswith("left alone")

@@ -16,9 +16,9 @@ from tests.support.made_reports import failed, report, rows
 from vlmcomp.cli.main import main
 from vlmcomp.reporting import grid
 from vlmcomp.reporting import recommend as recommendation
+from vlmcomp.reporting.comparison import compare
 from vlmcomp.reporting.grouping import MAIN_TASK
 from vlmcomp.reporting.recommend import Advice, Wish, by_arithmetic, read_amount
-from vlmcomp.reporting.statistics import compare
 from vlmcomp.results import store
 from vlmcomp.results.schema import Latency, Memory, Report, Size
 

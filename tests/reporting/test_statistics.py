@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.made_reports import report, rows
 from vlmcomp.cli.main import main
+from vlmcomp.reporting import comparison
 from vlmcomp.reporting import statistics as paired_statistics
 from vlmcomp.results import store
 from vlmcomp.results.schema import Latency
@@ -35,7 +36,7 @@ def test_mcnemar_is_the_binomial_test(to_wrong: int, to_right: int, p: float) ->
 
 def test_a_variant_against_itself_differs_in_nothing() -> None:
     mine = _rows([True, False, True, True])
-    found = paired_statistics.compare(mine, mine)
+    found = comparison.compare(mine, mine)
     assert (found.same, found.to_wrong, found.to_right, found.p) == (1.0, 0, 0, 1.0)
     assert vars(found.difference) == {"value": 0.0, "low": 0.0, "high": 0.0}
     assert found.verdict == "no difference seen" and found.little_lost
@@ -43,9 +44,9 @@ def test_a_variant_against_itself_differs_in_nothing() -> None:
 
 def test_flips_are_counted_and_the_order_of_rows_does_not_matter() -> None:
     before, after = _rows([True, True, False, False]), _rows([True, False, True, False], tag="er")
-    found = paired_statistics.compare(before, list(reversed(after)))
+    found = comparison.compare(before, list(reversed(after)))
     assert (found.samples, found.to_wrong, found.to_right, found.same) == (4, 1, 1, 0.25)
-    back = paired_statistics.compare(after, before)
+    back = comparison.compare(after, before)
     assert back.difference.value == -found.difference.value and back.p == found.p
 
 
@@ -54,17 +55,17 @@ def test_other_questions_are_refused() -> None:
     other_reference = [row | {"reference": "blue"} for row in mine]
     for other in (mine[:1], _rows([True, False, True]), other_reference):
         with pytest.raises(ValueError, match="not asked the same questions"):
-            paired_statistics.compare(mine, other)
+            comparison.compare(mine, other)
     with pytest.raises(ValueError, match="are not recorded"):
-        paired_statistics.compare(mine, [])
+        comparison.compare(mine, [])
 
 
 def test_a_large_loss_is_worse_and_a_small_one_on_few_questions_is_not_seen() -> None:
-    many = paired_statistics.compare(_rows([True] * 1000), _rows([True] * 940 + [False] * 60))
+    many = comparison.compare(_rows([True] * 1000), _rows([True] * 940 + [False] * 60))
     assert many.verdict == "worse" and not many.little_lost and many.difference.high < -0.04
-    few = paired_statistics.compare(_rows([True] * 20), _rows([True] * 19 + [False]))
+    few = comparison.compare(_rows([True] * 20), _rows([True] * 19 + [False]))
     assert few.verdict == "no difference seen" and not few.little_lost  # not seen is not the same as shown to be small
-    little = paired_statistics.compare(_rows([True] * 1000), _rows([True] * 995 + [False] * 5))
+    little = comparison.compare(_rows([True] * 1000), _rows([True] * 995 + [False] * 5))
     assert little.verdict == "worse" and little.little_lost
 
 
@@ -97,7 +98,7 @@ def test_speed_is_told_of_what_was_timed_in_turns_alone() -> None:
         before = report("llava-shapes/fp16", latency=_timed(steps))
         after = report("llava-shapes/int8", latency=_timed([s * factor for s in steps], session))
         recorded = {task: rows("red", "red")["shapes-vqa"] for task in after.quality}
-        return paired_statistics.verdict(after, before, recorded, recorded)
+        return comparison.verdict(after, before, recorded, recorded)
 
     assert "Tokens come at 0.50x its speed (0.50x to 0.50x)." in verdict("one", 2)
     assert "In ms/token no difference is seen (1.00x to 1.00x)." in verdict("one", 1)

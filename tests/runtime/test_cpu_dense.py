@@ -12,9 +12,11 @@ from tests.support.choices import assert_same, decoded, plain
 from vlmcomp.compression import checkpoint
 from vlmcomp.compression.pipeline import build
 from vlmcomp.compression.size import read_per_token, weight_bytes
-from vlmcomp.models.vlm import VLM, compute_dtype
+from vlmcomp.models.dtypes import compute_dtype
+from vlmcomp.models.vlm import VLM
 from vlmcomp.recipe import Recipe
-from vlmcomp.runtime.engine import ask
+from vlmcomp.runtime.config import ENV_RUNTIME, PREPACKED
+from vlmcomp.runtime.engine import Engine
 from vlmcomp.runtime.generation import CAPTURED, Decoder
 from vlmcomp.runtime.linear import dispatch
 from vlmcomp.runtime.linear.cpu_dense import PrepackedLinear
@@ -26,7 +28,7 @@ EVERY = ["llava-shapes", "blip2-shapes", "paligemma-shapes", "qwen2-vl-shapes"]
 
 @pytest.fixture
 def prepacked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(dispatch.ASKED_DENSE, dispatch.PREPACKED)
+    monkeypatch.setenv(ENV_RUNTIME, f"int8_kernel=fbgemm,dense_kernel={PREPACKED}")
 
 
 def _laid(vlm: VLM) -> list[str]:
@@ -60,20 +62,21 @@ def test_a_model_decodes_saves_and_weighs_what_it_did(
     weights = {name: tensor.clone() for name, tensor in vlm.model.state_dict().items()}
     inputs = vlm.encode([image], [question])
     wanted = plain(vlm, inputs, TOKENS, TOKENS)
-    answer = ask(vlm, image, question).text
-    assert vlm.kernel == dispatch.TITLES[dispatch.PREPACKED] and len(_laid(vlm)) > 20
+    engine = Engine(vlm)
+    answer = engine.generate(image, question).text
+    assert engine.summary.kernel == dispatch.TITLES[PREPACKED] and len(_laid(vlm)) > 20
     decoder = Decoder(vlm.model, CAPTURED, patience=0)
     assert_same(vlm, inputs, decoded(decoder, inputs, TOKENS, TOKENS), wanted)
     assert decoder.way == CAPTURED and decoder.capture_seconds > 0
     assert (weight_bytes(vlm.model), read_per_token(vlm.model), sum(pieces(vlm.model).values())) == before
     assert all(torch.equal(tensor, weights[name]) for name, tensor in vlm.model.state_dict().items())
     checkpoint.save(vlm, tmp_path / "saved")
-    assert ask(checkpoint.load(tmp_path / "saved", "cpu"), image, question).text == answer
+    assert Engine(checkpoint.load(tmp_path / "saved", "cpu")).generate(image, question).text == answer
 
 
 def test_tied_weights_stay_where_the_embeddings_read_them(samples: list, prepacked: None) -> None:
     vlm = build(Recipe("paligemma-shapes"), device="cpu")
-    ask(vlm, *samples[0][:2], 1)
+    Engine(vlm).generate(*samples[0][:2], 1)
     assert vlm.model.get_output_embeddings().weight is vlm.model.get_input_embeddings().weight
     assert _laid(vlm) and not vlm.model.get_output_embeddings().weight.is_meta
 
@@ -81,10 +84,10 @@ def test_tied_weights_stay_where_the_embeddings_read_them(samples: list, prepack
 def test_variants_lie_in_the_same_memory(samples: list, prepacked: None, few: None) -> None:
     dense, other = (build(Recipe.parse(f"llava-shapes/{name}"), device="cpu") for name in ("fp16", "glu20+fp16"))
     image, question, _ = samples[0]
-    answers = [ask(vlm, image, question).text for vlm in (dense, other)]
+    answers = [Engine(vlm).generate(image, question).text for vlm in (dense, other)]
     apart = len(pieces(dense.model) | pieces(other.model))
     share(other, [dense])
-    assert [ask(vlm, image, question).text for vlm in (dense, other)] == answers
+    assert [Engine(vlm).generate(image, question).text for vlm in (dense, other)] == answers
     theirs = dict(dense.model.named_modules())
     borrowed = {name for name, m in other.model.named_modules() if name in _laid(other) and m.laid is theirs[name].laid}
     assert any("q_proj" in name for name in borrowed) and not any("down_proj" in name for name in borrowed)
@@ -98,11 +101,5 @@ def test_variants_lie_in_the_same_memory(samples: list, prepacked: None, few: No
 @pytest.mark.parametrize("precision", ["int8", "int8-torchao", "int4"])
 def test_beside_packed_weights_only_lm_head_is_laid_out(samples: list, precision: str, prepacked: None) -> None:
     vlm = build(Recipe("llava-shapes", (), precision), device="cpu")
-    ask(vlm, *samples[0][:2], 2)
+    Engine(vlm).generate(*samples[0][:2], 2)
     assert _laid(vlm) == ["lm_head"]
-
-
-def test_an_unknown_kernel_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(dispatch.ASKED_DENSE, "fast")
-    with pytest.raises(ValueError, match="VLMCOMP_DENSE_KERNEL is 'fast': use pytorch or prepacked"):
-        dispatch.chosen_dense()

@@ -17,6 +17,8 @@ from vlmcomp.models import registry
 from vlmcomp.models.vlm import VLM
 from vlmcomp.recipe import PRECISIONS, Recipe
 from vlmcomp.runtime import weight_sharing
+from vlmcomp.runtime.config import ENV_RUNTIME, TRITON_DENSE
+from vlmcomp.runtime.engine import Engine
 from vlmcomp.runtime.generation import CAPTURED, COMPILED, GENERATE, STATIC, Decoder
 from vlmcomp.runtime.linear import dispatch
 
@@ -26,7 +28,7 @@ TOKENS, ROUNDINGS = 12, 8  # compiled code rounds sums that PyTorch's modules ro
 
 @pytest.fixture
 def on_gpu(few: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], VLM]]:
-    monkeypatch.setenv(dispatch.ASKED_DENSE, dispatch.TRITON_DENSE)
+    monkeypatch.setenv(ENV_RUNTIME, f"dense_kernel={TRITON_DENSE}")
     yield lambda text: build(Recipe.parse(text), device="cuda")
     torch.cuda.empty_cache()
 
@@ -37,7 +39,7 @@ def test_every_way_gives_the_tokens_of_generate(
     on_gpu: Callable, samples: list, model: str, precision: str, way: str
 ) -> None:
     vlm = on_gpu(f"{model}/{precision}")
-    dispatch.settle(vlm)
+    Engine(vlm)  # installs its kernels
     decoder = Decoder(vlm.model, way, patience=0)
     for image, question, _ in samples[:2]:
         inputs = vlm.encode([image], [question])
@@ -52,7 +54,7 @@ def test_models_that_need_its_range_decode_in_bfloat16(
 ) -> None:
     monkeypatch.setitem(registry.MODELS, registry.DEFAULT, replace(registry.find(registry.DEFAULT), bfloat16=True))
     vlm = on_gpu(f"{registry.DEFAULT}/{precision}")
-    dispatch.settle(vlm)
+    Engine(vlm)  # installs its kernels
     decoder, inputs = Decoder(vlm.model, COMPILED, patience=0), vlm.encode(*([part] for part in samples[0][:2]))
     assert_same(vlm, inputs, decoded(decoder, inputs, TOKENS), plain(vlm, inputs, TOKENS), ROUNDINGS)
     assert decoder.way == COMPILED and vlm.dtype == torch.bfloat16
@@ -61,7 +63,7 @@ def test_models_that_need_its_range_decode_in_bfloat16(
 @pytest.mark.parametrize("recipe", ["glu30+int8", "glu30+int4-torchao", "heads25+glu30+int8-torchao", "vis50+int4"])
 def test_what_is_pruned_decodes_alike(on_gpu: Callable, samples: list, recipe: str) -> None:
     vlm = on_gpu(f"llava-shapes/{recipe}")
-    dispatch.settle(vlm)
+    Engine(vlm)  # installs its kernels
     decoder, inputs = Decoder(vlm.model, COMPILED, patience=0), vlm.encode(*([part] for part in samples[0][:2]))
     assert_same(vlm, inputs, decoded(decoder, inputs, TOKENS), plain(vlm, inputs, TOKENS), ROUNDINGS)
     assert decoder.way == COMPILED
@@ -71,8 +73,7 @@ def test_what_is_pruned_decodes_alike(on_gpu: Callable, samples: list, recipe: s
 def test_the_kernels_multiply_as_the_libraries_do(on_gpu: Callable, samples: list, precision: str) -> None:
     stock = on_gpu(f"llava-shapes/{precision}")
     ours = weight_sharing.twin(stock)
-    dispatch.settle(ours)
-    assert ours.kernel == dispatch.TITLES[dispatch.TRITON_DENSE if precision == "fp16" else dispatch.TRITON]
+    assert Engine(ours).summary.kernel == dispatch.TITLES[TRITON_DENSE if precision == "fp16" else dispatch.TRITON]
     inputs = stock.encode(*([part] for part in samples[0][:2]))
     with torch.inference_mode():
         for logits in (_of_prompt, _of_next):
@@ -98,7 +99,7 @@ def _of_next(vlm: VLM, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
 def test_a_settled_model_saves_what_was_built(on_gpu: Callable, precision: str) -> None:
     vlm = on_gpu(f"llava-shapes/{precision}")
     before = stored(vlm.model)
-    dispatch.settle(vlm)
+    Engine(vlm)  # installs its kernels
     assert_equal(stored(vlm.model), before)
 
 

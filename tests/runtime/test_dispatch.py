@@ -9,15 +9,16 @@ import pytest
 import torch
 from torch import nn
 
-from vlmcomp import hardware
+from vlmcomp import files
 from vlmcomp.compression import checkpoint
 from vlmcomp.compression.pipeline import build
 from vlmcomp.compression.quantization.quantize import int8
 from vlmcomp.compression.size import read_per_token, weight_bytes
 from vlmcomp.models import architecture
 from vlmcomp.recipe import Recipe
-from vlmcomp.runtime import autotune, generation
-from vlmcomp.runtime.engine import answer_batch, ask
+from vlmcomp.runtime import autotune
+from vlmcomp.runtime.config import GENERATE, LIBRARY, RuntimeConfig
+from vlmcomp.runtime.engine import Engine
 from vlmcomp.runtime.linear import dispatch
 from vlmcomp.runtime.weight_sharing import pieces
 
@@ -124,30 +125,28 @@ def test_siblings_are_multiplied_as_one_and_answer_as_if_alone(kernel: str) -> N
 def test_a_settled_model_saves_and_weighs_what_it_did(tmp_path: Path, samples: list) -> None:
     vlm, (image, question, _) = build(INT8, device="cpu"), samples[0]
     before = weight_bytes(vlm.model), read_per_token(vlm.model), sum(pieces(vlm.model).values())
-    answer = ask(vlm, image, question).text
-    assert vlm.settled and vlm.kernel == dispatch.TITLES[dispatch.FBGEMM]
+    engine = Engine(vlm)
+    answer = engine.generate(image, question).text
+    assert engine.summary.kernel == dispatch.TITLES[dispatch.FBGEMM]
     linears = [linear for _, linear in architecture.decoder_linears(vlm.model)]
     assert all(type(linear) is dispatch.IntegerLinear8bit for linear in linears)
     weights, read, held = weight_bytes(vlm.model), read_per_token(vlm.model), sum(pieces(vlm.model).values())
     sums = sum(4 * 2 * linear.out_features for linear in linears)  # scales and sums of rows: what the kernel adds
     assert (weights, read) == before[:2] and 0 <= held - before[2] <= sums
     checkpoint.save(vlm, tmp_path / "saved")
-    assert ask(checkpoint.load(tmp_path / "saved", "cpu"), image, question).text == answer
+    assert Engine(checkpoint.load(tmp_path / "saved", "cpu")).generate(image, question).text == answer
 
 
 @pytest.mark.parametrize("kernel", OURS)
-def test_its_answers_are_those_of_bitsandbytes(kernel: str, samples: list, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_its_answers_are_those_of_bitsandbytes(kernel: str, samples: list) -> None:
     images, questions, _ = map(list, zip(*samples))
-    monkeypatch.setenv(dispatch.ASKED, kernel)
-    ours, theirs = build(INT8, device="cpu"), build(INT8, device="cpu")
-    theirs.settled = True
-    assert answer_batch(ours, images, questions) == answer_batch(theirs, images, questions)
-    assert ours.kernel == dispatch.TITLES[kernel]
-    alone = ask(ours, images[0], questions[0]).text
-    with monkeypatch.context() as plain:
-        plain.setenv(generation.ASKED, generation.GENERATE)
-        ours.decoder = None
-        assert ask(ours, images[0], questions[0]).text == alone
+    ours = Engine(build(INT8, device="cpu"), RuntimeConfig(int8_kernel=kernel))
+    theirs = Engine(build(INT8, device="cpu"), RuntimeConfig(linear_kernels=LIBRARY))
+    assert ours.generate_batch(images, questions) == theirs.generate_batch(images, questions)
+    assert ours.summary.kernel == dispatch.TITLES[kernel] and theirs.summary.kernel == ""
+    plain = Engine(ours.vlm, RuntimeConfig(decode=GENERATE))  # the kernel stays the one that was installed
+    assert plain.summary.kernel == dispatch.TITLES[kernel] and plain.summary.decode == GENERATE
+    assert plain.generate(images[0], questions[0]).text == ours.generate(images[0], questions[0]).text
 
 
 def _times(prompt: list[float], token: list[float]) -> autotune.Times:
@@ -155,7 +154,7 @@ def _times(prompt: list[float], token: list[float]) -> autotune.Times:
 
 
 def test_the_fastest_is_measured_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(hardware.PLACE, str(tmp_path))
+    monkeypatch.setenv(files.PLACE, str(tmp_path))
     whole, place = autotune.run, tmp_path / autotune.FILE
     monkeypatch.setattr(autotune, "run", lambda names, make, device: whole(names, make, device, side=128, rounds=2))
     known = autotune.known.__wrapped__
@@ -175,7 +174,7 @@ def test_the_fastest_is_measured_once_and_kept(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_race_that_lacks_memory_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(hardware.PLACE, str(tmp_path))
+    monkeypatch.setenv(files.PLACE, str(tmp_path))
     known, ways = autotune.known.__wrapped__, (dispatch.PYTORCH, dispatch.PREPACKED)
     for error, kept in ((RuntimeError("CUDA out of memory"), set()), (OSError("no compiler"), {dispatch.PYTORCH})):
 
@@ -189,7 +188,6 @@ def test_a_race_that_lacks_memory_is_not_kept(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_prompt_and_its_answer_decide_by_what_is_usual(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(dispatch.ASKED)
     times = {
         dispatch.BITSANDBYTES: _times([9.0], [0.5, 0.5, 9.0]),
         dispatch.FBGEMM: _times([20.0], [0.9]),
@@ -198,11 +196,7 @@ def test_a_prompt_and_its_answer_decide_by_what_is_usual(monkeypatch: pytest.Mon
     monkeypatch.setattr(autotune, "known", lambda *_: times)
     assert dispatch.chosen() == dispatch.BITSANDBYTES
     assert dispatch.chosen("int8-torchao") == dispatch.FBGEMM  # bitsandbytes does not multiply torchao's weights
-    monkeypatch.setenv(dispatch.ASKED, dispatch.ONEDNN)
-    assert dispatch.chosen() == dispatch.chosen("int8-torchao") == dispatch.ONEDNN
+    one = dispatch.ONEDNN
+    assert dispatch.chosen(asked=one) == dispatch.chosen("int8-torchao", one) == one
     monkeypatch.setattr(autotune, "known", lambda *_: {})
-    monkeypatch.setenv(dispatch.ASKED, dispatch.BITSANDBYTES)
-    assert dispatch.chosen("int8-torchao") == ""  # left to torchao
-    monkeypatch.setenv(dispatch.ASKED, "fast")
-    with pytest.raises(ValueError, match="use bitsandbytes or fbgemm or onednn"):
-        dispatch.chosen()
+    assert dispatch.chosen("int8-torchao", dispatch.BITSANDBYTES) == ""  # left to torchao

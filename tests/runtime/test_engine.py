@@ -9,15 +9,15 @@ import torch
 from PIL import Image
 
 from vlmcomp.data.images import MAX_PIXELS, MAX_QUESTION, clean_question, open_image
-from vlmcomp.runtime.engine import answer_batch, ask, stream
+from vlmcomp.runtime.engine import Engine
 
 
 @pytest.mark.parametrize("recipe", ["llava-shapes/fp16", "llava-shapes/int8"])
 def test_stream_batch_and_generate_agree(built, samples: list, recipe: str) -> None:
     vlm = built(recipe)
     image, question, _ = samples[0]
-    whole = ask(vlm, image, question)
-    parts = list(stream(vlm, image, question))
+    whole = Engine(vlm).generate(image, question)
+    parts = list(Engine(vlm).stream(image, question))
     assert parts[-1].finished and not any(p.finished for p in parts[:-1])
     assert parts[-1].text == whole.text and parts[-1].new_tokens == whole.new_tokens
     assert [p.new_tokens for p in parts] == sorted(p.new_tokens for p in parts)
@@ -25,12 +25,12 @@ def test_stream_batch_and_generate_agree(built, samples: list, recipe: str) -> N
     ids = vlm.model.generate(**inputs.to(vlm.device, vlm.model.dtype), max_new_tokens=64, do_sample=False)
     new = ids[0, inputs["input_ids"].shape[1] :]
     assert vlm.processor.tokenizer.decode(new, skip_special_tokens=True).strip() == whole.text
-    assert answer_batch(vlm, [image], [question]) == [whole.text]
+    assert Engine(vlm).generate_batch([image], [question]) == [whole.text]
 
 
 def test_fixed_length_is_exact_and_times_add_up(built, samples: list) -> None:
     image, question, _ = samples[0]
-    answer = ask(built("llava-shapes/fp16"), image, question, max_new_tokens=9, min_new_tokens=9)
+    answer = Engine(built("llava-shapes/fp16")).generate(image, question, max_new_tokens=9, min_new_tokens=9)
     assert answer.new_tokens == 9 and answer.prompt_tokens > 64
     spent = answer.preprocess_ms + answer.ttft_ms + 8 * answer.decode_ms_per_token
     assert spent == pytest.approx(answer.total_ms) and answer.ttft_ms > 0
@@ -40,7 +40,7 @@ def test_closing_the_stream_stops_the_generation(built, samples: list) -> None:
     vlm, calls = built("llava-shapes/fp16"), []
     handle = vlm.model.lm_head.register_forward_hook(lambda *_: calls.append(1))
     try:
-        run = stream(vlm, samples[0][0], "Describe the image.", max_new_tokens=200, min_new_tokens=200)
+        run = Engine(vlm).stream(samples[0][0], "Describe the image.", max_new_tokens=200, min_new_tokens=200)
         next(run)
         run.close()
     finally:
@@ -57,10 +57,10 @@ def test_an_error_inside_generation_reaches_the_reader(built, samples: list) -> 
     handle = vlm.model.lm_head.register_forward_hook(fail)
     try:
         with pytest.raises(RuntimeError, match="out of memory"):
-            list(stream(vlm, samples[0][0], "Is there a star?"))
+            list(Engine(vlm).stream(samples[0][0], "Is there a star?"))
     finally:
         handle.remove()
-    assert ask(vlm, samples[0][0], "Is there a star?").finished
+    assert Engine(vlm).generate(samples[0][0], "Is there a star?").finished
 
 
 def test_bad_images_are_one_sentence(tmp_path: Path) -> None:

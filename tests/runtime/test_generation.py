@@ -15,23 +15,34 @@ from transformers import GenerationConfig
 from tests.support.choices import assert_same, decoded, plain
 from vlmcomp.compression.pipeline import build
 from vlmcomp.compression.visual_tokens import pruner as token_pruner
-from vlmcomp.hardware import out_of_memory
+from vlmcomp.feedback import out_of_memory
 from vlmcomp.recipe import Recipe
 from vlmcomp.runtime import attention, generation, regional_compile
+from vlmcomp.runtime.config import (
+    CAPTURE_AFTER_TOKENS,
+    CAPTURED,
+    COMPILED,
+    DECODE_MODES,
+    ENV_RUNTIME,
+    GENERATE,
+    PYTORCH,
+    STATIC,
+    RuntimeConfig,
+)
 from vlmcomp.runtime.decode_step import Step
-from vlmcomp.runtime.engine import answer_batch, ask
-from vlmcomp.runtime.generation import CAPTURE_AFTER, CAPTURED, COMPILED, GENERATE, STATIC, Decoder
+from vlmcomp.runtime.engine import Engine
+from vlmcomp.runtime.generation import Decoder
 from vlmcomp.runtime.linear import gpu as gpu_linear
 
-LONG = 2 * CAPTURE_AFTER
+LONG = 2 * CAPTURE_AFTER_TOKENS
 EVERY = ["llava-shapes/fp16", "blip2-shapes/fp16", "paligemma-shapes/fp16", "qwen2-vl-shapes/fp16"]
 SMALL = ["llava-shapes/int8", "llava-shapes/int4"]
 
 
 def _warm(decoder: Decoder, inputs: dict[str, torch.Tensor]) -> None:
     """Let ``decoder`` decode until it captures its step."""
-    while decoder.decoded < CAPTURE_AFTER:
-        decoded(decoder, inputs, CAPTURE_AFTER, CAPTURE_AFTER)
+    while decoder.decoded < CAPTURE_AFTER_TOKENS:
+        decoded(decoder, inputs, CAPTURE_AFTER_TOKENS, CAPTURE_AFTER_TOKENS)
     decoded(decoder, inputs, 2, 2)
 
 
@@ -39,7 +50,7 @@ def _warm(decoder: Decoder, inputs: dict[str, torch.Tensor]) -> None:
 @pytest.mark.parametrize("recipe", EVERY + SMALL)
 def test_every_way_gives_the_tokens_of_generate(built: Callable, samples: list, recipe: str, way: str) -> None:
     vlm = built(recipe)
-    ask(vlm, *samples[0][:2], 1)  # from now on its kernels are those that are asked
+    Engine(vlm).generate(*samples[0][:2], 1)  # from now on its kernels are those that are asked
     decoder = Decoder(vlm.model, way)
     for image, question, _ in samples[:2]:
         inputs = vlm.encode([image], [question])
@@ -113,7 +124,7 @@ def test_one_token_attends_as_pytorch_does(heads: int, shared: int) -> None:
 
 def test_stopping_ends_within_a_token(built: Callable, samples: list) -> None:
     vlm = built("llava-shapes/fp16")
-    for way in generation.WAYS:
+    for way in DECODE_MODES:
         heard: list[int] = []
         inputs = vlm.encode(*([part] for part in samples[0][:2]))
         note, enough = lambda token, at, heard=heard: heard.append(token), lambda heard=heard: len(heard) >= 3
@@ -155,7 +166,7 @@ def test_a_compiled_step_gives_the_tokens_of_generate(built: Callable, samples: 
 @pytest.mark.parametrize("recipe", EVERY)
 def test_all_layers_call_what_one_was_compiled_to(built: Callable, samples: list, recipe: str) -> None:
     vlm = built(recipe)
-    ask(vlm, *samples[0][:2], 1)
+    Engine(vlm).generate(*samples[0][:2], 1)
     decoder, inputs = Decoder(vlm.model, STATIC), vlm.encode(*([part] for part in samples[0][:2]))
     decoded(decoder, inputs, 2, 2)
     step, before = decoder._step, len(regional_compile._CODE)
@@ -173,7 +184,7 @@ def test_all_layers_call_what_one_was_compiled_to(built: Callable, samples: list
 
 def test_what_cannot_be_compiled_is_captured(built: Callable, samples: list, caplog: pytest.LogCaptureFixture) -> None:
     vlm = built("llava-shapes/int8")
-    ask(vlm, *samples[0][:2], 1)  # FBGEMM's weights are no tensors, which torch.compile refuses
+    Engine(vlm).generate(*samples[0][:2], 1)  # FBGEMM's weights are no tensors, which torch.compile refuses
     decoder, inputs = Decoder(vlm.model, COMPILED, patience=0), vlm.encode(*([part] for part in samples[0][:2]))
     with caplog.at_level(logging.WARNING, logger="vlmcomp.runtime.generation"):
         for _ in range(3):
@@ -211,25 +222,40 @@ def test_an_overflow_is_told_and_leaves_nothing_behind(samples: list) -> None:
 def test_ask_and_a_batch_agree_after_capturing(built: Callable, samples: list) -> None:
     vlm = built("paligemma-shapes/fp16")
     image, question, _ = samples[0]
-    ask(vlm, image, question, LONG, LONG)
-    singles = [ask(vlm, image, question).text for image, question, _ in samples]
-    assert vlm.decoder.way == CAPTURED and vlm.decoder.capture_seconds > 0
+    engine = Engine(vlm)
+    engine.generate(image, question, LONG, LONG)
+    singles = [engine.generate(image, question).text for image, question, _ in samples]
+    assert engine.summary.decode == CAPTURED and engine.summary.capture_seconds > 0
     images, questions, _ = map(list, zip(*samples))
-    assert answer_batch(vlm, images, questions) == singles
+    assert engine.generate_batch(images, questions) == singles
 
 
 def test_a_gpu_compiles_unless_every_visitor_would(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_linear, "available", lambda device: True)
-    assert generation.asked(torch.device("cuda")) == COMPILED
+    assert generation.best_decode_mode(torch.device("cuda")) == COMPILED
     monkeypatch.setenv("SPACES_ZERO_GPU", "true")
-    assert generation.asked(torch.device("cuda")) == CAPTURED
+    assert generation.best_decode_mode(torch.device("cuda")) == CAPTURED
 
 
-def test_the_environment_chooses_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(generation.ASKED, raising=False)
-    assert generation.asked(torch.device("cpu")) == CAPTURED
-    monkeypatch.setenv(generation.ASKED, "static")
-    assert generation.asked(torch.device("cpu")) == STATIC
-    monkeypatch.setenv(generation.ASKED, "fast")
-    with pytest.raises(ValueError, match="use one of generate, static, captured"):
-        generation.asked(torch.device("cpu"))
+def test_the_environment_overrides_the_defaults(built: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    vlm = built("llava-shapes/fp16")
+    assert Engine(vlm).summary.decode == CAPTURED
+    monkeypatch.setenv(ENV_RUNTIME, "decode=static, dense_kernel=pytorch")
+    assert Engine(vlm).config == RuntimeConfig(decode=STATIC, dense_kernel=PYTORCH)
+    assert Engine(vlm).summary.decode == STATIC
+    assert Engine(vlm, RuntimeConfig(decode=GENERATE)).summary.decode == GENERATE  # an argument goes before it
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("decode=fast", "VLMCOMP_RUNTIME: decode is 'fast': use auto, generate, static, captured, compiled"),
+        ("int8_kernel=fast", "int8_kernel is 'fast': use auto, bitsandbytes, fbgemm, onednn"),
+        ("kernel=fbgemm", "VLMCOMP_RUNTIME sets 'kernel': use decode, linear_kernels"),
+        ("static", "VLMCOMP_RUNTIME sets 'static': use decode"),
+        ("capture_after_tokens=soon", "VLMCOMP_RUNTIME: invalid literal"),
+    ],
+)
+def test_what_the_environment_cannot_set_is_refused(text: str, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        RuntimeConfig.from_environment({ENV_RUNTIME: text})

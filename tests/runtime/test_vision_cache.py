@@ -10,14 +10,15 @@ from PIL import Image
 
 from vlmcomp.models import architecture
 from vlmcomp.models.vlm import VLM
-from vlmcomp.runtime.engine import Answer, stream
+from vlmcomp.results.answer import Answer
+from vlmcomp.runtime.engine import Engine
 from vlmcomp.runtime.vision_cache import SharedVision
 
 FAMILIES = ["llava-shapes", "blip2-shapes", "paligemma-shapes", "qwen2-vl-shapes"]
 
 
 def _last(vlm: VLM, image: Image.Image, question: str, vision: SharedVision | None = None) -> Answer:
-    *_, last = stream(vlm, image, question, 12, vision=vision)
+    *_, last = Engine(vlm).stream(image, question, 12, vision=vision)
     return last
 
 

@@ -14,7 +14,7 @@ from vlmcomp.compression.size_estimate import expected
 from vlmcomp.models import architecture
 from vlmcomp.models.vlm import VLM
 from vlmcomp.recipe import Recipe
-from vlmcomp.runtime.engine import ask
+from vlmcomp.runtime.engine import Engine
 from vlmcomp.runtime.weight_sharing import pieces, share, twin
 
 
@@ -39,8 +39,8 @@ def test_a_twin_answers_from_the_same_memory(precision: str, samples: list) -> N
     other = twin(vlm)
     assert pieces(other.model) == pieces(vlm.model)
     assert all(a is not b for a, b in zip(other.model.modules(), vlm.model.modules()))
-    first = ask(vlm, *samples[0][:2]).text  # settles one of them
-    assert ask(other, *samples[0][:2]).text == first
+    first = Engine(vlm).generate(*samples[0][:2]).text  # settles one of them
+    assert Engine(other).generate(*samples[0][:2]).text == first
 
 
 @pytest.mark.parametrize("model", ["llava-shapes", "blip2-shapes", "paligemma-shapes", "qwen2-vl-shapes"])
@@ -81,13 +81,13 @@ def test_hooks_and_answers_of_variants_that_share_do_not_mix(built, samples: lis
     seen: list[str] = []
     dense.model.get_submodule("model.vision_tower").register_forward_hook(lambda *_: seen.append("dense"))
     image, question, _ = samples[0]
-    ask(small, image, question)
+    Engine(small).generate(image, question)
     assert seen == []
     told: dict[tuple[str, int], str] = {}
 
     def visit(name: str, vlm: VLM) -> None:
         for number, (image, question, _) in enumerate(samples):
-            told[name, number] = ask(vlm, image, question).text
+            told[name, number] = Engine(vlm).generate(image, question).text
 
     threads = [threading.Thread(target=visit, args=pair) for pair in (("fp16", dense), ("int8", small))]
     for thread in threads:
@@ -96,7 +96,7 @@ def test_hooks_and_answers_of_variants_that_share_do_not_mix(built, samples: lis
         thread.join()
     for name in ("fp16", "int8"):
         alone = built(f"llava-shapes/{name}")
-        wanted = [ask(alone, image, question).text for image, question, _ in samples]
+        wanted = [Engine(alone).generate(image, question).text for image, question, _ in samples]
         assert [told[name, number] for number in range(len(samples))] == wanted
 
 

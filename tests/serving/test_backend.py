@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from vlmcomp.recipe import Recipe
-from vlmcomp.runtime.engine import MAX_NEW_TOKENS, stream
+from vlmcomp.runtime.engine import MAX_NEW_TOKENS, Engine
 from vlmcomp.serving import backend, recorded
 from vlmcomp.serving.backend import Device, choose
 from vlmcomp.serving.local import Resident
@@ -96,7 +96,7 @@ def test_a_recorded_answer_is_found_by_pixels_and_question(tmp_path: Path) -> No
 
 
 def test_what_is_recorded_is_what_the_model_says(built, tmp_path: Path) -> None:
-    rows = recorded.answers(built("llava-shapes/int8"), rounds=1)
+    rows = recorded.answers(Engine(built("llava-shapes/int8")), rounds=1)
     recorded.save(rows, "cpu", tmp_path)
     for file, question in recorded.examples():
         with Image.open(file) as image:
@@ -116,10 +116,12 @@ def resident() -> Resident:
 def _long(resident: Resident, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every answer has as many tokens as may be."""
 
-    def never_done(vlm, image, question, vision=None):
-        return stream(vlm, image, question, MAX_NEW_TOKENS, min_new_tokens=MAX_NEW_TOKENS, vision=vision)
+    stream = Engine.stream
 
-    monkeypatch.setattr("vlmcomp.serving.local.engine.stream", never_done)
+    def never_done(engine, image, question, vision=None):
+        return stream(engine, image, question, MAX_NEW_TOKENS, min_new_tokens=MAX_NEW_TOKENS, vision=vision)
+
+    monkeypatch.setattr(Engine, "stream", never_done)
 
 
 def test_a_visitor_who_leaves_frees_the_model_within_a_token(
@@ -127,8 +129,8 @@ def test_a_visitor_who_leaves_frees_the_model_within_a_token(
 ) -> None:
     _long(resident, monkeypatch)
     calls: list[int] = []
-    with resident.manager.lease(INT8) as vlm:
-        handle = vlm.model.lm_head.register_forward_pre_hook(lambda *_: calls.append(1))
+    with resident.manager.lease(INT8) as engine:
+        handle = engine.vlm.model.lm_head.register_forward_pre_hook(lambda *_: calls.append(1))
     try:
         run = resident.answers(INT8, samples[0][0], "Is there a star?")
         next(run)
@@ -178,8 +180,8 @@ def test_memory_that_runs_out_while_answering_is_met_once_and_then_said(resident
             left[0] -= 1
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
 
-    with resident.manager.lease(INT8) as vlm:
-        handle = vlm.model.lm_head.register_forward_pre_hook(fail)
+    with resident.manager.lease(INT8) as engine:
+        handle = engine.vlm.model.lm_head.register_forward_pre_hook(fail)
     try:
         *_, last = resident.answers(INT8, image, question)
         assert last.finished and left == [0]
@@ -200,10 +202,10 @@ def test_a_budget_is_shared_and_kept_with_real_models(samples: list, tmp_path: P
     for recipe in map(Recipe.parse, names):
         *_, last = roomy.answers(recipe, image, question)
         wanted.append(last.text)
-        with roomy.manager.lease(recipe) as vlm:
+        with roomy.manager.lease(recipe) as engine:
             from vlmcomp.runtime.weight_sharing import pieces
 
-            alone.append(sum(pieces(vlm.model).values()))
+            alone.append(sum(pieces(engine.vlm.model).values()))
     all_three = roomy.manager.held_bytes()
     assert len(roomy.held()) == 3 and all_three < sum(alone) and sum(h.own_bytes for h in roomy.held()) < all_three
     tight = Resident(Cache(tmp_path, 10**9), lambda: all_three - 1)

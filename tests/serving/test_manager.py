@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 import pytest
 import torch
 
-from vlmcomp.hardware import out_of_memory
+from vlmcomp.feedback import out_of_memory
 from vlmcomp.recipe import Recipe, Step
 from vlmcomp.serving.manager import Manager, ManagerError
 

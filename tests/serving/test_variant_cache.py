@@ -14,13 +14,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from vlmcomp import hardware
+from vlmcomp import files
 from vlmcomp.compression import pipeline
 from vlmcomp.compression.size import weight_bytes
+from vlmcomp.hardware import native_bfloat16
 from vlmcomp.models import registry
-from vlmcomp.models.vlm import VLM, native_bfloat16
+from vlmcomp.models.vlm import VLM
 from vlmcomp.recipe import Recipe
-from vlmcomp.runtime.engine import ask
+from vlmcomp.runtime.engine import Engine
 from vlmcomp.serving import variant_cache
 from vlmcomp.serving.variant_cache import Cache, Key, identify, obtain
 
@@ -76,7 +77,9 @@ def test_what_is_reloaded_is_what_was_built(
     again = obtain(recipe, "cpu", kept, lambda what, share: told.append((what, share)))
     assert builds == [recipe]
     assert torch.equal(_logits(again, samples[0]), _logits(first, samples[0]))
-    assert [ask(again, i, q, 12).text for i, q, _ in samples] == [ask(first, i, q, 12).text for i, q, _ in samples]
+    assert [Engine(again).generate(i, q, 12).text for i, q, _ in samples] == [
+        Engine(first).generate(i, q, 12).text for i, q, _ in samples
+    ]
     assert weight_bytes(again.model) == weight_bytes(first.model)
     facts = [(v.recipe, v.pruned, v.backend, v.dtype_stored, v.dtype_computed, v.revision) for v in (first, again)]
     assert facts[0] == facts[1]
@@ -146,8 +149,8 @@ def test_everything_that_a_build_depends_on_is_in_the_key(tmp_path: Path, monkey
         (pipeline, "CALIBRATION_SEED", 1),
         (variant_cache, "BUILD_VERSION", variant_cache.BUILD_VERSION + 1),
         (registry, "check", lambda recipe: replace(entry, calibration=7)),
-        ("vlmcomp.models.vlm", "native_bfloat16", lambda: not native),
-        ("vlmcomp.hardware", "versions", lambda: {"torch": "1.0"}),
+        ("vlmcomp.models.dtypes", "native_bfloat16", lambda: not native),
+        ("vlmcomp.results.provenance", "versions", lambda: {"torch": "1.0"}),
     ]
     for place, name, value in changes:
         with monkeypatch.context() as patch:
@@ -219,17 +222,17 @@ def test_after_a_kill_the_next_start_is_clean(when: str, kept: Cache, builds: li
 def test_a_disk_that_fails_costs_a_warning_and_no_answer(tmp_path: Path, samples: list, caplog) -> None:
     (tmp_path / "file").write_text("not a folder")
     vlm = obtain(INT8, "cpu", Cache(tmp_path / "file" / "cache", 10**9))
-    assert ask(vlm, samples[0][0], samples[0][1], 4).text
+    assert Engine(vlm).generate(samples[0][0], samples[0][1], 4).text
     assert any("is not kept" in record.message for record in caplog.records)
 
 
 def test_the_usual_place_and_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(hardware.PLACE, raising=False)
+    monkeypatch.delenv(files.PLACE, raising=False)
     monkeypatch.delenv(variant_cache.LIMIT, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert variant_cache.usual().root == tmp_path / "vlmcomp"
     assert 0 < variant_cache.usual().limit_bytes <= min(40e9, shutil.disk_usage(tmp_path).free)
-    monkeypatch.setenv(hardware.PLACE, str(tmp_path / "mine"))
+    monkeypatch.setenv(files.PLACE, str(tmp_path / "mine"))
     monkeypatch.setenv(variant_cache.LIMIT, "0.001")
     assert variant_cache.usual() == Cache(tmp_path / "mine", 10**6)
     monkeypatch.setenv(variant_cache.LIMIT, "0")

@@ -13,8 +13,9 @@ import time
 from pathlib import Path
 
 from vlmcomp.compression.activation_stats import moments_bytes
-from vlmcomp.compression.pipeline import build, calibration_samples
+from vlmcomp.compression.pipeline import build
 from vlmcomp.compression.size import weight_bytes
+from vlmcomp.data.calibration_data import calibration_samples
 from vlmcomp.models import architecture
 from vlmcomp.models.loading import load
 from vlmcomp.models.registry import find

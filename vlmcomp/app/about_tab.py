@@ -7,7 +7,7 @@ from functools import cache
 import gradio as gr
 
 from vlmcomp.app import results
-from vlmcomp.reporting import claims, grid, grouping
+from vlmcomp.reporting import claims, grid, grouping, results_tables
 
 _METHOD = """
 ### How to read them
@@ -38,7 +38,7 @@ def machines() -> str:
     for slug in results.hardware():
         mine = [r for r in results.reports() if r.hardware.slug == slug]
         for group in grouping.groups(mine, timing=False):
-            lines.append(f"- **{slug}**, {len(group)} recipes: {grouping.caption(group)}")
+            lines.append(f"- **{slug}**, {len(group)} recipes: {results_tables.caption(group)}")
     return "\n".join(lines)
 
 

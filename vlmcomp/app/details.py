@@ -62,9 +62,9 @@ def _near(loss: Loss) -> float:
 
 @cache
 def _samples() -> Mapping[str, object]:
-    from vlmcomp.data import tasks
+    from vlmcomp.data import task_registry
 
-    return {sample.id: sample for sample in tasks.find(MAIN_TASK).everything}
+    return {sample.id: sample for sample in task_registry.find(MAIN_TASK).everything}
 
 
 def picture(id: str) -> Image.Image | None:

@@ -18,15 +18,15 @@ from vlmcomp.app import results
 from vlmcomp.app.charts import Live
 from vlmcomp.app.text_diff import same
 from vlmcomp.data.images import clean_question, open_image
+from vlmcomp.feedback import Progress
 from vlmcomp.models import registry
 from vlmcomp.recipe import Recipe
 from vlmcomp.reporting import grouping
+from vlmcomp.results.answer import Answer
 from vlmcomp.results.schema import amount
-from vlmcomp.runtime.engine import Answer
 from vlmcomp.runtime.vision_cache import SharedVision
 from vlmcomp.serving import recorded
 from vlmcomp.serving.backend import Policy, here
-from vlmcomp.serving.manager import Progress
 
 MAX_VARIANTS = 6
 _USUAL = ("fp16", "int8", "int4", "glu30+fp16")

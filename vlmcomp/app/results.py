@@ -9,12 +9,13 @@ from functools import cache
 from typing import Any
 
 from vlmcomp.recipe import Recipe
+from vlmcomp.reporting.comparison import Paired
 from vlmcomp.reporting.figures import timed_alike
 from vlmcomp.reporting.grid import of_model
 from vlmcomp.reporting.grouping import MAIN_TASK, baseline_of, order, paired
 from vlmcomp.reporting.pareto import Ways, frontier, ways
 from vlmcomp.reporting.recommend import needs
-from vlmcomp.reporting.statistics import Interval, Paired, median_interval, speed_interval
+from vlmcomp.reporting.statistics import Interval, median_interval, speed_interval
 from vlmcomp.results import store
 from vlmcomp.results.schema import Quality, Report
 

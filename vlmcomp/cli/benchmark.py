@@ -6,11 +6,11 @@ import argparse
 import sys
 from pathlib import Path
 
+from vlmcomp import files
 from vlmcomp.cli.options import RECIPE, Verbs, add_device, add_place, add_reports, on_stderr
 from vlmcomp.models import registry
 from vlmcomp.recipe import Recipe
-from vlmcomp.reporting import grid, grouping
-from vlmcomp.results import store
+from vlmcomp.reporting import grid, markdown
 
 CHANGES = (0.02, 0.1)  # shares of answers that pruning and quantizing change
 
@@ -77,8 +77,8 @@ def bench(args: argparse.Namespace) -> int | None:
         raise ValueError("name the recipes to measure, or give --all")
     if args.model and not args.all:
         raise ValueError("--model belongs to --all: name the recipes, or give --all as well")
-    from vlmcomp.data import tasks
-    from vlmcomp.evaluation import runner, sweep
+    from vlmcomp.data import task_registry
+    from vlmcomp.evaluation import config, sweep
 
     if args.weights == "random" and (args.task or args.source or args.all):
         raise ValueError("--weights random answers no questions: name the recipes, without --task, --source and --all")
@@ -88,7 +88,7 @@ def bench(args: argparse.Namespace) -> int | None:
     recipes = recipes or [recipe for model in models for recipe in grid.recipes(model)]
     if args.source and len({recipe.model for recipe in recipes}) > 1:
         raise ValueError("--source holds the weights of one model: measure its recipes alone, or give --model")
-    samples = runner.QUICK_SAMPLES if args.quick else args.samples
+    samples = config.QUICK_SAMPLES if args.quick else args.samples
     settings = {
         "samples": samples,
         "quick": args.quick,
@@ -96,8 +96,8 @@ def bench(args: argparse.Namespace) -> int | None:
         "source": args.source,
         "encoder": args.encoder,
     }
-    asked = () if args.weights == "random" else tuple(args.task or tasks.TASKS)
-    plan = runner.Plan(asked, **settings, random=args.weights == "random", layers=args.layers)
+    asked = () if args.weights == "random" else tuple(args.task or task_registry.TASKS)
+    plan = config.Plan(asked, **settings, random=args.weights == "random", layers=args.layers)
     if args.retime:
         for group in [[r for r in recipes if r.model == model] for model in dict.fromkeys(r.model for r in recipes)]:
             try:
@@ -111,12 +111,12 @@ def bench(args: argparse.Namespace) -> int | None:
                 print(sweep.summary(found))
         return 0
     if args.quick:
-        print(_unresolved(runner.QUICK_SAMPLES), file=sys.stderr)
+        print(_unresolved(config.QUICK_SAMPLES), file=sys.stderr)
     reports = sweep.run(recipes, plan, root=Path(args.out), force=args.force)
     failed = [r.recipe for r in reports if r.error is not None]
     if args.all:
         rows, count = grid.status(models, reports)
-        print(f"{grouping.aligned(rows)}\n{count}")
+        print(f"{markdown.aligned(rows)}\n{count}")
     else:
         told = f"{len(reports) - len(failed)} measured, {len(failed)} failed"
         print(told + (f": {', '.join(failed)}" if failed else ""))
@@ -143,7 +143,7 @@ def study(args: argparse.Namespace) -> None:
 
     experiment_run.run(parts, ledger, samples=args.samples, seeds=seeds, say=say)
     text = study_tables.render(ledger.content(), pruning_cost.projection(), whole=True)
-    store.write_text(ledger.file.with_suffix(".md"), text + "\n")
+    files.write_text(ledger.file.with_suffix(".md"), text + "\n")
     print(text)
 
 
@@ -159,9 +159,10 @@ def record(args: argparse.Namespace) -> None:
     for recipe in recipes:
         registry.check(recipe)
     from vlmcomp import hardware
+    from vlmcomp.runtime.engine import Engine
     from vlmcomp.serving import recorded, variant_cache
 
     hardware.hardware(args.device)
     for recipe in recipes:
         vlm = variant_cache.obtain(recipe, args.device, variant_cache.usual(), on_stderr())
-        print(f"{recipe}: {recorded.save(recorded.answers(vlm), args.device, Path(args.out))}")
+        print(f"{recipe}: {recorded.save(recorded.answers(Engine(vlm)), args.device, Path(args.out))}")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vlmcomp.cli.options import RECIPE, Verbs, add_place, on_stderr
 from vlmcomp.models import registry
 from vlmcomp.recipe import Recipe
-from vlmcomp.reporting import grouping
+from vlmcomp.reporting import markdown
+from vlmcomp.reporting.markdown import aligned
+from vlmcomp.results.schema import Pruned
 
 
 def add(verbs: Verbs) -> None:
@@ -41,15 +44,16 @@ def add(verbs: Verbs) -> None:
 
 def models(args: argparse.Namespace) -> None:
     if args.sizes:
+        from vlmcomp.cli import size_tables
         from vlmcomp.compression import size_estimate
 
-        print(size_estimate.render(size_estimate.published()))
+        print(size_tables.render(size_estimate.published()))
         return
     rows = [("MODEL", "TITLE", "FAMILY", "STEPS", "WEIGHTS", "LICENCE")]
     for m in registry.MODELS.values():
         place = "embedded" if m.embedded else m.source + (" (gated)" if m.gated else "")
         rows.append((m.name, m.title, m.family, ", ".join(m.steps), place, m.licence))
-    print(grouping.aligned(rows))
+    print(markdown.aligned(rows))
 
 
 def build(args: argparse.Namespace) -> None:
@@ -61,15 +65,16 @@ def build(args: argparse.Namespace) -> None:
         raise ValueError(f"{out} is not an empty folder: give a new one")
     from vlmcomp import hardware
     from vlmcomp.compression import checkpoint
-    from vlmcomp.compression.pipeline import build, read_samples
+    from vlmcomp.compression.pipeline import build
     from vlmcomp.compression.size import parameters, weight_bytes
+    from vlmcomp.data.calibration_data import read_samples
 
     hardware.hardware(args.device)  # refuses a GPU that is not there
     samples = read_samples(args.calibration) if args.calibration else None
     vlm = build(recipe, device=args.device, source=args.source, calibration=samples, progress=on_stderr())
     checkpoint.save(vlm, out)
     print(f"precision: {vlm.backend}, computed in {vlm.dtype_computed}")
-    print(grouping.account(recipe, vlm.pruned, weight_bytes(vlm.model), parameters(vlm.model)))
+    print(account(recipe, vlm.pruned, weight_bytes(vlm.model), parameters(vlm.model)))
     if why := checkpoint.beyond_stock(vlm.model):
         print(f"\n{why}: load it with vlmcomp.checkpoint.load")
     print(f"\n{recipe} is in {out}")
@@ -77,7 +82,7 @@ def build(args: argparse.Namespace) -> None:
 
 def ask(args: argparse.Namespace) -> None:
     from vlmcomp.data.images import clean_question, open_image
-    from vlmcomp.runtime.engine import MAX_NEW_TOKENS, ask
+    from vlmcomp.runtime.engine import MAX_NEW_TOKENS, Engine
 
     if not 1 <= args.max_new_tokens <= MAX_NEW_TOKENS:
         raise ValueError(f"--max-new-tokens must be 1 to {MAX_NEW_TOKENS}")
@@ -96,7 +101,7 @@ def ask(args: argparse.Namespace) -> None:
         from vlmcomp.compression.pipeline import build
 
         vlm = build(recipe, device=args.device, source=args.source, progress=on_stderr())
-    answer = ask(vlm, image, question, args.max_new_tokens)
+    answer = Engine(vlm).generate(image, question, args.max_new_tokens)
     print(answer.text)
     speed = f"first token {answer.ttft_ms:.1f} ms, {answer.tokens_per_second:.1f} tokens/s"
     print(f"{vlm.recipe} on {vlm.device.type}: {answer.new_tokens} tokens, {speed}", file=sys.stderr)
@@ -113,3 +118,29 @@ def train(args: argparse.Namespace) -> None:
     work = Path(args.work or f"runs/{args.name}")
     train(args.name, out, work, compiled=args.compile, **{k: v for k, v in given.items() if v is not None})
     print(f"{args.name} is in {out}")
+
+
+_DECODER = ("decoder attention", "decoder MLP")
+
+
+_CHANGED = {"vis": _DECODER, "heads": _DECODER[:1], "glu": _DECODER[1:], "ffn": _DECODER[1:]}  # the parts, by step
+
+
+def account(recipe: Recipe, pruned: Sequence[Pruned], held: Mapping[str, int], counted: Mapping[str, int]) -> str:
+    """What building ``recipe`` removed, and each part's bytes, parameters and changes, as plain text.
+
+    ``held`` and ``counted`` are bytes and logical parameters by part (``report.PARTS``); empty parts are left out.
+    """
+    lines = [
+        f"{p.step}: kept {p.kept} of {p.of} {p.unit}, {p.real_percent:.1f} % removed, {p.asked_percent:g} % asked for "
+        f"({p.score}; {p.calibration})"
+        for p in pruned
+    ] or ["nothing was removed"]
+    rows = [("PART", "MB", "PARAMETERS", "")]
+    for part in filter(held.get, held):
+        done = [str(s) for s in recipe.steps if part in _CHANGED[s.kind]]
+        if part in _DECODER and recipe.precision != "fp16":
+            done.append(recipe.precision)
+        rows.append((part, f"{held[part] / 1e6:,.3f}", f"{counted[part]:,}", ", ".join(done) or "left alone"))
+    rows.append(("total", f"{sum(held.values()) / 1e6:,.3f}", f"{sum(counted.values()):,}", ""))
+    return "\n".join([*lines, "", aligned(rows)])

@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from vlmcomp.cli.options import Verbs
-from vlmcomp.reporting import grouping
+from vlmcomp.reporting import markdown
 
 
 def add(verbs: Verbs) -> None:
@@ -36,6 +36,6 @@ def deploy(args: argparse.Namespace) -> None:
         print(f"pushing {total} ...", file=sys.stderr, flush=True)
         print(space.push(api, plan, args.to, args.hardware))
         return
-    print(grouping.aligned([("     BYTES", "FILE"), *((f"{size:10,}", name) for name, size in plan.files.items())]))
-    print("\n" + grouping.aligned([("MODEL", "LICENCE"), *plan.models.items()]))
+    print(markdown.aligned([("     BYTES", "FILE"), *((f"{size:10,}", name) for name, size in plan.files.items())]))
+    print("\n" + markdown.aligned([("MODEL", "LICENCE"), *plan.models.items()]))
     print(f"\n{total}, would go to the Space {args.to}; nothing was pushed")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmcomp.models import registry
-from vlmcomp.reporting import claims, grid, grouping, removal
+from vlmcomp.reporting import claims, grid, removal, results_tables
 from vlmcomp.results import store
 from vlmcomp.results.schema import Report
 
@@ -27,16 +27,16 @@ def fill(text: str, reports: Sequence[Report], root: Path) -> str:
         "matrix": lambda: grid.render(grid.embedded(), reports),
         "claims": lambda: claims.render(grid.embedded(), reports, rows),
         "image-tokens": lambda: removal.render("vis", grid.embedded(), reports, rows),
-        "results": lambda: grouping.block(_shown(reports), rows),
+        "results": lambda: results_tables.block(_shown(reports), rows),
         "study": lambda: _studies(root),
         "speed-summary": lambda: _speed_summary(root),
         "speed": lambda: _speeds(root),
         "sizes": _sizes,
     }
-    wanted = [name for name in blocks if grouping.marked(text, name)] or ["results"]
+    wanted = [name for name in blocks if marked(text, name)] or ["results"]
     for name in wanted:
         if content := blocks[name]():
-            text = grouping.rewrite(text, content, name)
+            text = rewrite(text, content, name)
     return text
 
 
@@ -108,6 +108,26 @@ def _ledgers(root: Path) -> Iterator[dict[str, Any]]:
 
 
 def _sizes() -> str:
+    from vlmcomp.cli import size_tables
     from vlmcomp.compression import size_estimate
 
-    return size_estimate.summary(size_estimate.published())
+    return size_tables.summary(size_estimate.published())
+
+
+def marked(text: str, name: str) -> bool:
+    """Whether ``text`` has a place for the block ``name``."""
+    return f"<!-- {name}:begin -->" in text
+
+
+def rewrite(text: str, block: str, name: str = "results") -> str:
+    """``text`` with what stands between the two markers of ``name`` replaced by ``block``.
+
+    Raises:
+        ValueError: the markers are not there once each, in order.
+    """
+    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    before, found, rest = text.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not found or not closed or begin in rest or end in after:
+        raise ValueError(f"the file needs the markers {begin} and {end}, once each and in this order")
+    return f"{before}{begin}\n\n{block}\n\n{end}{after}"

@@ -6,10 +6,11 @@ import argparse
 import sys
 from pathlib import Path
 
+from vlmcomp import files
 from vlmcomp.cli.options import RECIPE, Verbs, add_reports
 from vlmcomp.models import registry
 from vlmcomp.recipe import Recipe
-from vlmcomp.reporting import export, grouping
+from vlmcomp.reporting import export, grouping, results_tables
 from vlmcomp.reporting import recommend as advice
 from vlmcomp.results import store
 from vlmcomp.results.schema import Report
@@ -50,7 +51,7 @@ def _report_options(sub: argparse.ArgumentParser) -> None:
 
 
 def compare(args: argparse.Namespace) -> None:
-    from vlmcomp.reporting import statistics as paired_statistics
+    from vlmcomp.reporting import comparison
 
     root, wanted = Path(args.root), [str(Recipe.parse(r)) for r in (args.recipe, args.other)]
     groups = [{r.recipe: r for r in group if r.error is None} for group in grouping.groups(store.load_all(root))]
@@ -59,7 +60,7 @@ def compare(args: argparse.Namespace) -> None:
         raise ValueError(f"{root} has no machine that measured both alike: run 'vlmcomp bench {' '.join(wanted)}'")
     for after, before in pairs:
         rows = (store.load_rows(r, root) for r in (after, before))
-        print(f"On {after.hardware.slug}. {paired_statistics.verdict(after, before, *rows)}\n")
+        print(f"On {after.hardware.slug}. {comparison.verdict(after, before, *rows)}\n")
 
 
 def _rescored(reports: list[Report], root: Path, encoder: str | None) -> list[Report]:
@@ -116,12 +117,16 @@ def report(args: argparse.Namespace) -> None:
         for file in figures_matplotlib.save_all(reports, rows, Path(args.plots), print):
             print(file)
         return
-    text = export.FORMATS[args.format](export.flatten(reports, rows)) if args.format else grouping.block(reports, rows)
+    text = (
+        export.FORMATS[args.format](export.flatten(reports, rows))
+        if args.format
+        else results_tables.block(reports, rows)
+    )
     if not args.out:
         print(text)
         return
     Path(args.out).parent.mkdir(parents=True, exist_ok=True)
-    store.write_text(Path(args.out), text + "\n")
+    files.write_text(Path(args.out), text + "\n")
     print(f"{args.out} holds {len(reports)} reports of {root}")
 
 
@@ -135,8 +140,8 @@ def _rewrite(file: Path, reports: list[Report], root: Path) -> None:
         raise ValueError(f"{file}: {error}") from None
     for name, picture in pictures.items():
         (file.parent / name).parent.mkdir(parents=True, exist_ok=True)
-        store.write_bytes(file.parent / name, picture)
-    store.write_text(file, new)
+        files.write_bytes(file.parent / name, picture)
+    files.write_text(file, new)
     print(f"{file} holds the results of {root}")
 
 

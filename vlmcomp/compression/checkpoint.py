@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     AutoConfig,
@@ -22,10 +23,13 @@ from transformers import (
 
 from vlmcomp import __version__
 from vlmcomp.compression.pruning import heads
+from vlmcomp.compression.quantization import torchao as torchao_tensors
 from vlmcomp.compression.quantization.quantize import hush, repacked, require
 from vlmcomp.compression.visual_tokens import pruner as token_pruner
+from vlmcomp.hardware import default_device
 from vlmcomp.models import processor, registry
-from vlmcomp.models.vlm import VLM, compute_dtype, compute_in, default_device
+from vlmcomp.models.dtypes import compute_dtype
+from vlmcomp.models.vlm import VLM
 from vlmcomp.recipe import Recipe
 from vlmcomp.results.schema import Pruned
 
@@ -178,3 +182,14 @@ def load(folder: Path, device: str | None = None) -> VLM:
         pruned=pruned,
         build_seconds=facts["build_seconds"],
     )
+
+
+def compute_in(model: nn.Module, dtype: torch.dtype) -> None:
+    """Let the 16-bit weights of a loaded model be of ``dtype``. Stock loaders leave those beside quantized ones as they
+    were saved, whatever dtype they are asked for."""
+    for parameter in model.parameters():
+        if parameter.dtype in (torch.float16, torch.bfloat16) and not torchao_tensors.kind(parameter):
+            parameter.data = parameter.data.to(dtype)
+    for module in model.modules():
+        if hasattr(module, "compute_dtype"):  # bitsandbytes' Linear4bit
+            module.compute_dtype = dtype

@@ -3,98 +3,26 @@ order."""
 
 from __future__ import annotations
 
-import json
-import random
 import time
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterable
 
 import torch
 from PIL import Image
-from transformers import PreTrainedModel
 
 from vlmcomp.compression.calibration import sequences
 from vlmcomp.compression.layerwise import Care
-from vlmcomp.compression.pruning.pruner import Method, plans, prune
+from vlmcomp.compression.pruning.pruner import Method, prune
 from vlmcomp.compression.quantization.quantize import BACKENDS, mark, quantize, require, round_to_int4
-from vlmcomp.compression.quantization.torchao import GROUP, ROWS
+from vlmcomp.compression.shape_checks import refuse
 from vlmcomp.compression.visual_tokens import pruner as token_pruner
-from vlmcomp.data.images import open_image
-from vlmcomp.data.questions import sample_question
-from vlmcomp.data.scenes import render, sample_scene
+from vlmcomp.data.calibration_data import calibration_samples
+from vlmcomp.feedback import Progress
+from vlmcomp.hardware import default_device
 from vlmcomp.models import architecture, registry
+from vlmcomp.models.dtypes import round_to_float16
 from vlmcomp.models.loading import Arrival, Dense, load
-from vlmcomp.models.vlm import VLM, default_device, round_to_float16
+from vlmcomp.models.vlm import VLM
 from vlmcomp.recipe import Recipe, bits, precision_title
-
-Progress = Callable[[str, float], None]  # what is being done, and the share done from 0 to 1
-
-CALIBRATION_SEED = 0
-COLUMNS = ("image", "question", "answer")  # of a calibration file
-# What the inputs of a matrix must be a multiple of; bitsandbytes repacks its weights for a CPU alone.
-INT4_BLOCKS = {("int4", "cpu"): 64, ("int4-torchao", "cpu"): GROUP, ("int4-torchao", "cuda"): GROUP}
-
-
-def calibration_samples(count: int, seed: int = CALIBRATION_SEED) -> Iterator[tuple[Image.Image, str, str]]:
-    """Image, question and answer over scenes of shapes drawn for calibration alone: no split shares their seed."""
-    rng = random.Random(f"calibrate-{seed}")
-    for _ in range(count):
-        scene = sample_scene(rng)
-        question = sample_question(rng, scene)
-        yield render(scene), question.text, question.answer
-
-
-def read_samples(file: str | Path) -> list[tuple[Image.Image, str, str]]:
-    """The (image, question, answer) samples of a JSON Lines file; image paths are relative to it.
-
-    Raises:
-        ValueError: no such file, a line without the three columns, or an image that cannot be read.
-    """
-    file, samples = Path(file), []
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"the calibration file {file} cannot be read: {error}") from None
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            image, question, answer = (row[column] for column in COLUMNS)
-        except (ValueError, TypeError, KeyError):
-            raise ValueError(f"{file}, line {number}: it must be a JSON object with {', '.join(COLUMNS)}") from None
-        if not all(isinstance(part, str) and part.strip() for part in (image, question, answer)):
-            raise ValueError(f"{file}, line {number}: {', '.join(COLUMNS)} must be texts that are not empty")
-        samples.append((open_image(file.parent / image), question, answer))
-    return samples
-
-
-def refuse(model: PreTrainedModel, recipe: Recipe, device: str) -> None:
-    """Stop before any work on a recipe that the model's shape rules out.
-
-    Raises:
-        ValueError: a percentage that rounds to nothing removed or nothing left, or a width that INT4 cannot hold.
-    """
-    where = device.partition(":")[0]
-    block = INT4_BLOCKS.get((recipe.precision, where), 1)
-    for plan in plans(model, recipe.steps):
-        columns = plan.kept * plan.size
-        if columns % block:
-            way = "int8, a GPU" if recipe.precision == "int4" else "int8-torchao"
-            raise ValueError(
-                f"{plan.step} leaves {columns} inputs to the matrix that reads the {plan.step.kind}, and "
-                f"{precision_title(recipe.precision)} on a {'CPU' if where == 'cpu' else 'GPU'} takes multiples of "
-                f"{block}: use {way} or another percentage"
-            )
-    if recipe.precision == "int4-torchao":
-        for path, linear in architecture.decoder_linears(model):
-            if linear.in_features % GROUP or linear.out_features % ROWS:
-                raise ValueError(
-                    f"{path} is {linear.out_features} x {linear.in_features}, and {precision_title(recipe.precision)} "
-                    f"takes multiples of {ROWS} x {GROUP}: use int4"
-                )
-        if where == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
-            raise ValueError("INT4 (torchao) on a GPU needs compute capability 8.0 or more: use int4")
 
 
 def _care(arrival: Arrival, precision: str) -> Care:

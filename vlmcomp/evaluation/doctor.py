@@ -19,16 +19,18 @@ from torch import nn
 from vlmcomp import hardware as hardware_module
 from vlmcomp.compression.quantization.quantize import BACKENDS, available, quantize
 from vlmcomp.compression.size_estimate import in_memory, skeleton
+from vlmcomp.evaluation import roofline
+from vlmcomp.hardware import default_device, device_budget
 from vlmcomp.models import architecture, registry
+from vlmcomp.models.dtypes import compute_dtype
 from vlmcomp.models.loading import Arrival
-from vlmcomp.models.vlm import compute_dtype, default_device, graphed, synchronize, waits_for_host
 from vlmcomp.recipe import Recipe
-from vlmcomp.reporting import grouping
+from vlmcomp.reporting import markdown
 from vlmcomp.reporting.statistics import Interval, faster
 from vlmcomp.results.schema import Hardware, amount
+from vlmcomp.runtime.device import graphed, synchronize, waits_for_host
 from vlmcomp.runtime.linear import dispatch
 from vlmcomp.runtime.weight_sharing import pieces
-from vlmcomp.serving.local import device_budget
 
 ROUNDS = 15  # timed, after
 WARMUP = 3
@@ -77,7 +79,7 @@ def examine(model: str, rounds: int | None = None, say: Callable[[str, float], N
     say = say or (lambda text, share: None)
     device = default_device()
     say("measuring memory and arithmetic", 0.0)
-    bandwidth, flops, budget = hardware_module.bandwidth(device), hardware_module.flops(device), device_budget()
+    bandwidth, flops, budget = roofline.bandwidth(device), roofline.flops(device), device_budget()
     say(f"timing a decoder layer of {model}", 0.2)
     count, precisions = len(architecture.layers(skeleton(model))), available()
     blocks = [_block(model, p, device) for p in precisions]
@@ -186,4 +188,4 @@ def render(diagnosis: Diagnosis) -> str:
         fits = "yes" if f.fits else "no"
         row = (str(f.recipe), amount(f.needs_bytes), fits, f"{f.median_ms:.2f}", told, f"{f.floor_ms:.2f}", reached)
         rows.append(row)
-    return "\n".join([*head, "", grouping.aligned(rows), "", *advice(d)])
+    return "\n".join([*head, "", markdown.aligned(rows), "", *advice(d)])

@@ -10,13 +10,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from vlmcomp import hardware
-from vlmcomp.data import tasks
+from vlmcomp.data import task_registry, tasks
+from vlmcomp.evaluation import roofline
 from vlmcomp.results.schema import Floor, Latency
+from vlmcomp.runtime.device import synchronize
 
 if TYPE_CHECKING:
     from vlmcomp.models.vlm import VLM
-    from vlmcomp.runtime.engine import Answer
+    from vlmcomp.results.answer import Answer
+    from vlmcomp.runtime.engine import Engine
 
 TASK = "shapes-vqa"
 NEW_TOKENS = 32
@@ -27,7 +29,7 @@ _BATCH_RUNS = 3
 
 
 def measure(
-    vlm: VLM,
+    engine: Engine,
     *,
     new_tokens: int = NEW_TOKENS,
     warmup: int = WARMUP_RUNS,
@@ -40,36 +42,32 @@ def measure(
     Raises:
         ValueError: fewer than one timed run or two new tokens, or an answer that came out shorter than asked.
     """
-    return interleaved([vlm], new_tokens=new_tokens, warmup=warmup, runs=runs, seed=seed, progress=progress)[0]
+    return interleaved([engine], new_tokens=new_tokens, warmup=warmup, runs=runs, seed=seed, progress=progress)[0]
 
 
 @dataclass
 class _Times:
     """What was timed of one model."""
 
-    vlm: VLM
+    engine: Engine
     answers: list[Answer] = field(default_factory=list)
     vision: list[float] = field(default_factory=list)
     batches: dict[str, list[float]] = field(default_factory=dict)
 
     def ask(self, sample: tasks.Sample, new_tokens: int, timed: bool) -> None:
-        from vlmcomp.runtime.engine import ask
-
         image = sample.image
-        answer = ask(self.vlm, image, sample.question, max_new_tokens=new_tokens, min_new_tokens=new_tokens)
+        answer = self.engine.generate(image, sample.question, max_new_tokens=new_tokens, min_new_tokens=new_tokens)
         if answer.new_tokens != new_tokens:
             raise ValueError(f"the model gave {answer.new_tokens} tokens instead of the {new_tokens} to be timed")
-        seconds = _see(self.vlm, sample)
+        seconds = _see(self.engine.vlm, sample)
         if timed:
             self.answers.append(answer)
             self.vision.append(1000 * seconds)
 
     def ask_batch(self, samples: Sequence[tasks.Sample], new_tokens: int) -> None:
         """One more time of a decoding step: that of a whole answer less that of its first token."""
-        from vlmcomp.runtime.engine import time_batch
-
         images, questions = [s.image for s in samples], [s.question for s in samples]
-        first, whole = (time_batch(self.vlm, images, questions, tokens) for tokens in (1, new_tokens))
+        first, whole = (self.engine.time_batch(images, questions, tokens) for tokens in (1, new_tokens))
         step = 1000 * (whole - first) / (new_tokens - 1)
         self.batches.setdefault(str(len(samples)), []).append(step)
 
@@ -88,13 +86,13 @@ class _Times:
             vision_ms=self.vision,
             batch_decode_ms=self.batches,
             session=session,
-            decoder=self.vlm.decoder.way,
-            capture_seconds=round(self.vlm.decoder.capture_seconds, 3),
+            decoder=self.engine.summary.decode,
+            capture_seconds=round(self.engine.summary.capture_seconds, 3),
         )
 
 
 def interleaved(
-    vlms: Sequence[VLM],
+    engines: Sequence[Engine],
     *,
     new_tokens: int = NEW_TOKENS,
     warmup: int = WARMUP_RUNS,
@@ -107,9 +105,9 @@ def interleaved(
     ``batches``: the sizes that are timed beside single questions."""
     if runs < 1 or warmup < 0 or new_tokens < 2:
         raise ValueError("latency needs at least one timed run and two new tokens")
-    samples = tasks.find(TASK).samples(warmup + runs, seed)
-    pool = [tasks.drawn(sample) for sample in tasks.find(TASK).samples(max(batches, default=1), seed)]
-    times = [_Times(vlm) for vlm in vlms]
+    samples = task_registry.find(TASK).samples(warmup + runs, seed)
+    pool = [tasks.drawn(sample) for sample in task_registry.find(TASK).samples(max(batches, default=1), seed)]
+    times = [_Times(engine) for engine in engines]
     rounds = [(size, turn) for size in batches for turn in range(min(runs, _BATCH_RUNS))]
     for number, sample in enumerate(map(tasks.drawn, samples)):
         for one in times:
@@ -132,11 +130,11 @@ def _see(vlm: VLM, sample: tasks.Sample) -> float:
     look = vlm.model.get_image_features
     wanted = set(inspect.signature(look).parameters) - {"input_ids", "attention_mask"}
     given = {k: v for k, v in vlm.encode([sample.image], [sample.question]).items() if k in wanted}
-    vlm.synchronize()
+    synchronize(vlm.device)
     start = time.perf_counter()
     with torch.inference_mode():
         look(**given)
-    vlm.synchronize()
+    synchronize(vlm.device)
     return time.perf_counter() - start
 
 
@@ -146,4 +144,4 @@ def floor(vlm: VLM, prompt_tokens: int) -> Floor:
 
     held, logical = read_per_token(vlm.model)
     device = str(vlm.device)
-    return Floor(hardware.bandwidth(device), hardware.flops(device), held, 2 * logical * prompt_tokens)
+    return Floor(roofline.bandwidth(device), roofline.flops(device), held, 2 * logical * prompt_tokens)

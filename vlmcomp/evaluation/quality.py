@@ -11,18 +11,17 @@ from typing import TYPE_CHECKING, Any
 from vlmcomp.data.answer_matching import exact_match, vqa_accuracy
 from vlmcomp.data.tasks import Sample, Task, commonest
 from vlmcomp.evaluation.text_metrics import ENCODER_TITLES, ROUGE_STEMMED, text_scores
+from vlmcomp.feedback import Progress
 from vlmcomp.results.journal import Journal
 from vlmcomp.results.schema import Quality, Report
 from vlmcomp.results.store import Rows
 
 if TYPE_CHECKING:
-    from vlmcomp.models.vlm import VLM
-
-Progress = Callable[[str, float], None]  # what is being done, and the share done from 0 to 1
+    from vlmcomp.runtime.engine import Engine
 
 
 def measure(
-    vlm: VLM,
+    engine: Engine,
     task: Task,
     count: int | None = None,
     *,
@@ -40,14 +39,14 @@ def measure(
     Returns:
         The scores, and one row a sample in the task's order: id, type, question, reference, answer.
     """
-    samples = task.samples(task.count(count), seed, vlm.entry.one_word)
+    samples = task.samples(task.count(count), seed, engine.vlm.entry.one_word)
     told = (lambda share: progress(task.name, share)) if progress else (lambda share: None)
-    rows = answer(vlm, samples, batch_size, max_new_tokens, told, journal)
+    rows = answer(engine, samples, batch_size, max_new_tokens, told, journal)
     return score(task, rows, seed, encoder), rows
 
 
 def answer(
-    vlm: VLM,
+    engine: Engine,
     samples: Sequence[Sample],
     batch_size: int,
     max_new_tokens: int,
@@ -55,12 +54,10 @@ def answer(
     journal: Journal | None = None,
 ) -> Rows:
     """The model's greedy answers as rows, in the order of ``samples``; images live for one batch only."""
-    from vlmcomp.runtime.engine import answer_batch
-
     rows: Rows = [row for batch in journal.batches for row in batch] if journal else []
     for start in range(len(rows), len(samples), batch_size):
         batch = samples[start : start + batch_size]
-        texts = answer_batch(vlm, [s.image for s in batch], [s.question for s in batch], max_new_tokens)
+        texts = engine.generate_batch([s.image for s in batch], [s.question for s in batch], max_new_tokens)
         for s, text in zip(batch, texts, strict=True):
             row = {"id": s.id, "type": s.type, "question": s.question, "reference": s.reference, "answer": text}
             rows.append(row | ({"references": list(s.references)} if s.references else {}))

@@ -14,24 +14,17 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from vlmcomp import hardware as hardware_module
-from vlmcomp.data import tasks
+from vlmcomp import files
+from vlmcomp.data import task_registry
 from vlmcomp.evaluation import latency
-from vlmcomp.evaluation.runner import (
-    CANNOT_WRITE,
-    MARK,
-    REPO,
-    Plan,
-    Progress,
-    built,
-    circumstances,
-    hardware,
-    made_alike,
-    origin,
-)
+from vlmcomp.evaluation.config import Plan
+from vlmcomp.evaluation.provenance import REPO, circumstances, hardware, made_alike, origin
+from vlmcomp.evaluation.runner import built
+from vlmcomp.evaluation.worker import CANNOT_WRITE, MARK
+from vlmcomp.feedback import Progress
 from vlmcomp.models import registry
 from vlmcomp.recipe import Recipe
-from vlmcomp.results import store
+from vlmcomp.results import provenance, store
 from vlmcomp.results.schema import Quality, Report
 
 Say = Callable[[str], None]
@@ -67,7 +60,7 @@ def run(
             from vlmcomp.models import random_init
 
             random_init.check(entry, plan.layers)
-    store.probe(root)
+    files.probe(root)
     say, slug, found = say or tqdm.write, hardware(plan).slug, {}
     with tqdm(total=len(recipes), unit="recipe", disable=None) as bar:
         for wait in (False, True):
@@ -113,7 +106,7 @@ def _spare_others(file: Path, recipe: Recipe, plan: Plan) -> None:
         old = store.load(file)
     except (OSError, ValueError):
         return
-    others = set(old.quality) - {tasks.find(name).name for name in plan.tasks}
+    others = set(old.quality) - {task_registry.find(name).name for name in plan.tasks}
     if others and not made_alike(old, circumstances(recipe, plan)):
         raise ValueError(
             f"{file} also holds {', '.join(sorted(others))}, measured by another version or on other weights: name "
@@ -141,25 +134,27 @@ def retime(
     Raises:
         ValueError: none of the recipes has a report here.
     """
+    from vlmcomp.runtime.engine import Engine
+
     slug = hardware(plan).slug
-    files = [store.path(slug, recipe, root) for recipe in recipes]
-    whole = [report for file in files if (report := finished(file, plan)) is not None]
+    paths = [store.path(slug, recipe, root) for recipe in recipes]
+    whole = [report for path in paths if (report := finished(path, plan)) is not None]
     if not whole:
         raise ValueError(f"there is nothing to time again on {slug}: measure the recipes first")
-    store.probe(root)
-    vlms = []
+    files.probe(root)
+    engines = []
     for report in whole:
         say(f"building {report.recipe}", 0.0)
-        vlms.append(built(Recipe.parse(report.recipe), plan))
+        engines.append(Engine(built(Recipe.parse(report.recipe), plan)))
     settings = {"new_tokens": plan.new_tokens, "warmup": plan.warmup, "runs": plan.runs, "seed": plan.seed}
-    timed = latency.interleaved(vlms, progress=say, **settings)
-    timed = [replace(t, floor=latency.floor(vlm, t.prompt_tokens)) for vlm, t in zip(vlms, timed)]
+    timed = latency.interleaved(engines, progress=say, **settings)
+    timed = [replace(t, floor=latency.floor(e.vlm, t.prompt_tokens)) for e, t in zip(engines, timed)]
     done = []
     for report, times in zip(whole, timed):
         file = store.path(slug, Recipe.parse(report.recipe), root)
         with _lock(file, wait=True):
             now = finished(file, plan) or report  # another sweep may have measured it anew meanwhile
-            done.append(replace(now, latency=times, date=hardware_module.now()))
+            done.append(replace(now, latency=times, date=provenance.now()))
             store.save(done[-1], store.load_rows(now, root), root)
     return done
 
@@ -197,7 +192,7 @@ def finished(file: Path, plan: Plan) -> Report | None:
         (q := report.quality.get(task.name)) is not None
         and (q.version, q.seed) == (task.version, plan.seed)
         and (q.samples == (wanted := task.count(plan.samples)) or (plan.quick and q.samples > wanted))
-        for task in map(tasks.find, plan.tasks)
+        for task in map(task_registry.find, plan.tasks)
     )
     return report if same_weights and same_timing and answered else None
 
@@ -208,7 +203,7 @@ def _in_fresh_process(recipe: Recipe, plan: Plan, root: Path, file: Path, tell: 
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (str(REPO), os.environ.get("PYTHONPATH"))))}
     with tempfile.TemporaryFile("w+", errors="replace") as complaints:
         child = subprocess.Popen(
-            [sys.executable, "-m", "vlmcomp.evaluation.runner", order],
+            [sys.executable, "-m", "vlmcomp.evaluation.worker", order],
             stdout=subprocess.PIPE,
             stderr=complaints,
             stdin=subprocess.DEVNULL,

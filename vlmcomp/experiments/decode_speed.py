@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import multiprocessing
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,20 +17,21 @@ from typing import Any
 import torch
 from torch import nn
 
-from vlmcomp.compression.pipeline import build, calibration_samples
+from vlmcomp.compression.pipeline import build
 from vlmcomp.compression.pruning.pruner import Method
-from vlmcomp.data import tasks
+from vlmcomp.data import task_registry, tasks
+from vlmcomp.data.calibration_data import calibration_samples
 from vlmcomp.evaluation import latency
 from vlmcomp.experiments.ledger import Cell
+from vlmcomp.hardware import native_bfloat16
 from vlmcomp.models import random_init, registry
 from vlmcomp.models.configs import SHAPES
-from vlmcomp.models.vlm import VLM, native_bfloat16
+from vlmcomp.models.vlm import VLM
 from vlmcomp.recipe import PRECISIONS, Recipe
 from vlmcomp.results.schema import Latency
 from vlmcomp.runtime import weight_sharing
-from vlmcomp.runtime.engine import ask
-from vlmcomp.runtime.generation import CAPTURED, COMPILED, GENERATE, STATIC, Decoder
-from vlmcomp.runtime.linear import dispatch
+from vlmcomp.runtime.config import AUTO, CAPTURED, COMPILED, GENERATE, LIBRARY, STATIC, RuntimeConfig
+from vlmcomp.runtime.engine import Engine
 
 PART = "speed"
 LARGE = "llava-1b"
@@ -56,6 +56,11 @@ class Variant:
     @property
     def label(self) -> str:
         return f"{self.name}, {self.way}" + (", stock Linears" if self.stock and self.way != GENERATE else "")
+
+    @property
+    def config(self) -> RuntimeConfig:
+        """Its step is captured at once: in the warm-up."""
+        return RuntimeConfig(decode=self.way, capture_after_tokens=0)
 
     @property
     def build(self) -> tuple[str, bool]:
@@ -109,7 +114,7 @@ def measure(model: str, rounds: int, chosen: Sequence[Variant] | None = None) ->
     """Raw milliseconds of ``rounds`` answers of ``latency.NEW_TOKENS`` tokens of every variant, in turns."""
     make = _maker(model)
     held: dict[tuple[str, bool], VLM] = {}
-    running: dict[Variant, VLM] = {}
+    running: dict[Variant, Engine] = {}
     chosen = chosen or variants(model)
     wanted = {variant.build for variant in chosen}
     for variant in chosen:
@@ -117,10 +122,10 @@ def measure(model: str, rounds: int, chosen: Sequence[Variant] | None = None) ->
             held[variant.build] = _made(make, *variant.build, held)
             _say(f"built {variant.name}", len(held) / len(wanted))
         vlm = held[variant.build]
-        running[variant] = replace(vlm, decoder=Decoder(vlm.model, variant.way, patience=0))
+        running[variant] = Engine(vlm, variant.config)
     warmup = latency.WARMUP_RUNS if model in SMALL else 1  # in which steps are captured
     timed = latency.interleaved(list(running.values()), warmup=warmup, runs=rounds, batches=(), progress=_say)
-    found = {variant.label: _facts(vlm, times) for (variant, vlm), times in zip(running.items(), timed)}
+    found = {variant.label: _facts(engine, times) for (variant, engine), times in zip(running.items(), timed)}
     facts = {"variants": found, "threads": torch.get_num_threads(), "parameters": _parameters(held["fp16", False])}
     return facts | {"overhead": overhead(held["fp16", False], _PAIRS * rounds)} if model in SMALL else facts
 
@@ -128,21 +133,19 @@ def measure(model: str, rounds: int, chosen: Sequence[Variant] | None = None) ->
 def overhead(vlm: VLM, rounds: int) -> dict[str, list[float]]:
     """Milliseconds from prepared inputs to the last token by ``ask``, and by the loop that it calls, in turns; who
     begins a turn changes, since the second finds what the first left in the caches."""
-    vlm.decoder = Decoder(vlm.model, CAPTURED)
+    engine = Engine(vlm, RuntimeConfig(decode=CAPTURED))
     times: dict[str, list[float]] = {"ask_ms": [], "loop_ms": []}
     tokens, warmup = latency.NEW_TOKENS, latency.WARMUP_RUNS
 
     def by_ask(sample: tasks.Sample) -> float:
-        answer = ask(vlm, sample.image, sample.question, tokens, tokens)
+        answer = engine.generate(sample.image, sample.question, tokens, tokens)
         return answer.total_ms - answer.preprocess_ms
 
     def by_loop(sample: tasks.Sample) -> float:
-        inputs, start = vlm.encode([sample.image], [sample.question]), time.perf_counter()
-        vlm.decoder.answer(inputs, tokens, tokens, lambda token, at: None)
-        return 1000 * (time.perf_counter() - start)
+        return 1000 * engine.time_decoding(sample.image, sample.question, tokens)
 
     ways = [("ask_ms", by_ask), ("loop_ms", by_loop)]
-    for number, sample in enumerate(map(tasks.drawn, tasks.find(latency.TASK).samples(warmup + rounds, 0))):
+    for number, sample in enumerate(map(tasks.drawn, task_registry.find(latency.TASK).samples(warmup + rounds, 0))):
         for name, way in ways if number % 2 else reversed(ways):
             taken = way(sample)
             if number >= warmup:
@@ -154,12 +157,12 @@ def _say(what: str, share: float) -> None:
     print(f"  {what}, {100 * share:.0f} %", file=sys.stderr, flush=True)
 
 
-def _facts(vlm: VLM, times: Latency) -> dict[str, Any]:
+def _facts(engine: Engine, times: Latency) -> dict[str, Any]:
     return {name: getattr(times, name) for name in FIGURES} | {
-        "floor_ms": latency.floor(vlm, times.prompt_tokens).decode_ms_per_token,
+        "floor_ms": latency.floor(engine.vlm, times.prompt_tokens).decode_ms_per_token,
         "decoder": times.decoder,
         "capture_seconds": times.capture_seconds,
-        "kernel": vlm.kernel or vlm.backend,
+        "kernel": engine.summary.kernel or engine.vlm.backend,
     }
 
 
@@ -169,9 +172,7 @@ def _made(make: Callable[[str], VLM], name: str, stock: bool, held: Mapping[tupl
         vlm = weight_sharing.twin(plain)  # around the same weights: two of 7 B in every precision would not fit
     else:
         vlm = in_bfloat16(make("fp16")) if name == BFLOAT16 else make(name)
-    if stock:
-        vlm.settled = True  # with what the libraries bring
-    dispatch.settle(vlm)
+    Engine(vlm, RuntimeConfig(linear_kernels=LIBRARY if stock or name == BFLOAT16 else AUTO))
     weight_sharing.share(vlm, list(held.values()))
     return vlm
 
@@ -188,12 +189,12 @@ class _Linear(nn.Linear):
 
 
 def in_bfloat16(vlm: VLM) -> VLM:
-    """A dense ``vlm``, changed to bfloat16; no kernel is chosen for it any more."""
+    """A dense ``vlm``, changed to bfloat16, with a Linear of its own."""
     vlm.model.to(torch.bfloat16)
     for module in vlm.model.modules():
         if type(module) is nn.Linear:
             module.__class__ = _Linear
-    return replace(vlm, dtype_computed="bfloat16", settled=True)
+    return replace(vlm, dtype_computed="bfloat16")
 
 
 def _parameters(vlm: VLM) -> int:

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from vlmcomp.compression.calibration import Tokens, texts
 from vlmcomp.experiments.ledger import Cell
 from vlmcomp.experiments.prune_trial import prune_as
-from vlmcomp.models.vlm import compute_dtype
+from vlmcomp.models.dtypes import compute_dtype
 
 PART = "language"
 STEPS = ("glu20", "glu30")

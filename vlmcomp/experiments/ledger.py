@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from vlmcomp import hardware
-from vlmcomp.results.store import write_json
+from vlmcomp.files import write_json
+from vlmcomp.results import provenance
 
 DATA_FREE = ("magnitude", "max-abs-weight", "random")
 DENSE = "dense"
@@ -88,7 +89,7 @@ class Ledger:
         self.file, self.device, self.done = file, device, {}
         self.hardware: dict[str, Any] = {}
         self.versions: dict[str, str] = {}  # of the first cells
-        self.commit = hardware.commit(Path(__file__).resolve().parents[2])  # of the code as it was loaded
+        self.commit = provenance.commit(Path(__file__).resolve().parents[2])  # of the code as it was loaded
         if file.exists() and not force:
             try:
                 data = json.loads(file.read_text(encoding="utf-8"))
@@ -105,9 +106,9 @@ class Ledger:
 
     def add(self, cell: Cell, found: dict[str, Any]) -> None:
         """Keep a cell with the circumstances of its measurement; of versions, those that are not the file's."""
-        here = hardware.versions(*_PEERS)
+        here = provenance.versions(*_PEERS)
         self.versions = self.versions or here
-        facts: dict[str, Any] = {"commit": self.commit, "measured": hardware.now()}
+        facts: dict[str, Any] = {"commit": self.commit, "measured": provenance.now()}
         if other := {name: is_ for name, is_ in here.items() if self.versions.get(name) != is_}:
             facts["versions"] = other
         self.done[cell.key] = asdict(cell) | found | facts

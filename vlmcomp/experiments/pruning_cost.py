@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from vlmcomp import hardware
 from vlmcomp.compression.activation_stats import moments_bytes
 from vlmcomp.compression.calibration import texts
 from vlmcomp.compression.pruning.pruner import prune
+from vlmcomp.evaluation import memory_tracker
 from vlmcomp.experiments.ledger import Cell
-from vlmcomp.models.vlm import compute_dtype
+from vlmcomp.models.dtypes import compute_dtype
 from vlmcomp.recipe import Step
 
 PART = "cost"
@@ -78,7 +78,7 @@ def _measure(shape: Shape, percent: int) -> dict[str, Any]:
     model = LlamaForCausalLM(config).to(compute_dtype("cpu")).eval()
     ids = torch.randint(0, 512, (TOKENS // LENGTH, LENGTH), generator=torch.Generator().manual_seed(0))
     prune_tokens = texts(model, ids[:8])  # libraries warm up outside the clock
-    gauge, start = hardware.Gauge("cpu"), time.perf_counter()
+    gauge, start = memory_tracker.Gauge("cpu"), time.perf_counter()
     before = gauge.held()
     prune(model, (Step("glu", percent),), prune_tokens + texts(model, ids[8:]))
     return {

@@ -11,9 +11,10 @@ import torch
 from transformers import PreTrainedModel
 
 from vlmcomp.compression.calibration import Tokens, enter, sequences
-from vlmcomp.compression.pipeline import build, calibration_samples
-from vlmcomp.data import tasks
+from vlmcomp.compression.pipeline import build
+from vlmcomp.data import task_registry, tasks
 from vlmcomp.data.answer_matching import exact_match, normalise
+from vlmcomp.data.calibration_data import calibration_samples
 from vlmcomp.evaluation import quality
 from vlmcomp.experiments.ledger import DENSE, Cell, packed
 from vlmcomp.experiments.prune_trial import prune_as
@@ -53,7 +54,7 @@ class Study:
         """The samples of every task."""
         found = {}
         for name, usual in SAMPLES.items():
-            task = tasks.find(name)
+            task = task_registry.find(name)
             found[name] = task.samples(task.count(self.samples or usual), 0, self.dense.entry.one_word)
         return found
 
@@ -101,7 +102,7 @@ class Study:
             rows = self.answer(model, name)
             if cell.score == DENSE:
                 self.answers[name] = rows
-            scores, same = quality.score(tasks.find(name), rows, 0, "minilm"), self._same(name, rows)
+            scores, same = quality.score(task_registry.find(name), rows, 0, "minilm"), self._same(name, rows)
             found[name] = {
                 "samples": scores.samples,
                 "exact_match": scores.exact_match,

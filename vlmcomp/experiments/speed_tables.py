@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vlmcomp.reporting import grouping as markdown
+from vlmcomp.reporting import markdown as markdown_module
 from vlmcomp.reporting.statistics import faster
 
 Variants = Mapping[str, Mapping[str, Any]]
@@ -51,7 +51,7 @@ def summary(measured: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
         told = ["–" if value is None else f"{_three(value)} ({value / plain:.1f}x)" for value in best]
         where = f"{place}, in float32" if "bf16, captured" in speeds else place
         rows.append((where, cell["step"], _three(plain), *told))
-    return markdown.table(("Where", "Model", "`fp16` by `generate`", *(f"`{name}`" for name in LED_BY)), rows, 2)
+    return markdown_module.table(("Where", "Model", "`fp16` by `generate`", *(f"`{name}`" for name in LED_BY)), rows, 2)
 
 
 def _led(label: str, recipe: str) -> bool:
@@ -82,7 +82,7 @@ def _table(cell: Mapping[str, Any]) -> str:
         f"**{cell['step']}, {cell['parameters'] / 1e6:,.1f} M parameters in FP16: speed** "
         f"({rounds} rounds in turns, batch 1, {cell['threads']} threads)"
     )
-    return f"{title}\n\n{markdown.table(HEAD, rows, 1)}\n\n{_notes(variants)}{_overhead(cell.get('overhead'))}"
+    return f"{title}\n\n{markdown_module.table(HEAD, rows, 1)}\n\n{_notes(variants)}{_overhead(cell.get('overhead'))}"
 
 
 def _overhead(times: Mapping[str, Sequence[float]] | None) -> str:

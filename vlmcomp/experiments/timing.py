@@ -8,13 +8,13 @@ import torch
 from torch.utils.benchmark import Timer
 
 from vlmcomp.compression.pipeline import build
-from vlmcomp.data import tasks
+from vlmcomp.data import task_registry, tasks
 from vlmcomp.evaluation import latency
 from vlmcomp.experiments.ledger import Cell
 from vlmcomp.models.vlm import VLM
 from vlmcomp.recipe import BITS, Recipe
-from vlmcomp.runtime.engine import ask
-from vlmcomp.runtime.generation import GENERATE, Decoder
+from vlmcomp.runtime.config import GENERATE, RuntimeConfig
+from vlmcomp.runtime.engine import Engine
 
 PART = "timing"
 MODEL = "llava-shapes"
@@ -32,12 +32,12 @@ class Study:
     def measure(self, cell: Cell) -> dict[str, Any]:
         """Raw times of both clocks, a round each in turns."""
         vlm = build(Recipe(MODEL, (), cell.step), device="cpu")
-        vlm.decoder = Decoder(vlm.model, GENERATE)  # the clock alone is compared
-        pool = tasks.find(latency.TASK).samples(latency.WARMUP_RUNS + self.rounds, 0)
+        engine = Engine(vlm, RuntimeConfig(decode=GENERATE))  # the clock alone is compared
+        pool = task_registry.find(latency.TASK).samples(latency.WARMUP_RUNS + self.rounds, 0)
         ours, peers = [], []
         for sample in map(tasks.drawn, pool):
             tokens = latency.NEW_TOKENS
-            ours.append(ask(vlm, sample.image, sample.question, tokens, tokens).decode_ms_per_token)
+            ours.append(engine.generate(sample.image, sample.question, tokens, tokens).decode_ms_per_token)
             peers.append(_plain(vlm, sample))
         ours, peers = ours[latency.WARMUP_RUNS :], peers[latency.WARMUP_RUNS :]
         return {"ours_ms": ours, "peer_ms": peers}

@@ -10,10 +10,10 @@ from torch import nn
 from transformers import AutoModelForImageTextToText, PreTrainedModel, ProcessorMixin
 from transformers.utils import logging as transformers_logging
 
-from vlmcomp import hub
-from vlmcomp.models import architecture, processor
+from vlmcomp.feedback import Progress, first_line
+from vlmcomp.models import architecture, download, processor
+from vlmcomp.models.dtypes import compute_dtype
 from vlmcomp.models.registry import Model
-from vlmcomp.models.vlm import compute_dtype, first_line
 
 _log = logging.getLogger(__name__)
 
@@ -27,13 +27,13 @@ class Dense:
     revision: str | None
 
 
-def load(entry: Model, source: str | None, say: hub.Progress) -> Dense:
+def load(entry: Model, source: str | None, say: Progress) -> Dense:
     """Map the dense weights of ``entry`` from ``source`` (folder or Hub id) or the zoo's own place.
 
     Raises:
         ValueError: they cannot be had, are damaged, or belong to another family.
     """
-    folder, revision = hub.fetch(entry, source, say)
+    folder, revision = download.fetch(entry, source, say)
     say(f"loading {entry.title}", 0.0)
     if entry.embedded:
         transformers_logging.disable_progress_bar()  # loads in no time

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 from vlmcomp.models import registry
 from vlmcomp.recipe import Recipe, Step
+from vlmcomp.reporting.comparison import Paired
 from vlmcomp.reporting.grid import of_model, share_kept
-from vlmcomp.reporting.grouping import RowsOf, paired, table
-from vlmcomp.reporting.statistics import Paired
+from vlmcomp.reporting.grouping import RowsOf, paired
+from vlmcomp.reporting.markdown import table
 from vlmcomp.results.schema import Report, speedup
 
 _HEADS, _PERCENT = Step("heads", 25), 30

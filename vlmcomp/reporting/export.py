@@ -14,7 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from vlmcomp.recipe import Recipe
-from vlmcomp.reporting.grouping import MAIN_TASK, RowsOf, baseline_of, groups, paired, table
+from vlmcomp.reporting.grouping import MAIN_TASK, RowsOf, baseline_of, groups, paired
+from vlmcomp.reporting.markdown import table
 from vlmcomp.reporting.pareto import frontier
 from vlmcomp.reporting.statistics import speed_interval
 from vlmcomp.results.schema import PARTS, Latency, Report, p95

@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vlmcomp import files
 from vlmcomp.reporting import figures_plotly
 from vlmcomp.reporting.figures import FRONTIER, Dot, Panel, Plot, arms, one_machine, plots
 from vlmcomp.reporting.grouping import RowsOf
 from vlmcomp.reporting.palette import COLORS, INK, QUIET
-from vlmcomp.results import store
 from vlmcomp.results.schema import Report
 
 if TYPE_CHECKING:  # a table does without
@@ -71,7 +71,7 @@ def save_all(reports: Sequence[Report], rows: RowsOf, folder: Path, say: Callabl
     for plot in drawn:
         for kind, picture in PICTURES.items():
             made.append(folder / f"{plot.name}.{kind}")
-            store.write_bytes(made[-1], picture(plot))
+            files.write_bytes(made[-1], picture(plot))
     return made
 
 

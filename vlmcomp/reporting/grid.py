@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from vlmcomp.models import registry
 from vlmcomp.recipe import BITS, PRECISIONS, Recipe, Step
-from vlmcomp.reporting.grouping import MAIN_TASK, groups, table
+from vlmcomp.reporting.grouping import MAIN_TASK, groups
+from vlmcomp.reporting.markdown import table
 from vlmcomp.results.schema import Report, speedup
 
 _MLP = ("glu", "ffn")

@@ -6,8 +6,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
+from vlmcomp.reporting.comparison import Question, difference, hits
 from vlmcomp.reporting.grouping import MAIN_TASK, RowsOf
-from vlmcomp.reporting.statistics import Question, difference, hits, speed_interval
+from vlmcomp.reporting.statistics import speed_interval
 from vlmcomp.results.schema import Report
 
 T = TypeVar("T")

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from vlmcomp.recipe import Recipe, Step
 from vlmcomp.reporting.claims import Family
 from vlmcomp.reporting.grid import of_model
-from vlmcomp.reporting.grouping import RowsOf, table
+from vlmcomp.reporting.grouping import RowsOf
+from vlmcomp.reporting.markdown import table
 from vlmcomp.results.schema import Report
 
 

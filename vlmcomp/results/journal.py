@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vlmcomp.results import store
+from vlmcomp import files
 from vlmcomp.results.store import Rows
 
 
@@ -22,7 +22,7 @@ class Journal:
         self.file, head = file, json.dumps(facts, sort_keys=True)
         self.batches = self._read(head)
         file.parent.mkdir(parents=True, exist_ok=True)
-        store.write_text(file, "".join(f"{line}\n" for line in (head, *map(json.dumps, self.batches))))
+        files.write_text(file, "".join(f"{line}\n" for line in (head, *map(json.dumps, self.batches))))
 
     def _read(self, head: str) -> list[Rows]:
         try:

@@ -5,19 +5,17 @@ from __future__ import annotations
 import gzip
 import json
 import logging
-import os
 import re
-import tempfile
 from pathlib import Path
 from typing import Any
 
+from vlmcomp.files import write_bytes, write_json
 from vlmcomp.recipe import Recipe
 from vlmcomp.results.schema import Report
 
 PRECOMPUTED = Path(__file__).resolve().parents[2] / "precomputed"
 Rows = list[dict[str, Any]]  # one dict a sample: id, type, question, reference, answer
 _SLUG = re.compile(r"[a-z0-9][a-z0-9.-]*")
-_NUMBERS = re.compile(r"\[\s+([-+.\deE,\s]+?)\s+\]")
 _log = logging.getLogger(__name__)
 
 
@@ -49,33 +47,6 @@ def save(report: Report, rows: dict[str, Rows] | None = None, root: Path = PRECO
     if rows is None:
         _rows_path(target).unlink(missing_ok=True)
     return target
-
-
-def probe(root: Path) -> None:
-    """Find out before long work, not after it, whether files can be written below ``root``.
-
-    Raises:
-        OSError: they cannot, with the folder and the reason.
-    """
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=root):
-            pass
-    except OSError as error:
-        raise OSError(f"{root} cannot be written ({error.strerror}): give another folder") from None
-
-
-def write_json(target: Path, data: dict[str, Any]) -> None:
-    """Write ``data`` for people and diffs: indented, floats to six digits, in one step."""
-    text = json.dumps(_rounded(data), indent=2, ensure_ascii=False, allow_nan=False)
-    text = _NUMBERS.sub(lambda m: "[" + " ".join(m[1].split()) + "]", text)  # a list of numbers on one line
-    target.parent.mkdir(parents=True, exist_ok=True)
-    write_text(target, f"{text}\n")
-
-
-def write_text(target: Path, text: str) -> None:
-    """Write ``text`` in one step, so that a reader finds the old file or the new one."""
-    write_bytes(target, text.encode())
 
 
 def load(file: Path) -> Report:
@@ -125,29 +96,3 @@ def load_rows(report: Report, root: Path = PRECOMPUTED) -> dict[str, Rows]:
 
 def _rows_path(report_path: Path) -> Path:
     return report_path.with_name(f"{report_path.name.removesuffix('.json')}.rows.json.gz")
-
-
-def _rounded(value: Any) -> Any:
-    """Floats to six significant digits: more is noise, and makes every diff unreadable."""
-    if isinstance(value, float):
-        return float(f"{value:.6g}")
-    if isinstance(value, dict):
-        return {k: _rounded(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_rounded(v) for v in value]
-    return value
-
-
-def write_bytes(target: Path, data: bytes) -> None:
-    """Replace ``target`` in one step; what is interrupted leaves it as it was."""
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=".", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)  # mkstemp's 0600 would hide published results from others
-        os.replace(name, target)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

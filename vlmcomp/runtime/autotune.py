@@ -14,9 +14,10 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from vlmcomp import hardware
-from vlmcomp.models.vlm import compute_dtype, graphed, synchronize
-from vlmcomp.results import store
+from vlmcomp import feedback, files, hardware
+from vlmcomp.models.dtypes import compute_dtype
+from vlmcomp.results import provenance
+from vlmcomp.runtime.device import graphed, synchronize
 
 T = TypeVar("T")
 Times = dict[str, list[float]]  # "prompt_ms" and "token_ms", round by round
@@ -49,25 +50,25 @@ def known(what: str, names: tuple[str, ...], make: Make, device: str = "cpu") ->
     try:
         return keep(what, lambda: run(names, make, device), sound)
     except Exception as error:
-        if not hardware.out_of_memory(error):
+        if not feedback.out_of_memory(error):
             raise
         return {}  # the libraries' own way, until there is room for a race
 
 
 def keep(what: str, measure: Callable[[], T], sound: Callable[[T], bool]) -> T:
     """What ``measure`` gave for ``what`` when this machine was first asked, if that is ``sound``."""
-    place, kept = hardware.home() / FILE, _kept()
+    place, kept = files.home() / FILE, _kept()
     with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
         if sound(kept[what]):
             return kept[what]
     found = measure()
     with contextlib.suppress(OSError):  # a disk that refuses costs a new measurement next time, and nothing else
-        store.write_json(place, _kept() | {"here": _here(), what: found})
+        files.write_json(place, _kept() | {"here": _here(), what: found})
     return found
 
 
 def _here() -> dict[str, Any]:
-    versions = hardware.versions()
+    versions = provenance.versions()
     libraries = {name: versions.get(name) for name in ("torch", "bitsandbytes")} | {"timing": TIMING_VERSION}
     gpu = {"gpu": hardware.hardware("cuda").slug} if torch.cuda.is_available() else {}
     return {"cpu": hardware.hardware("cpu").slug, "threads": torch.get_num_threads(), **gpu, **libraries}
@@ -76,7 +77,7 @@ def _here() -> dict[str, Any]:
 def _kept() -> dict[str, Any]:
     """What was measured here before; of another machine or version nothing."""
     with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
-        kept = json.loads((hardware.home() / FILE).read_text())
+        kept = json.loads((files.home() / FILE).read_text())
         if kept.get("here") == _here():
             return kept
     return {}
@@ -97,7 +98,7 @@ def run(
             linears = nn.Sequential(*(make(name, dense) for _ in range(_LINEARS)))
             linears(prompt[:, :1])
         except Exception as error:  # a build of PyTorch or Triton that lacks the kernel, a compiler that is missing
-            if hardware.out_of_memory(error):
+            if feedback.out_of_memory(error):
                 raise
             continue
         running[name] = linears

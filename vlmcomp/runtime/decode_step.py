@@ -17,8 +17,8 @@ from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 from transformers import Cache
 
-from vlmcomp.models.vlm import graphed, waits_for_host
 from vlmcomp.runtime import regional_compile
+from vlmcomp.runtime.device import graphed, waits_for_host
 from vlmcomp.runtime.linear import cpu_dense, fused
 
 _SCRIPTS = {  # the operator: who calls it with tensors alone, and where among its arguments they are

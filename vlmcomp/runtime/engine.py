@@ -1,4 +1,4 @@
-"""(VLM, image, question) -> Answer, whole or as a stream. Nothing else makes a model answer."""
+"""The only door to answering: an Engine around a built VLM, (image, question) -> Answer, whole or as a stream."""
 
 from __future__ import annotations
 
@@ -7,68 +7,141 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from PIL import Image
 
-if TYPE_CHECKING:
-    from vlmcomp.models.vlm import VLM
-    from vlmcomp.runtime.generation import Decoder, Heard
-    from vlmcomp.runtime.vision_cache import SharedVision
+from vlmcomp.models.vlm import VLM
+from vlmcomp.results.answer import Answer
+from vlmcomp.runtime import generation
+from vlmcomp.runtime.config import AUTO, RuntimeConfig
+from vlmcomp.runtime.device import current, synchronize
+from vlmcomp.runtime.generation import Decoder, Heard
+from vlmcomp.runtime.linear import dispatch
+from vlmcomp.runtime.vision_cache import SharedVision
 
 MAX_NEW_TOKENS = 256
 
 
 @dataclass(frozen=True)
-class Answer:
-    """Text so far and how long it took. ``ttft_ms``: from the prepared inputs to the first token.
+class RuntimeSummary:
+    """How an engine computes, as a report tells it.
 
-    ``shared_ms`` of ``ttft_ms`` and of ``total_ms`` were not spent: another variant had looked at the image. They
-    count, so that variants compare.
+    ``kernel`` describes what multiplies the decoder's weights where that is not the library's own; ``capture_seconds``
+    were spent on capturing decode steps so far.
     """
 
-    text: str
-    new_tokens: int
-    prompt_tokens: int
-    preprocess_ms: float
-    ttft_ms: float
-    total_ms: float  # preprocessing included
-    finished: bool
-    shared_ms: float = 0.0
+    decode: str
+    kernel: str
+    capture_seconds: float
+
+
+class Engine:
+    """Answers of one VLM. The VLM's Linears are exchanged for the fastest ones; it can be saved before and after.
+
+    Several engines may share a VLM, as long as they agree on its Linears.
+
+    Args:
+        vlm: a built VLM.
+        config: how to compute; default: what ``$VLMCOMP_RUNTIME`` says, else the fastest on the device.
+
+    Raises:
+        ValueError: the environment asks for what does not exist.
+    """
+
+    def __init__(self, vlm: VLM, config: RuntimeConfig | None = None) -> None:
+        self.vlm = vlm
+        self.config = config or RuntimeConfig.from_environment()
+        self._kernel = dispatch.settle(vlm, self.config)
+        self._decoder = Decoder(
+            vlm.model, None if self.config.decode == AUTO else self.config.decode, self.config.capture_after_tokens
+        )
 
     @property
-    def decode_ms_per_token(self) -> float:
-        """Milliseconds for each token after the first; 0 for an answer of one token."""
-        after = self.total_ms - self.preprocess_ms - self.ttft_ms
-        return after / (self.new_tokens - 1) if self.new_tokens > 1 else 0.0
+    def summary(self) -> RuntimeSummary:
+        return RuntimeSummary(self._decoder.way, self._kernel, self._decoder.capture_seconds)
 
-    @property
-    def tokens_per_second(self) -> float:
-        spent = self.total_ms - self.preprocess_ms
-        return 1000 * self.new_tokens / spent if spent > 0 else 0.0
+    def generate(self, image: Image.Image, question: str, max_new_tokens: int = 64, min_new_tokens: int = 0) -> Answer:
+        """Greedy answer at batch 1. With ``min_new_tokens == max_new_tokens`` the length is fixed, for timing."""
+        run = _Run(self, image, question)
+        run.decode(max_new_tokens, min_new_tokens, run.heard)
+        return run.answer(finished=True)
 
+    def stream(
+        self,
+        image: Image.Image,
+        question: str,
+        max_new_tokens: int = 64,
+        min_new_tokens: int = 0,
+        vision: SharedVision | None = None,
+    ) -> Iterator[Answer]:
+        """The greedy answer as it grows; the last one is ``finished``. ``vision`` is shared with other variants.
 
-def _ready(vlm: VLM) -> Decoder:
-    """What decodes the answers of ``vlm`` one by one."""
-    from vlmcomp.runtime.generation import Decoder
-    from vlmcomp.runtime.linear import dispatch
+        Closing the iterator stops the generation within a token, and waits for that.
+        """
+        run = _Run(self, image, question, vision)
+        news: queue.Queue[BaseException | None] = queue.Queue()
+        stop = threading.Event()
 
-    dispatch.settle(vlm)
-    if vlm.decoder is None:
-        vlm.decoder = Decoder(vlm.model)
-    return vlm.decoder
+        def heard(token: int, at: float) -> None:
+            run.heard(token, at)
+            news.put(None)
+
+        def work() -> None:
+            try:
+                run.decode(max_new_tokens, min_new_tokens, heard, stop.is_set)
+                news.put(StopIteration())
+            except Exception as error:  # handed to the reader, who is in another thread
+                news.put(error)
+
+        worker = threading.Thread(target=work, daemon=True)
+        worker.start()
+        try:
+            while (item := news.get()) is None:
+                yield run.answer(finished=False)
+            if not isinstance(item, StopIteration):
+                raise item
+            yield run.answer(finished=True)
+        finally:
+            stop.set()
+            worker.join()
+
+    def generate_batch(self, images: list[Image.Image], questions: list[str], max_new_tokens: int = 64) -> list[str]:
+        """Greedy answers to a batch, padded on the left; for measuring quality, not speed."""
+        inputs = self.vlm.encode(images, questions)
+        with current(self.vlm.device):
+            ids = generation.generate(self.vlm.model, inputs, max_new_tokens=max_new_tokens)
+        new = ids[:, inputs["input_ids"].shape[1] :]
+        return [t.strip() for t in self.vlm.processor.tokenizer.batch_decode(new, skip_special_tokens=True)]
+
+    def time_batch(self, images: list[Image.Image], questions: list[str], new_tokens: int) -> float:
+        """Seconds from prepared inputs to the end of answers of exactly ``new_tokens`` tokens each."""
+        inputs = self.vlm.encode(images, questions)
+        synchronize(self.vlm.device)
+        start = time.perf_counter()
+        with current(self.vlm.device):
+            generation.generate(self.vlm.model, inputs, max_new_tokens=new_tokens, min_new_tokens=new_tokens)
+            synchronize(self.vlm.device)
+        return time.perf_counter() - start
+
+    def time_decoding(self, image: Image.Image, question: str, new_tokens: int) -> float:
+        """Seconds of the bare decoding loop, from prepared inputs to the last of exactly ``new_tokens`` tokens."""
+        inputs = self.vlm.encode([image], [question])
+        start = time.perf_counter()
+        self._decoder.answer(inputs, new_tokens, new_tokens, lambda token, at: None)
+        return time.perf_counter() - start
 
 
 class _Run:
     """One question on its way: prepares, generates, and tells the Answer so far."""
 
-    def __init__(self, vlm: VLM, image: Image.Image, question: str, vision: SharedVision | None = None) -> None:
-        self.vlm, self.vision, self.tokens, self.times = vlm, vision, [], []
-        self.decoder = _ready(vlm)
-        vlm.synchronize()
+    def __init__(self, engine: Engine, image: Image.Image, question: str, vision: SharedVision | None = None) -> None:
+        self.vlm, self.decoder, self.vision = engine.vlm, engine._decoder, vision
+        self.tokens: list[int] = []
+        self.times: list[float] = []
+        synchronize(self.vlm.device)
         self.begin = time.perf_counter()
-        self.inputs = vlm.encode([image], [question])
-        vlm.synchronize()
+        self.inputs = self.vlm.encode([image], [question])
+        synchronize(self.vlm.device)
         self.start = time.perf_counter()
 
     def heard(self, token: int, at: float) -> None:
@@ -94,76 +167,3 @@ class _Run:
             finished=finished,
             shared_ms=shared,
         )
-
-
-def ask(vlm: VLM, image: Image.Image, question: str, max_new_tokens: int = 64, min_new_tokens: int = 0) -> Answer:
-    """Greedy answer at batch 1. With ``min_new_tokens == max_new_tokens`` the length is fixed, for timing."""
-    run = _Run(vlm, image, question)
-    run.decode(max_new_tokens, min_new_tokens, run.heard)
-    return run.answer(finished=True)
-
-
-def stream(
-    vlm: VLM,
-    image: Image.Image,
-    question: str,
-    max_new_tokens: int = 64,
-    min_new_tokens: int = 0,
-    vision: SharedVision | None = None,
-) -> Iterator[Answer]:
-    """The greedy answer as it grows; the last one is ``finished``. ``vision`` is shared with other variants' answers.
-
-    Closing the iterator stops the generation within a token, and waits for that.
-    """
-    run, news, stop = _Run(vlm, image, question, vision), queue.Queue(), threading.Event()
-
-    def heard(token: int, at: float) -> None:
-        run.heard(token, at)
-        news.put(None)
-
-    def work() -> None:
-        try:
-            run.decode(max_new_tokens, min_new_tokens, heard, stop.is_set)
-            news.put(StopIteration())
-        except Exception as error:  # handed to the reader, who is in another thread
-            news.put(error)
-
-    worker = threading.Thread(target=work, daemon=True)
-    worker.start()
-    try:
-        while (item := news.get()) is None:
-            yield run.answer(finished=False)
-        if not isinstance(item, StopIteration):
-            raise item
-        yield run.answer(finished=True)
-    finally:
-        stop.set()
-        worker.join()
-
-
-def answer_batch(vlm: VLM, images: list[Image.Image], questions: list[str], max_new_tokens: int = 64) -> list[str]:
-    """Greedy answers to a batch, padded on the left; for measuring quality, not speed."""
-    from vlmcomp.models.vlm import current
-    from vlmcomp.runtime.generation import generate
-
-    _ready(vlm)
-    inputs = vlm.encode(images, questions)
-    with current(vlm.device):
-        ids = generate(vlm.model, inputs, max_new_tokens=max_new_tokens)
-    new = ids[:, inputs["input_ids"].shape[1] :]
-    return [t.strip() for t in vlm.processor.tokenizer.batch_decode(new, skip_special_tokens=True)]
-
-
-def time_batch(vlm: VLM, images: list[Image.Image], questions: list[str], new_tokens: int) -> float:
-    """Seconds from prepared inputs to the end of answers of exactly ``new_tokens`` tokens each."""
-    from vlmcomp.models.vlm import current
-    from vlmcomp.runtime.generation import generate
-
-    _ready(vlm)
-    inputs = vlm.encode(images, questions)
-    vlm.synchronize()
-    start = time.perf_counter()
-    with current(vlm.device):
-        generate(vlm.model, inputs, max_new_tokens=new_tokens, min_new_tokens=new_tokens)
-        vlm.synchronize()
-    return time.perf_counter() - start

@@ -15,16 +15,15 @@ from typing import Any
 import torch
 from transformers import Cache, DynamicCache, GenerationConfig, PreTrainedModel, StaticCache, StaticLayer
 
-from vlmcomp import hardware
+from vlmcomp import feedback, hardware
+from vlmcomp.feedback import first_line
 from vlmcomp.models import architecture
-from vlmcomp.models.vlm import current, first_line
 from vlmcomp.runtime import attention
+from vlmcomp.runtime.config import CAPTURE_AFTER_TOKENS, CAPTURED, COMPILED, GENERATE, STATIC
 from vlmcomp.runtime.decode_step import Step
+from vlmcomp.runtime.device import current
 from vlmcomp.runtime.linear import gpu as gpu_linear
 
-ASKED = "VLMCOMP_DECODE"  # environment: one of WAYS, instead of the usual one
-GENERATE, STATIC, CAPTURED, COMPILED = WAYS = ("generate", "static", "captured", "compiled")
-CAPTURE_AFTER = 16  # tokens a model has decoded: who asks little need not wait for a capture
 # Slots of a cache beyond the prompt. A CPU reads them all for every token; a GPU's kernel leaves out those that are
 # empty, and a new step costs more there.
 _ROOM, _ROOM_ON_CPU, _GRAIN = 256, 128, 64
@@ -46,18 +45,13 @@ _NEUTRAL = {
 }
 
 
-def asked(device: torch.device) -> str:
-    """The way that the environment asks for, or the fastest on ``device`` that does not keep people waiting: to compile
-    takes seconds on a GPU, but minutes on a CPU; and a worker of ZeroGPU would do it anew for every visitor.
+def best_decode_mode(device: torch.device) -> str:
+    """The fastest mode on ``device`` that does not keep people waiting.
 
-    Raises:
-        ValueError: it asks for an unknown one.
+    Compiling takes seconds on a GPU, but minutes on a CPU; and a worker of ZeroGPU would do it anew for every visitor.
     """
     compiles = gpu_linear.available(device) and not hardware.on_zero_gpu(os.environ)
-    way = os.environ.get(ASKED) or (COMPILED if compiles else CAPTURED)
-    if way not in WAYS:
-        raise ValueError(f"{ASKED} is '{way}': use one of {', '.join(WAYS)}")
-    return way
+    return COMPILED if compiles else CAPTURED
 
 
 def fits(model: PreTrainedModel) -> bool:
@@ -102,8 +96,8 @@ class Decoder:
     when one is longer; ``capture_seconds`` are those of all captures. The first is made before the answer that begins
     when ``patience`` tokens have been decoded."""
 
-    def __init__(self, model: PreTrainedModel, way: str | None = None, patience: int = CAPTURE_AFTER) -> None:
-        self.model, self.way, self.patience = model, way or asked(model.device), patience
+    def __init__(self, model: PreTrainedModel, way: str | None = None, patience: int = CAPTURE_AFTER_TOKENS) -> None:
+        self.model, self.way, self.patience = model, way or best_decode_mode(model.device), patience
         if self.way != GENERATE and not fits(model):
             self.way = GENERATE
         self.inner = model.get_submodule(architecture.of(model).decoder)
@@ -252,7 +246,7 @@ class Decoder:
         try:
             step.capture(compiled=self.way == COMPILED)
         except Exception as error:  # every back-end refuses in its own way
-            if hardware.out_of_memory(error):
+            if feedback.out_of_memory(error):
                 raise
             _log.warning("decoding goes on without a %s step: %s", self.way, first_line(error))
             self.way = CAPTURED if self.way == COMPILED else STATIC

@@ -26,6 +26,8 @@ class SharedVision:
     @contextmanager
     def serving(self, vlm: VLM) -> Iterator[None]:
         """Meanwhile ``vlm``, which nobody else asks, takes what another variant's tower made of the same pixels."""
+        from vlmcomp.runtime.device import synchronize
+
         tower, me = _tower(vlm), (vlm.entry.name, vlm.dtype_computed, vlm.device)
         look, self.spared = tower.forward, 0.0
 
@@ -34,10 +36,10 @@ class SharedVision:
             if self._of == me and _same(given, self._given):
                 self.spared = self._took
                 return copy.copy(self._made)  # families hang their own things on it
-            vlm.synchronize()
+            synchronize(vlm.device)
             start = time.perf_counter()
             made = look(*args, **kwargs)
-            vlm.synchronize()
+            synchronize(vlm.device)
             self._of, self._given, self._took = me, given, time.perf_counter() - start
             self._made = copy.copy(made)
             return made

@@ -48,9 +48,9 @@ def _inner(holder: object | None) -> Iterator[torch.Tensor]:
 
 
 def twin(vlm: VLM) -> VLM:
-    """A ``vlm`` that was built and not settled, once more, with modules of its own around the same tensors."""
+    """A ``vlm`` that no engine has taken yet, once more, with modules of its own around the same tensors."""
     memo = {id(tensor): _again(tensor) for tensor in (*vlm.model.parameters(), *vlm.model.buffers())}
-    return replace(vlm, model=copy.deepcopy(vlm.model, memo), settled=False, decoder=None)
+    return replace(vlm, model=copy.deepcopy(vlm.model, memo))
 
 
 def _again(tensor: torch.Tensor) -> torch.Tensor:

@@ -6,18 +6,21 @@ import importlib.util
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from PIL import Image
 
 from vlmcomp import hardware
+from vlmcomp.feedback import Progress
 from vlmcomp.recipe import Recipe
-from vlmcomp.runtime import engine
-from vlmcomp.runtime.vision_cache import SharedVision
+from vlmcomp.results import answer
 from vlmcomp.serving import variant_cache
 from vlmcomp.serving.local import Resident
-from vlmcomp.serving.manager import Held, ManagerError, Progress
+from vlmcomp.serving.manager import Held, ManagerError
 from vlmcomp.serving.zerogpu import Fixed
+
+if TYPE_CHECKING:
+    from vlmcomp.runtime.vision_cache import SharedVision
 
 ASKED = "VLMCOMP_POLICY"  # environment: one of NAMES, instead of what would be chosen
 NAMES = ("resident", "fixed", "replay")
@@ -37,7 +40,7 @@ class Policy(Protocol):
         question: str,
         progress: Progress | None = None,
         vision: SharedVision | None = None,
-    ) -> Iterator[engine.Answer]:
+    ) -> Iterator[answer.Answer]:
         """The answer of ``recipe`` as it grows. Closing the iterator frees the model within a token. ``vision`` is what
         other variants made of the image, where they can share that.
 
@@ -111,7 +114,7 @@ class Replay:
         question: str,
         progress: Progress | None = None,
         vision: SharedVision | None = None,
-    ) -> Iterator[engine.Answer]:
+    ) -> Iterator[answer.Answer]:
         raise ManagerError("no model runs on this machine: choose one of the examples, whose answers are recorded")
 
     def weight_bytes(self, recipe: Recipe) -> int:

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from vlmcomp import hardware
-from vlmcomp.hardware import out_of_memory
+from vlmcomp.feedback import Progress, out_of_memory
+from vlmcomp.hardware import device_budget
 from vlmcomp.recipe import Recipe
-from vlmcomp.runtime import engine
-from vlmcomp.runtime.vision_cache import SharedVision
+from vlmcomp.results import answer
 from vlmcomp.serving import variant_cache
-from vlmcomp.serving.manager import Held, Manager, ManagerError, Pieces, Progress
+from vlmcomp.serving.manager import Held, Manager, ManagerError, Pieces
 
 if TYPE_CHECKING:
-    from vlmcomp.models.vlm import VLM
+    from vlmcomp.runtime.engine import Engine
+    from vlmcomp.runtime.vision_cache import SharedVision
 
 
 class Resident:
@@ -29,7 +29,7 @@ class Resident:
     def __init__(self, kept: variant_cache.Cache | None = None, budget: Callable[[], int] | None = None) -> None:
         self._cache = kept
         self._weights: dict[Recipe, int] = {}
-        self.manager: Manager[VLM] = Manager(
+        self.manager: Manager[Engine] = Manager(
             self._build, _pieces, budget or device_budget, join=_share, estimate=_estimate
         )
 
@@ -40,11 +40,11 @@ class Resident:
         question: str,
         progress: Progress | None = None,
         vision: SharedVision | None = None,
-    ) -> Iterator[engine.Answer]:
+    ) -> Iterator[answer.Answer]:
         for _ in range(2):
             try:
-                with self.manager.lease(recipe, progress) as vlm:
-                    with closing(engine.stream(vlm, image, question, vision=vision)) as news:
+                with self.manager.lease(recipe, progress) as engine:
+                    with closing(engine.stream(image, question, vision=vision)) as news:
                         yield from news
                 return
             except Exception as error:  # its traceback holds tensors until this block ends
@@ -63,25 +63,16 @@ class Resident:
     def budget_bytes(self) -> int | None:
         return self.manager.budget_bytes
 
-    def _build(self, recipe: Recipe, progress: Progress) -> VLM:
+    def _build(self, recipe: Recipe, progress: Progress) -> Engine:
         from vlmcomp.compression.size import weight_bytes
+        from vlmcomp.runtime.engine import Engine
 
         vlm = variant_cache.obtain(recipe, cache=self._cache, progress=progress)
         self._weights[recipe] = sum(weight_bytes(vlm.model).values())
         progress("warming up", 1.0)
-        engine.ask(vlm, Image.new("RGB", (96, 96)), "What is it?", 2)  # no visitor should pay for the first answer
-        return vlm
-
-
-def device_budget() -> int:
-    """Bytes that models may take: 0.85 of the GPU memory that is free now, else half of the RAM this process may use,
-    and never more than 0.8 of what is free of it now."""
-    import psutil
-    import torch
-
-    if torch.cuda.is_available():
-        return int(torch.cuda.mem_get_info()[0] * 0.85)
-    return int(min(hardware.memory_limit() * 0.5, psutil.virtual_memory().available * 0.8))
+        engine = Engine(vlm)
+        engine.generate(Image.new("RGB", (96, 96)), "What is it?", 2)  # no visitor should pay for the first answer
+        return engine
 
 
 def _estimate(recipe: Recipe) -> tuple[int, int]:
@@ -90,13 +81,13 @@ def _estimate(recipe: Recipe) -> tuple[int, int]:
     return in_memory(recipe)
 
 
-def _pieces(vlm: VLM) -> Pieces:
+def _pieces(engine: Engine) -> Pieces:
     from vlmcomp.runtime.weight_sharing import pieces
 
-    return pieces(vlm.model)
+    return pieces(engine.vlm.model)
 
 
-def _share(vlm: VLM, others: Sequence[VLM]) -> None:
+def _share(engine: Engine, others: Sequence[Engine]) -> None:
     from vlmcomp.runtime.weight_sharing import share
 
-    share(vlm, others)
+    share(engine.vlm, [other.vlm for other in others])

@@ -12,12 +12,11 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from vlmcomp.hardware import out_of_memory
+from vlmcomp.feedback import Progress, out_of_memory
 from vlmcomp.recipe import Recipe
 from vlmcomp.results.schema import amount
 
 T = TypeVar("T")
-Progress = Callable[[str, float], None]  # a text and a fraction from 0 to 1
 Pieces = Mapping[Hashable, int]  # what lies in memory -> its bytes; things that share have keys in common
 
 
@@ -247,7 +246,7 @@ def _give_back() -> None:
     gc.collect()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
-        from vlmcomp.models.vlm import GPU
+        from vlmcomp.runtime.device import GPU
 
         with GPU:
             torch.cuda.empty_cache()

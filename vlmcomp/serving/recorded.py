@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from vlmcomp import files
 from vlmcomp.data.images import clean_question, open_image
 from vlmcomp.models import registry
 from vlmcomp.recipe import Recipe
 from vlmcomp.results import store
-from vlmcomp.runtime.engine import Answer, ask
+from vlmcomp.results.answer import Answer
 
 if TYPE_CHECKING:
-    from vlmcomp.models.vlm import VLM
+    from vlmcomp.runtime.engine import Engine
 
 EXAMPLES = registry.ASSETS / "examples"
 FILE = "examples.json"
@@ -79,23 +80,23 @@ def _pixels(image: Image.Image) -> str:
     return hashlib.sha256(f"{upright.size}".encode() + upright.tobytes()).hexdigest()
 
 
-def answers(vlm: VLM, rounds: int = _ROUNDS) -> list[dict[str, object]]:
-    """What ``vlm`` answers to every example, as rows of the file; times are medians of ``rounds`` answers."""
-    from vlmcomp import hardware as hardware_module
+def answers(engine: Engine, rounds: int = _ROUNDS) -> list[dict[str, object]]:
+    """What ``engine`` answers to every example, as rows of the file; times are medians of ``rounds`` answers."""
     from vlmcomp.compression.size import weight_bytes
+    from vlmcomp.results import provenance
 
     rows = []
     for file, text in examples():
         image, question = open_image(file), clean_question(text)
-        given = [ask(vlm, image, question) for _ in range(rounds + 1)][1:]
+        given = [engine.generate(image, question) for _ in range(rounds + 1)][1:]
         times = {name: round(statistics.median(getattr(a, name) for a in given), 3) for name in _TIMES}
         facts = {
-            "recipe": str(vlm.recipe),
+            "recipe": str(engine.vlm.recipe),
             "image": _pixels(image),
             "question": question,
-            "date": hardware_module.now(),
+            "date": provenance.now(),
         }
-        size = sum(weight_bytes(vlm.model).values())
+        size = sum(weight_bytes(engine.vlm.model).values())
         rows.append({**facts, "weight_bytes": size, "answer": asdict(replace(given[-1], **times))})
     return rows
 
@@ -103,6 +104,7 @@ def answers(vlm: VLM, rounds: int = _ROUNDS) -> list[dict[str, object]]:
 def save(rows: Sequence[dict[str, object]], device: str | None, root: Path = store.PRECOMPUTED) -> Path:
     """Write ``rows`` to this machine's file; older answers of the same recipes go."""
     from vlmcomp import hardware as hardware_module
+    from vlmcomp.results import provenance
 
     hardware = hardware_module.hardware(device)
     file = root / hardware.slug / FILE
@@ -111,9 +113,9 @@ def save(rows: Sequence[dict[str, object]], device: str | None, root: Path = sto
     kept = [row for row in old if row["recipe"] not in new]
     facts = {
         "hardware": asdict(hardware),
-        "versions": hardware_module.versions(),
-        "commit": hardware_module.commit(registry.ASSETS.parent),
+        "versions": provenance.versions(),
+        "commit": provenance.commit(registry.ASSETS.parent),
     }
-    store.write_json(file, {**facts, "answers": [*kept, *rows]})
+    files.write_json(file, {**facts, "answers": [*kept, *rows]})
     _all.cache_clear()
     return file

@@ -18,14 +18,15 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from vlmcomp import hardware, hub
-from vlmcomp.models import registry
+from vlmcomp import files
+from vlmcomp.feedback import Progress
+from vlmcomp.models import download, registry
 from vlmcomp.recipe import TORCHAO, Recipe
+from vlmcomp.results import provenance
 
 if TYPE_CHECKING:
     from vlmcomp.models.vlm import VLM
 
-Progress = Callable[[str, float], None]  # what is being done, and the share done from 0 to 1
 
 LIMIT = "VLMCOMP_CACHE_GB"  # environment: the most that it may hold (10^9)
 _USUAL_GB = 40.0
@@ -58,13 +59,13 @@ def identify(recipe: Recipe, device: str, source: str | None = None) -> Key:
     Raises:
         ValueError: the dense weights cannot be found.
     """
-    from vlmcomp.compression.pipeline import CALIBRATION_SEED
     from vlmcomp.compression.pruning.pruner import Method
-    from vlmcomp.models.vlm import compute_dtype
+    from vlmcomp.data.calibration_data import CALIBRATION_SEED
+    from vlmcomp.models.dtypes import compute_dtype
 
     entry = registry.check(recipe)
     packers = (TORCHAO,) if recipe.precision.endswith(TORCHAO) else ()
-    commit, made_by = hub.commit(entry, source), hardware.versions()
+    commit, made_by = download.commit(entry, source), provenance.versions()
     facts = {
         "weights": commit or _folder_digest(Path(source or entry.location)),
         "revision": commit,
@@ -86,7 +87,7 @@ def obtain(
         ValueError: as ``build``.
     """
     from vlmcomp.compression.pipeline import build
-    from vlmcomp.models.vlm import default_device
+    from vlmcomp.hardware import default_device
 
     say, device = progress or (lambda text, share: None), device or default_device()
     if cache is None or cache.limit_bytes <= 0 or recipe == recipe.baseline:
@@ -193,7 +194,7 @@ def usual() -> Cache:
     Raises:
         ValueError: the size is not a number.
     """
-    root = hardware.home()
+    root = files.home()
     try:
         limit = float(os.environ.get(LIMIT) or _USUAL_GB) * 1e9
         disk = next(folder for folder in (root, *root.absolute().parents) if folder.exists())

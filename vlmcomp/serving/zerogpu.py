@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from vlmcomp.feedback import Progress
 from vlmcomp.recipe import Recipe, bits
-from vlmcomp.runtime import engine
-from vlmcomp.runtime.vision_cache import SharedVision
+from vlmcomp.results import answer
 from vlmcomp.serving import variant_cache
-from vlmcomp.serving.manager import Held, ManagerError, Progress
+from vlmcomp.serving.manager import Held, ManagerError
 
 if TYPE_CHECKING:
     from vlmcomp.models.vlm import VLM
+    from vlmcomp.runtime.engine import Engine
+    from vlmcomp.runtime.vision_cache import SharedVision
 
 ZERO_GPU_BYTES = 40 * 10**9  # of 48: beyond 45 every call would count twice; memory queries there are constants
 _TOKENS = 64  # of the longest answer
@@ -37,6 +39,7 @@ class Fixed:
         self.budget_bytes = budget_bytes
         self.left_out: dict[Recipe, str] = {}
         self._models: dict[Recipe, VLM] = {}
+        self._engines: dict[Recipe, Engine] = {}
         self._weights: dict[Recipe, int] = {}
         self._pieces: dict[Hashable, int] = {}
         self._held: list[Held] = []
@@ -56,7 +59,7 @@ class Fixed:
         question: str,
         progress: Progress | None = None,
         vision: SharedVision | None = None,
-    ) -> Iterator[engine.Answer]:
+    ) -> Iterator[answer.Answer]:
         if recipe not in self._models:
             others = ", ".join(r.name for r in self._models if r.model == recipe.model)
             why = self.left_out.get(recipe) or f"it is not among those kept here ({others or 'none of its model'})"
@@ -75,8 +78,12 @@ class Fixed:
     def held(self) -> list[Held]:
         return self._held
 
-    def _on_gpu(self, recipe: Recipe, image: Image.Image, question: str) -> Iterator[engine.Answer]:
-        with closing(engine.stream(self._models[recipe], image, question)) as news:
+    def _on_gpu(self, recipe: Recipe, image: Image.Image, question: str) -> Iterator[answer.Answer]:
+        from vlmcomp.runtime.engine import Engine
+
+        if recipe not in self._engines:  # kernels are chosen where the GPU is
+            self._engines[recipe] = Engine(self._models[recipe])
+        with closing(self._engines[recipe].stream(image, question)) as news:
             yield from news
 
     def _place(self, recipe: Recipe) -> None:

@@ -6,13 +6,10 @@ sequence computes what the same questions asked one by one would: a third of the
 
 from __future__ import annotations
 
-import json
 import random
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,26 +17,12 @@ from PIL import Image
 from torch.utils.data import Dataset
 from transformers import ProcessorMixin
 
+from vlmcomp.data.easy_vqa import EasyVQA
 from vlmcomp.data.questions import ONE_WORD, TYPES, Question, sample_question
 from vlmcomp.data.scenes import patch_labels, render, sample_scene
 from vlmcomp.training.model_spec import TrainPlan, Wording
 
 QUESTION_TYPES = (*TYPES, "easy-vqa")
-
-
-class EasyVQA:
-    """One split of easy-VQA (Victor Zhou, MIT), read from the installed ``easy-vqa`` package."""
-
-    def __init__(self, split: str) -> None:
-        import easy_vqa
-
-        self.folder = Path(easy_vqa.__file__).parent / "data" / split
-        self.questions: dict[int, list[tuple[str, str]]] = defaultdict(list)
-        for text, answer, image_id in json.loads((self.folder / "questions.json").read_text()):
-            self.questions[image_id].append((text, answer))
-
-    def image(self, image_id: int) -> Image.Image:
-        return Image.open(self.folder / "images" / f"{image_id}.png").convert("RGB")
 
 
 def corpus(wording: Wording, seed: int = 0, scenes: int = 3000) -> Iterator[str]:

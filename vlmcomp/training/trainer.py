@@ -21,7 +21,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from vlmcomp.data.scenes import CANVAS, COLOR_NAMES, KINDS
 from vlmcomp.models import architecture
-from vlmcomp.models.vlm import compute_dtype
+from vlmcomp.models.dtypes import compute_dtype
 from vlmcomp.training.model_spec import Blueprint, TrainPlan, train_tokenizer
 from vlmcomp.training.model_specs import BLUEPRINTS
 from vlmcomp.training.muon import Muon

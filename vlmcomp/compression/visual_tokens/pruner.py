@@ -15,9 +15,9 @@ from transformers import PreTrainedModel
 
 from vlmcomp.compression.visual_tokens import selection
 from vlmcomp.models import architecture
+from vlmcomp.models.vlm import TOKEN_PRUNER
 
 SEQUENCES = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")  # a value a token, in this order
-_PLACE = "vlmcomp_sight"  # attribute of a model that has one
 _UNSEEN = 1 << 20  # is taken off an image token's position until the image has been seen
 
 
@@ -163,14 +163,14 @@ def attach(model: PreTrainedModel, percent: int, rule: str = selection.DEFAULT) 
     made = Sight(model, names, percent, rule)
     owner, _, name = names.features.rpartition(".")
     setattr(model.get_submodule(owner), name, made)
-    setattr(model, _PLACE, made)
+    setattr(model, TOKEN_PRUNER, made)
     model.get_submodule(names.decoder).register_forward_pre_hook(made.place, with_kwargs=True)
     return made
 
 
 def of(model: PreTrainedModel) -> Sight | None:
     """What leaves image tokens out of ``model``, if something does."""
-    return getattr(model, _PLACE, None)
+    return getattr(model, TOKEN_PRUNER, None)
 
 
 def _method(model: PreTrainedModel, path: str) -> Any:

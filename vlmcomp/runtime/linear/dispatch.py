@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import os
+import weakref
 from collections.abc import Container, Iterator
 from typing import Any
 
@@ -20,20 +21,31 @@ from torch import nn
 from vlmcomp import hardware
 from vlmcomp.compression.quantization import torchao as torchao_tensors
 from vlmcomp.compression.quantization.quantize import hush, int8
+from vlmcomp.hardware import cpu_has
 from vlmcomp.models import architecture
-from vlmcomp.models.vlm import VLM, compute_dtype, cpu_has, current
+from vlmcomp.models.dtypes import compute_dtype
+from vlmcomp.models.vlm import VLM
 from vlmcomp.runtime import autotune
-from vlmcomp.runtime.generation import COMPILED
-from vlmcomp.runtime.generation import asked as way_to_decode
+from vlmcomp.runtime.config import (
+    AUTO,
+    BITSANDBYTES,
+    COMPILED,
+    FBGEMM,
+    INT8_KERNELS,
+    LIBRARY,
+    ONEDNN,
+    PREPACKED,
+    PYTORCH,
+    TRITON_DENSE,
+    RuntimeConfig,
+)
+from vlmcomp.runtime.device import current
 from vlmcomp.runtime.linear.cpu_dense import PrepackedLinear
 from vlmcomp.runtime.linear.cpu_int4 import TinygemmLinear
 from vlmcomp.runtime.linear.fused import Fbgemm, IntegerLinear, Onednn, multiply_by
 from vlmcomp.runtime.linear.gpu import Dense, DenseLinear, Int4, Int4Linear, Int8, Nf4Linear, available
 
-BITSANDBYTES, FBGEMM, ONEDNN = "bitsandbytes", "fbgemm", "onednn"
-PYTORCH, PREPACKED, TINYGEMM = "pytorch", "prepacked", "tinygemm"
-TRITON, TRITON_DENSE = "triton", "triton-dense"
-ASKED, ASKED_DENSE = "VLMCOMP_INT8_KERNEL", "VLMCOMP_DENSE_KERNEL"  # environment: one of them, instead of the fastest
+TINYGEMM, TRITON = "tinygemm", "triton"
 TITLES = {
     BITSANDBYTES: "multiplied by bitsandbytes",
     FBGEMM: "multiplied by FBGEMM, activations by token in 7 bits (prompt) and 14 (decoding)",
@@ -43,7 +55,9 @@ TITLES = {
     TRITON: "multiplied by Triton kernels, activations in 16 bits",
     TRITON_DENSE: "tokens multiplied by a Triton kernel",
 }
-_INT8 = {"int8": (BITSANDBYTES, FBGEMM, ONEDNN), "int8-torchao": (FBGEMM, ONEDNN)}
+_INT8 = {"int8": INT8_KERNELS, "int8-torchao": (FBGEMM, ONEDNN)}
+# Which models compute with which kernel by now, as its description: Linears are exchanged once.
+_optimized: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
 
 
 class IntegerLinear8bit(IntegerLinear, bnb.nn.Linear8bitLt):
@@ -77,39 +91,40 @@ class IntegerLinearOfTorchao(IntegerLinear):
         destination[f"{prefix}weight"] = torchao_tensors.int8_of(self.codes(), self.weight)
 
 
-def settle(vlm: VLM) -> None:
-    """Let a built ``vlm`` compute in the best way that is known here; it can be saved before and after."""
-    if vlm.settled:
-        return
+def settle(vlm: VLM, config: RuntimeConfig) -> str:
+    """Let a built ``vlm`` compute with the fastest kernels of ``config``, once; it can be saved before and after.
+
+    Returns:
+        What multiplies the decoder's weights, where it is not the library's own.
+    """
     model = vlm.model
-    with current(vlm.device):
-        vlm.kernel = fit(model.get_submodule(architecture.of(model).decoder), vlm.recipe.precision, vlm.device)
-        head = model.get_output_embeddings()
-        if head.weight is not model.get_input_embeddings().weight:
-            fit(head, "fp16", vlm.device)
-    vlm.settled = True
+    if model not in _optimized:
+        with current(vlm.device):
+            decoder, head = model.get_submodule(architecture.of(model).decoder), model.get_output_embeddings()
+            kernel = fit(decoder, vlm.recipe.precision, vlm.device, config)
+            if head.weight is not model.get_input_embeddings().weight:
+                fit(head, "fp16", vlm.device, config)
+        _optimized[model] = kernel
+    return _optimized[model]
 
 
-def fit(module: nn.Module, precision: str, device: torch.device) -> str:
+def fit(module: nn.Module, precision: str, device: torch.device, config: RuntimeConfig | None = None) -> str:
     """Let the Linears of ``module``, packed in ``precision`` or dense, compute in the best way known on ``device``; the
     title of what multiplies the former, where it is not the library's own."""
-    kernel = ""
+    config, kernel = config or RuntimeConfig.from_environment(), ""
+    if config.linear_kernels == LIBRARY:
+        return ""
     if precision != "fp16" and available(device):
-        own = precision in _INT8 and _asked(ASKED, _INT8["int8"]) == BITSANDBYTES
+        own = precision in _INT8 and config.int8_kernel == BITSANDBYTES
         kernel = "" if own else TRITON
     elif precision in _INT8 and device.type == "cpu":
-        kernel = chosen(precision)
+        kernel = chosen(precision, config.int8_kernel)
     elif precision == "int4-torchao":
         kernel = TINYGEMM
-    elif precision == "fp16" and (available(device) or _laid_out_once(device)):
-        kernel = chosen_dense(device.type)
+    elif precision == "fp16" and (available(device) or (device.type == "cpu" and config.decode != COMPILED)):
+        kernel = chosen_dense(device.type, config.dense_kernel)  # what compiles a CPU's step makes kernels of its own
     use(module, kernel)
     return TITLES.get(kernel, "")
-
-
-def _laid_out_once(device: torch.device) -> bool:
-    """Whether dense weights may be on a CPU: what compiles a step there makes kernels of its own."""
-    return device.type == "cpu" and way_to_decode(device) != COMPILED
 
 
 def use(model: nn.Module, kernel: str) -> None:
@@ -163,14 +178,9 @@ def _together(model: nn.Module, kinds: Container[str]) -> Iterator[list[Any]]:
     yield from ([linear] for linear in linears.values())
 
 
-def chosen(precision: str = "int8") -> str:
-    """The kernel of ``$VLMCOMP_INT8_KERNEL``, or the fastest for weights packed in ``precision``; nothing where only
-    the library's own way is left.
-
-    Raises:
-        ValueError: the environment names no kernel.
-    """
-    asked = _asked(ASKED, _INT8["int8"])
+def chosen(precision: str = "int8", asked: str = AUTO) -> str:
+    """The kernel ``asked`` for where it multiplies ``precision``, else the fastest one; nothing where only the
+    library's own way is left."""
     if asked in _INT8[precision]:
         return asked
     times = autotune.known("int8", able(), _int8_by)
@@ -179,25 +189,17 @@ def chosen(precision: str = "int8") -> str:
 
 def able() -> tuple[str, ...]:
     """The INT8 kernels that are right on this CPU."""
-    return tuple(kernel for kernel in _INT8["int8"] if kernel != ONEDNN or vnni())
+    return tuple(kernel for kernel in INT8_KERNELS if kernel != ONEDNN or vnni())
 
 
-def chosen_dense(device: str = "cpu") -> str:
-    """The same of ``$VLMCOMP_DENSE_KERNEL`` for dense weights on "cpu" or "cuda"."""
+def chosen_dense(device: str = "cpu", asked: str = AUTO) -> str:
+    """The same for dense weights on "cpu" or "cuda"."""
     ways = (PYTORCH, PREPACKED if device == "cpu" else TRITON_DENSE)
-    asked = _asked(ASKED_DENSE, (PYTORCH, PREPACKED, TRITON_DENSE))
     if asked in ways:
         return asked
     if hardware.on_zero_gpu(os.environ):
         return PYTORCH  # a visitor's seconds are not for a race
     return autotune.fastest(autotune.known(f"dense {device}", ways, _dense_by, device))
-
-
-def _asked(name: str, kernels: tuple[str, ...]) -> str:
-    asked = os.environ.get(name, "")
-    if asked and asked not in kernels:
-        raise ValueError(f"{name} is '{asked}': use {' or '.join(kernels)}")
-    return asked
 
 
 def _int8_by(kernel: str, dense: nn.Linear) -> nn.Module:

@@ -19,7 +19,8 @@ import torch
 from torch import nn
 
 from vlmcomp.compression.quantization import torchao as torchao_tensors
-from vlmcomp.models.vlm import current, first_line
+from vlmcomp.feedback import first_line
+from vlmcomp.runtime.device import current
 from vlmcomp.runtime.linear.fused import IntegerLinear, Product, ProductLinear
 
 _log = logging.getLogger(__name__)
