@@ -27,7 +27,7 @@ RECIPES = ["fp16", "int8", "int4", "glu30+fp16", "heads25+fp16", "heads25+int8",
 
 def _logits(vlm: VLM, samples: list) -> torch.Tensor:
     image, question, _ = samples[0]
-    inputs = vlm.processor(images=image, text=vlm.entry.prompt.format(question=question), return_tensors="pt")
+    inputs = vlm.processor(images=image, text=vlm.spec.prompt.format(question=question), return_tensors="pt")
     with torch.inference_mode():
         return vlm.model(**inputs.to(vlm.device, vlm.model.dtype)).logits
 

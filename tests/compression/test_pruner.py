@@ -37,7 +37,7 @@ def dense() -> VLM:
 
 def _logits(vlm: VLM, samples: list) -> torch.Tensor:
     image, question, _ = samples[0]
-    inputs = vlm.processor(images=image, text=vlm.entry.prompt.format(question=question), return_tensors="pt")
+    inputs = vlm.processor(images=image, text=vlm.spec.prompt.format(question=question), return_tensors="pt")
     with torch.inference_mode():
         return vlm.model(**inputs.to(vlm.device, vlm.model.dtype)).logits.float()
 

@@ -111,7 +111,7 @@ def test_rows_hold_what_the_scores_were_made_of(built) -> None:
     quality, rows = measure(
         vlm, task, 10, batch_size=4, encoder="minilm", progress=lambda text, f: told.append((text, f))
     )
-    samples = task.samples(10, 0, vlm.entry.one_word)
+    samples = task.samples(10, 0, vlm.spec.one_word)
     assert [(r["id"], r["question"], r["reference"]) for r in rows] == [
         (s.id, s.question, s.reference) for s in samples
     ]

@@ -121,7 +121,7 @@ def test_a_gated_model_says_where_to_accept_and_how_to_log_in(there: Hub, monkey
 def test_what_the_hub_does_not_have(there: Hub) -> None:
     with pytest.raises(ValueError, match="the Hub has no model some/thing for you"):
         _fetch("some/thing")
-    gone = registry.Model(**{**vars(registry.find(NAME)), "revision": "v9"})
+    gone = registry.ModelSpec(**{**vars(registry.find(NAME)), "revision": "v9"})
     with pytest.raises(ValueError, match=f"the Hub no longer has the revision v9 of {REPO}"):
         download.fetch(gone, None, lambda text, share: None)
 

@@ -81,7 +81,7 @@ def test_what_is_built_is_what_is_loaded(
 @pytest.mark.parametrize("dense", NAMES, indirect=True)
 def test_pruned_equals_the_dense_model_with_those_units_zeroed(dense: VLM, samples: list) -> None:
     zeroed = copy.deepcopy(dense)
-    steps = [Step("heads", 25), Step(dense.entry.mlp, 30)]
+    steps = [Step("heads", 25), Step(dense.spec.mlp, 30)]
     done = prune(dense.model, steps, sequences(dense, samples), Method(score="activation", reconstruct=False))
     assert [(p.kept, p.of) for p in done] == [(6, 8), (448, 640)]
     for layer, twin in zip(architecture.layers(dense.model), architecture.layers(zeroed.model)):
@@ -126,7 +126,7 @@ def test_least_squares_brings_every_family_nearer_to_the_dense_model(dense: VLM,
     errors = []
     for reconstruct in (False, True):
         twin = copy.deepcopy(dense)
-        steps = [Step("heads", 25), Step(dense.entry.mlp, 50)]
+        steps = [Step("heads", 25), Step(dense.spec.mlp, 50)]
         prune(twin.model, steps, calibration, Method(reconstruct=reconstruct))
         errors.append((_stream(twin, samples) - wanted).square().mean().item())
     assert errors[1] < errors[0]
@@ -162,7 +162,7 @@ def test_the_prompt_is_the_chat_templates(name: str, source: Callable) -> None:
     told = [{"role": "system", "content": [{"type": "text", "text": "You are a helpful assistant."}]}]
     told.append({"role": "user", "content": content})
     text = vlm.processor.apply_chat_template(told, add_generation_prompt=True)
-    assert text == vlm.entry.prompt.format(question="What is it?")
+    assert text == vlm.spec.prompt.format(question="What is it?")
 
 
 @pytest.mark.parametrize("dense", NAMES, indirect=True)

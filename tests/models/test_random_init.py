@@ -21,7 +21,7 @@ REAL = [m for m in registry.MODELS.values() if m.family in random_init.SIBLINGS 
 
 
 @pytest.mark.parametrize("entry", REAL, ids=lambda m: m.name)
-def test_the_whole_architecture_has_the_published_sizes(entry: registry.Model) -> None:
+def test_the_whole_architecture_has_the_published_sizes(entry: registry.ModelSpec) -> None:
     model = random_init.dense(entry).model
     counted = {name: p.shape for name, p in model.named_parameters()}
     assert counted == {name: p.shape for name, p in size_estimate.skeleton(entry.name).named_parameters()}
@@ -29,7 +29,7 @@ def test_the_whole_architecture_has_the_published_sizes(entry: registry.Model) -
 
 
 @pytest.mark.parametrize("entry", REAL, ids=lambda m: m.name)
-def test_the_image_takes_as_many_tokens_as_the_real_ones(entry: registry.Model) -> None:
+def test_the_image_takes_as_many_tokens_as_the_real_ones(entry: registry.ModelSpec) -> None:
     from PIL import Image
 
     made = random_init.dense(entry, 1)

@@ -21,7 +21,7 @@ def test_stream_batch_and_generate_agree(built, samples: list, recipe: str) -> N
     assert parts[-1].finished and not any(p.finished for p in parts[:-1])
     assert parts[-1].text == whole.text and parts[-1].new_tokens == whole.new_tokens
     assert [p.new_tokens for p in parts] == sorted(p.new_tokens for p in parts)
-    inputs = vlm.processor(images=image, text=vlm.entry.prompt.format(question=question), return_tensors="pt")
+    inputs = vlm.processor(images=image, text=vlm.spec.prompt.format(question=question), return_tensors="pt")
     ids = vlm.model.generate(**inputs.to(vlm.device, vlm.model.dtype), max_new_tokens=64, do_sample=False)
     new = ids[0, inputs["input_ids"].shape[1] :]
     assert vlm.processor.tokenizer.decode(new, skip_special_tokens=True).strip() == whole.text

@@ -107,8 +107,8 @@ def test_a_packed_sequence_computes_what_single_questions_do(name: str, built: C
             alone = vlm.model(**single).logits[0]
             spot = row["segment"][0] == index
             mine, ids = packed[spot], row["input_ids"][0][spot]
-            assert torch.equal(single["input_ids"][0, -len(ids) :], ids) or vlm.entry.suffix
-            end = alone[: len(alone) - vlm.entry.suffix]  # a suffix ends in its own end token
+            assert torch.equal(single["input_ids"][0, -len(ids) :], ids) or vlm.spec.suffix
+            end = alone[: len(alone) - vlm.spec.suffix]  # a suffix ends in its own end token
             torch.testing.assert_close(mine, end[-len(mine) :], atol=2e-3, rtol=1e-3)
 
 

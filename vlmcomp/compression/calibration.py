@@ -176,7 +176,7 @@ def _kinds(vlm: VLM, inputs: dict[str, torch.Tensor], answers: Sequence[str]) ->
     kinds = torch.full(ids.shape, QUESTION)
     kinds[ids == vlm.model.config.image_token_id] = IMAGE
     for kind, seen, answer in zip(kinds, mask, answers):
-        end, tokens = int(seen.sum()), _length(vlm, f"{vlm.entry.joint}{answer}") + vlm.entry.suffix
+        end, tokens = int(seen.sum()), _length(vlm, f"{vlm.spec.joint}{answer}") + vlm.spec.suffix
         kind[end - tokens : end] = ANSWER
         kind[end:] = PAD
     return kinds

@@ -39,7 +39,7 @@ def measure(
     Returns:
         The scores, and one row a sample in the task's order: id, type, question, reference, answer.
     """
-    samples = task.samples(task.count(count), seed, engine.vlm.entry.one_word)
+    samples = task.samples(task.count(count), seed, engine.vlm.spec.one_word)
     told = (lambda share: progress(task.name, share)) if progress else (lambda share: None)
     rows = answer(engine, samples, batch_size, max_new_tokens, told, journal)
     return score(task, rows, seed, encoder), rows

@@ -216,7 +216,7 @@ def _maker(model: str) -> Callable[[str], VLM]:
     return make
 
 
-def _large() -> registry.Model:
+def _large() -> registry.ModelSpec:
     """The 1 B model, made known to this process, which is the study's own."""
     seven = SHAPES["llava-1.5-7b"]
     text = {"hidden_size": 2048, "intermediate_size": 5504, "num_hidden_layers": 16}

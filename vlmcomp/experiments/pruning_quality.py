@@ -55,7 +55,7 @@ class Study:
         found = {}
         for name, usual in SAMPLES.items():
             task = task_registry.find(name)
-            found[name] = task.samples(task.count(self.samples or usual), 0, self.dense.entry.one_word)
+            found[name] = task.samples(task.count(self.samples or usual), 0, self.dense.spec.one_word)
         return found
 
     def _prompts(self, task: str) -> list[Prompts]:
@@ -91,7 +91,7 @@ class Study:
 
     def _calibration(self, seed: int) -> list[Tokens]:
         """The zoo's usual number of samples for the model."""
-        return sequences(self.dense, calibration_samples(self.dense.entry.calibration, seed), batch=32)
+        return sequences(self.dense, calibration_samples(self.dense.spec.calibration, seed), batch=32)
 
     def measure(self, cell: Cell) -> dict[str, Any]:
         """Prune as ``cell`` says, ask, score; which questions came out right, and as from the dense model, is kept."""

@@ -13,12 +13,12 @@ from huggingface_hub.errors import (
 
 from vlmcomp.feedback import Progress
 from vlmcomp.hub import HUB_ERRORS, download_snapshot, raise_clear_error
-from vlmcomp.models.registry import MODELS, Model
+from vlmcomp.models.registry import MODELS, ModelSpec
 
 _WANTED = {"allow_patterns": ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"], "ignore_patterns": ["*/*"]}
 
 
-def fetch(model: Model, source: str | None, say: Progress) -> tuple[Path, str | None]:
+def fetch(model: ModelSpec, source: str | None, say: Progress) -> tuple[Path, str | None]:
     """The folder with the dense weights of ``model``, from ``source`` (folder or Hub id) or the zoo's own place.
 
     From the Hub only what is needed comes, after family and disk space are checked; a connection that breaks is taken
@@ -54,7 +54,7 @@ def fetch(model: Model, source: str | None, say: Progress) -> tuple[Path, str | 
     return folder, commit
 
 
-def commit(model: Model, source: str | None) -> str | None:
+def commit(model: ModelSpec, source: str | None) -> str | None:
     """Which commit of the Hub ``fetch`` would take now, without downloading anything; None for a folder.
 
     Raises:
@@ -73,7 +73,7 @@ def commit(model: Model, source: str | None) -> str | None:
         raise_clear_error(error, model.name, place, revision, gated=model.gated and source is None)
 
 
-def _check_family(config: Path, model: Model, place: str) -> None:
+def _check_family(config: Path, model: ModelSpec, place: str) -> None:
     try:
         family = json.loads(config.read_text(encoding="utf-8"))["model_type"]
     except (OSError, ValueError, KeyError, TypeError):

@@ -6,10 +6,10 @@ import torch
 from torch import nn
 
 from vlmcomp.hardware import native_bfloat16
-from vlmcomp.models.registry import Model
+from vlmcomp.models.registry import ModelSpec
 
 
-def compute_dtype(device: str | torch.device, entry: Model | None = None) -> torch.dtype:
+def compute_dtype(device: str | torch.device, entry: ModelSpec | None = None) -> torch.dtype:
     """On a GPU float16, for a model that needs its range bfloat16 where the GPU has that (from Ampere on); on a CPU
     bfloat16 where it has instructions for it, else float32.
 

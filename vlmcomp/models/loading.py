@@ -13,7 +13,7 @@ from transformers.utils import logging as transformers_logging
 from vlmcomp.feedback import Progress, first_line
 from vlmcomp.models import architecture, download, processor
 from vlmcomp.models.dtypes import compute_dtype
-from vlmcomp.models.registry import Model
+from vlmcomp.models.registry import ModelSpec
 
 _log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ class Dense:
     revision: str | None
 
 
-def load(entry: Model, source: str | None, say: Progress) -> Dense:
+def load(entry: ModelSpec, source: str | None, say: Progress) -> Dense:
     """Map the dense weights of ``entry`` from ``source`` (folder or Hub id) or the zoo's own place.
 
     Raises:
@@ -58,7 +58,7 @@ class Arrival:
     keep their dtype, and so do the parts that a family's class keeps in float32 when the rest is in 16 bits.
     """
 
-    def __init__(self, model: PreTrainedModel, device: str, entry: Model | None = None) -> None:
+    def __init__(self, model: PreTrainedModel, device: str, entry: ModelSpec | None = None) -> None:
         self.model, self.device, self.dtype = model, torch.device(device), compute_dtype(device, entry)
         if entry is not None and entry.bfloat16 and self.dtype == torch.float16:
             _log.warning("%s was trained in bfloat16, which this GPU lacks: in float16 answers may break", entry.title)

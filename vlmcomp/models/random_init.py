@@ -23,7 +23,7 @@ from transformers import (
 from vlmcomp.models import processor, registry
 from vlmcomp.models.configs import SHAPES
 from vlmcomp.models.loading import Dense
-from vlmcomp.models.registry import Model
+from vlmcomp.models.registry import ModelSpec
 
 SIBLINGS = {
     "llava": "llava-shapes",
@@ -37,7 +37,7 @@ _DEPTHS = ("num_hidden_layers", "depth")
 _PLACES = ("fullatt_block_indexes", "deepstack_visual_indexes")  # layers of a tower, by number
 
 
-def check(entry: Model, layers: int | None = None) -> None:
+def check(entry: ModelSpec, layers: int | None = None) -> None:
     """Raises ``ValueError`` where random weights make no sense, or there are fewer than one layer."""
     if entry.embedded:
         raise ValueError(f"{entry.name} has its weights here: leave out --weights random")
@@ -47,14 +47,14 @@ def check(entry: Model, layers: int | None = None) -> None:
         raise ValueError(f"a model needs at least one layer, not {layers}")
 
 
-def source(entry: Model, layers: int | None = None) -> str:
+def source(entry: ModelSpec, layers: int | None = None) -> str:
     """What a report says of such weights' origin."""
     depth = SHAPES[entry.name]["text_config"]["num_hidden_layers"]
     cut = f", {min(layers, depth)} of {depth} layers" if layers is not None and layers < depth else ""
     return f"the published shapes of {entry.source}{cut}"
 
 
-def dense(entry: Model, layers: int | None = None) -> Dense:
+def dense(entry: ModelSpec, layers: int | None = None) -> Dense:
     """The architecture with its weights still to be drawn (``load.Arrival`` draws them on the device).
 
     Args:
@@ -92,7 +92,7 @@ def _take_token_ids(config: PreTrainedConfig, sibling: PreTrainedConfig) -> None
             setattr(mine, name, getattr(theirs, name))
 
 
-def _reader(entry: Model, config: PreTrainedConfig, place: str) -> ProcessorMixin:
+def _reader(entry: ModelSpec, config: PreTrainedConfig, place: str) -> ProcessorMixin:
     reader, vision = processor.load(Path(place), entry.pixels), config.vision_config
     images = reader.image_processor
     if entry.pixels is None:

@@ -16,7 +16,7 @@ _ALL_SEEN = {
 
 
 @dataclass(frozen=True)
-class Model:
+class ModelSpec:
     """One row: where the weights come from and how to talk to the model.
 
     ``prompt`` holds ``{question}``, and the answer follows it after ``joint``; with ``suffix`` the processor is told
@@ -78,17 +78,17 @@ _SMOLVLM = "<|im_start|>User:<image>{question}<end_of_utterance>\nAssistant:"
 _PHRASE = "Answer the question using a single word or phrase."
 
 
-def _shapes(family: str, title: str, prompt: str, name: str, **more: Any) -> Model:
+def _shapes(family: str, title: str, prompt: str, name: str, **more: Any) -> ModelSpec:
     """A model that is trained here and ships in ``assets/``."""
     settings = {"one_word": "Answer with one word.", "licence": "Apache-2.0", "embedded": True, "calibration": 1024}
-    return Model(name=name, title=title, family=family, source=f"models/{name}", prompt=prompt, **settings | more)
+    return ModelSpec(name=name, title=title, family=family, source=f"models/{name}", prompt=prompt, **settings | more)
 
 
-def _qwen(name: str, title: str, source: str, prompt: str, licence: str = "Apache-2.0") -> Model:
+def _qwen(name: str, title: str, source: str, prompt: str, licence: str = "Apache-2.0") -> ModelSpec:
     side = 32 if name.startswith("qwen3") else 28  # pixels a side of an image token
     family = name.split("-vl")[0].replace(".", "_") + "_vl"
     pixels = (256 * side**2, 1280 * side**2)
-    return Model(name, title, family, f"Qwen/{source}", prompt, _PHRASE, licence, pixels=pixels, bfloat16=True)
+    return ModelSpec(name, title, family, f"Qwen/{source}", prompt, _PHRASE, licence, pixels=pixels, bfloat16=True)
 
 
 MODELS = {
@@ -98,7 +98,7 @@ MODELS = {
         _shapes("blip-2", "BLIP-2-shapes 4.5M", _BLIP2, "blip2-shapes", mlp="ffn"),
         _shapes("paligemma", "PaliGemma-shapes 3.9M", _PALIGEMMA, "paligemma-shapes", suffix=True),
         _shapes("qwen2_vl", "Qwen2-VL-shapes 4.2M", _QWEN3, "qwen2-vl-shapes"),  # its wording has no system prompt
-        Model(
+        ModelSpec(
             name="llava-1.5-7b",
             title="LLaVA-1.5 7B",
             family="llava",
@@ -107,7 +107,7 @@ MODELS = {
             one_word=_PHRASE,
             licence="Llama 2 Community License",
         ),
-        Model(
+        ModelSpec(
             name="blip2-opt-2.7b",
             title="BLIP-2 OPT 2.7B",
             family="blip-2",
@@ -118,7 +118,7 @@ MODELS = {
             mlp="ffn",
         ),
         *(
-            Model(
+            ModelSpec(
                 name=name,
                 title=title,
                 family="paligemma",
@@ -142,7 +142,7 @@ MODELS = {
         _qwen("qwen3-vl-2b", "Qwen3-VL 2B", "Qwen3-VL-2B-Instruct", _QWEN3),
         _qwen("qwen3-vl-4b", "Qwen3-VL 4B", "Qwen3-VL-4B-Instruct", _QWEN3),
         *(
-            Model(
+            ModelSpec(
                 name=f"smolvlm-{size.lower()}",
                 title=f"SmolVLM {size}",
                 family="idefics3",
@@ -159,7 +159,7 @@ MODELS = {
 DEFAULT = "llava-shapes"
 
 
-def find(name: str) -> Model:
+def find(name: str) -> ModelSpec:
     """The row of ``name``.
 
     Raises:
@@ -170,7 +170,7 @@ def find(name: str) -> Model:
     return MODELS[name]
 
 
-def check(recipe: Recipe) -> Model:
+def check(recipe: Recipe) -> ModelSpec:
     """The model of ``recipe``, if its anatomy allows every step.
 
     Raises:

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from transformers import PreTrainedModel, ProcessorMixin
 
-from vlmcomp.models.registry import Model
+from vlmcomp.models.registry import ModelSpec
 from vlmcomp.recipe import Recipe
 from vlmcomp.results.schema import Pruned
 
@@ -30,7 +30,7 @@ class VLM:
     model: PreTrainedModel
     processor: ProcessorMixin
     recipe: Recipe
-    entry: Model
+    spec: ModelSpec
     dtype_stored: str
     dtype_computed: str
     backend: str
@@ -53,14 +53,14 @@ class VLM:
         """What the model is given for a batch, on its device: prompts padded on the left, or, with ``answers``, whole
         sequences padded on the right. Special tokens written in a question are taken out of it."""
         tokens = self.processor.tokenizer.all_special_tokens
-        prompts = [self.entry.prompt.format(question=_without(q, tokens)) for q in questions]
+        prompts = [self.spec.prompt.format(question=_without(q, tokens)) for q in questions]
         settings = {"return_tensors": "pt", "padding": len(prompts) > 1}
         if answers is not None:
             settings |= {"padding": True, "padding_side": "right"}
-            if self.entry.suffix:
+            if self.spec.suffix:
                 settings["suffix"] = list(answers)
             else:
-                prompts = [f"{p}{self.entry.joint}{a}" for p, a in zip(prompts, answers)]
+                prompts = [f"{p}{self.spec.joint}{a}" for p, a in zip(prompts, answers)]
         inputs = self.processor(images=images, text=prompts, **settings)
         inputs.pop("labels", None)
         if (seeing := getattr(self.model, TOKEN_PRUNER, None)) is not None:

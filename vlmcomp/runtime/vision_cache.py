@@ -28,7 +28,7 @@ class SharedVision:
         """Meanwhile ``vlm``, which nobody else asks, takes what another variant's tower made of the same pixels."""
         from vlmcomp.runtime.device import synchronize
 
-        tower, me = _tower(vlm), (vlm.entry.name, vlm.dtype_computed, vlm.device)
+        tower, me = _tower(vlm), (vlm.spec.name, vlm.dtype_computed, vlm.device)
         look, self.spared = tower.forward, 0.0
 
         def forward(*args: Any, **kwargs: Any) -> Any:

@@ -70,7 +70,7 @@ def share(vlm: VLM, others: Sequence[VLM]) -> None:
     at the same time. Packed weights are left alone: bitsandbytes moves them about.
     """
     for other in others:
-        if other.entry.name != vlm.entry.name or other.dtype_computed != vlm.dtype_computed:
+        if other.spec.name != vlm.spec.name or other.dtype_computed != vlm.dtype_computed:
             continue
         theirs = dict(_plain(other.model))
         for name, tensor in _plain(vlm.model):
