@@ -59,7 +59,7 @@ def test_the_pushed_files_alone_serve_the_app_and_answer(tmp_path: Path) -> None
     if not (ROOT / ".git").exists():
         pytest.skip("not a git checkout")
     space, blocker = tmp_path / "space", tmp_path / "blocker"
-    for name in space_module.plan().files:
+    for name in space_module.plan_push().files:
         (space / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / name, space / name)
     blocker.mkdir()

@@ -223,22 +223,22 @@ def test_a_card_says_where_it_comes_from_and_what_changed() -> None:
 
 def test_recorded_answers_are_there_before_any_model_is_asked() -> None:
     for example, model in itertools.product(handlers.examples(), results.models_on(HARDWARE)):
-        asked = handlers.usual_variants(model)
-        for card in handlers.at_once(example.image, example.question, asked).cards:
+        asked = handlers.default_variants(model)
+        for card in handlers.recorded_first(example.image, example.question, asked).cards:
             image = recorded.open_image(example.image)
             found = recorded.find([card.recipe], image, example.question).get(card.recipe)
             assert (card.answer, card.recorded) == ((found.answer, found.place) if found else (None, ""))
             assert card.status == "waiting" and not card.error
             assert (card.agrees is None) == (card.answer is None or card.recipe == card.recipe.baseline)
-    (card,) = handlers.at_once(example.image, "Is there a star on the moon?", asked[:1]).cards
+    (card,) = handlers.recorded_first(example.image, "Is there a star on the moon?", asked[:1]).cards
     assert card.answer is None and not card.recorded
 
 
 def test_every_offered_variant_and_example_exists() -> None:
     for model in registry.MODELS:
-        assert set(handlers.usual_variants(model)) <= set(handlers.variants(model))
+        assert set(handlers.default_variants(model)) <= set(handlers.variants(model))
         for start in range(0, len(handlers.variants(model)), handlers.MAX_VARIANTS):
-            handlers.check_recipes(handlers.variants(model)[start : start + handlers.MAX_VARIANTS])
+            handlers.parse_recipes(handlers.variants(model)[start : start + handlers.MAX_VARIANTS])
     for example in handlers.examples():
         Image.open(example.image).verify()
         assert example.question
@@ -246,10 +246,10 @@ def test_every_offered_variant_and_example_exists() -> None:
 
 
 def test_a_drawn_scene_comes_with_its_answer() -> None:
-    drawn = [handlers.surprise(seed) for seed in range(20)]
+    drawn = [handlers.random_scene(seed) for seed in range(20)]
     assert all(image.size == (96, 96) and question and answer for image, question, answer in drawn)
     assert len({image.tobytes() for image, _, _ in drawn}) == 20
-    assert handlers.surprise(3)[1:] == drawn[3][1:]
+    assert handlers.random_scene(3)[1:] == drawn[3][1:]
 
 
 def test_the_saved_table_is_the_shown_one_and_the_saved_chart_is_a_picture() -> None:

@@ -21,7 +21,7 @@ TURN = "!document.querySelector('.card').innerText.includes('recorded on')"  # t
 
 def _slowly(monkeypatch: pytest.MonkeyPatch, gate: threading.Event) -> None:
     """Every live answer stands still after its first token until ``gate`` is open."""
-    live = handlers._answer
+    live = handlers._live_cards
 
     def answer(*given: Any) -> Iterator[Any]:
         with closing(live(*given)) as news:
@@ -47,7 +47,7 @@ def test_recorded_answers_do_not_wait_for_another_visitors_live_one(visit: Any, 
         other.click("#ask")
         other.wait_for_function("document.querySelectorAll('.card .badge.recorded').length === 2")
         assert other.locator(".card .waiting").all_inner_texts() == ["the live answer: waiting…"] * 2
-        assert handlers.models().held()[0].leases == 1  # the other visitor's
+        assert handlers.backend().held()[0].leases == 1  # the other visitor's
     finally:
         gate.set()
     for visitor in (tab, other):
@@ -70,7 +70,7 @@ def test_a_full_queue_refuses_answers_alone(visit: Any, monkeypatch) -> None:
 
 def test_markup_of_links_questions_and_models_stays_text(visit: Any, monkeypatch) -> None:
     nasty = "<img src=x onerror=window.hit=1><script>window.hit=1</script> **bold** [x](javascript:window.hit=1)"
-    live = handlers._answer
+    live = handlers._live_cards
 
     def answer(*given: Any) -> Iterator[Any]:
         for card in live(*given):
@@ -95,14 +95,14 @@ def test_stopping_and_leaving_free_the_model(visit: Any, monkeypatch, leaves: st
         tab.click("#ask")
         tab.wait_for_selector(".card .answer")
         tab.wait_for_function(TURN)
-        assert any(held.leases for held in handlers.models().held())
+        assert any(held.leases for held in handlers.backend().held())
         if leaves == "stop":
             tab.click("#stop")
         else:
             tab.close()
         until = time.monotonic() + 120
-        while any(held.leases for held in handlers.models().held()) and time.monotonic() < until:
+        while any(held.leases for held in handlers.backend().held()) and time.monotonic() < until:
             time.sleep(0.05)
-        assert not any(held.leases for held in handlers.models().held())
+        assert not any(held.leases for held in handlers.backend().held())
     finally:
         gate.set()

@@ -22,10 +22,10 @@ GIT = ("git", "-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsi
 
 
 @pytest.fixture(scope="module")
-def whole() -> space.Plan:
+def whole() -> space.SpacePush:
     if not (ROOT / ".git").exists():
         pytest.skip("not a git checkout")
-    return space.plan()
+    return space.plan_push()
 
 
 @pytest.fixture
@@ -64,16 +64,16 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[space_server.Spaces]:
         yield running
 
 
-def _push(plan: space.Plan, repo: str = NAME, hardware: str | None = None) -> str:
+def _push(plan: space.SpacePush, repo: str = NAME, hardware: str | None = None) -> str:
     return space.push(space.connect(), plan, repo, hardware)
 
 
-def _content(plan: space.Plan) -> dict[str, bytes]:
+def _content(plan: space.SpacePush) -> dict[str, bytes]:
     return {name: (plan.root / name).read_bytes() for name in plan.files}
 
 
-def test_only_tracked_files_of_the_app_are_pushed(whole: space.Plan) -> None:
-    for wanted in space.PUSHED:
+def test_only_tracked_files_of_the_app_are_pushed(whole: space.SpacePush) -> None:
+    for wanted in space.PUSHED_PATHS:
         assert any(name == wanted or (wanted[-1] == "/" and name.startswith(wanted)) for name in whole.files), wanted
     names = set(whole.files)
     assert names and not any(re.match(r"tests/|\.|.*__pycache__|.*-dev|Makefile", name) for name in names)
@@ -86,7 +86,7 @@ def test_a_plan_says_what_differs_from_the_commit(checkout: Path) -> None:
     model = "assets/models/llava-shapes"
     (checkout / "vlmcomp/__init__.py").write_text("x = 1\n")
     (checkout / "vlmcomp/new.py").write_text("")
-    plan = space.plan(checkout)
+    plan = space.plan_push(checkout)
     assert set(plan.files) == {
         "README.md",
         "app.py",
@@ -127,7 +127,7 @@ def _weights(root: Path, name: str) -> None:
 def test_what_may_not_be_pushed_is_one_sentence(checkout: Path, spoil, sentence: str) -> None:
     spoil(checkout)
     with pytest.raises(ValueError, match=sentence) as refused:
-        space.plan(checkout)
+        space.plan_push(checkout)
     assert "\n" not in str(refused.value)
 
 
@@ -135,25 +135,25 @@ def test_a_bundled_model_that_becomes_gated_is_refused(checkout: Path, monkeypat
     row = registry.find("llava-shapes")
     monkeypatch.setitem(registry.MODELS, row.name, replace(row, gated=True))
     with pytest.raises(ValueError, match="and gated"):
-        space.plan(checkout)
+        space.plan_push(checkout)
 
 
-def test_the_checkout_becomes_a_space_in_one_commit(hub: space_server.Spaces, whole: space.Plan) -> None:
+def test_the_checkout_becomes_a_space_in_one_commit(hub: space_server.Spaces, whole: space.SpacePush) -> None:
     assert _push(whole, hardware="zero-a10g") == f"{hub.url}/spaces/{NAME}"
     assert hub.held[NAME] == _content(whole) | {".gitattributes": hub.held[NAME][".gitattributes"]}
     assert hub.hardware[NAME] == "zero-a10g" and len(hub.commits) == 1 and whole.head in hub.commits[0]
 
 
 def test_a_second_push_brings_only_what_changed(hub: space_server.Spaces, checkout: Path) -> None:
-    _push(space.plan(checkout))
+    _push(space.plan_push(checkout))
     hub.held[NAME]["notes.md"] = b"the user's own"
-    _push(space.plan(checkout))
+    _push(space.plan_push(checkout))
     assert len(hub.commits) == 1  # nothing new, no new build
     (checkout / "vlmcomp/__init__.py").rename(checkout / "vlmcomp/other.py")
     (checkout / "vlmcomp/__init__.py").write_text("x = 2\n")
     (checkout / "assets/models/llava-shapes/model.safetensors").unlink()
     _commit(checkout)
-    plan = space.plan(checkout)
+    plan = space.plan_push(checkout)
     _push(plan, hardware="l4x1")
     kept = {name: hub.held[NAME][name] for name in (".gitattributes", "notes.md")}
     assert hub.held[NAME] == _content(plan) | kept and hub.hardware[NAME] == "l4x1" and len(hub.commits) == 2
@@ -162,7 +162,7 @@ def test_a_second_push_brings_only_what_changed(hub: space_server.Spaces, checko
 def test_a_space_that_holds_something_else_is_left_alone(hub: space_server.Spaces, checkout: Path) -> None:
     hub.held[NAME] = before = {"README.md": b"mine", "app.py": b"mine"}
     with pytest.raises(ValueError, match="holds something else: choose another name"):
-        _push(space.plan(checkout))
+        _push(space.plan_push(checkout))
     assert hub.held[NAME] is before and not hub.commits
 
 
@@ -171,10 +171,10 @@ def test_an_upload_that_breaks_changes_nothing_and_can_be_run_again(
 ) -> None:
     hub.loses = 1
     with pytest.raises(ValueError, match="broke off, and nothing of it shows: run it again"):
-        _push(space.plan(checkout))
+        _push(space.plan_push(checkout))
     assert set(hub.held[NAME]) == {".gitattributes", "README.md"}
-    _push(space.plan(checkout))
-    assert hub.held[NAME].items() >= _content(space.plan(checkout)).items()
+    _push(space.plan_push(checkout))
+    assert hub.held[NAME].items() >= _content(space.plan_push(checkout)).items()
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_what_the_hub_says_is_told(
 ) -> None:
     hub.refuses = (status, said)
     with pytest.raises(ValueError, match=sentence) as refused:
-        _push(space.plan(checkout))
+        _push(space.plan_push(checkout))
     assert "\n" not in str(refused.value) and not hub.held
 
 
@@ -200,7 +200,9 @@ def _told(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, st
     return status, said.out, said.err
 
 
-def test_a_dry_run_lists_every_file_and_pushes_nothing(hub: space_server.Spaces, whole: space.Plan, capsys) -> None:
+def test_a_dry_run_lists_every_file_and_pushes_nothing(
+    hub: space_server.Spaces, whole: space.SpacePush, capsys
+) -> None:
     status, out, _ = _told(capsys, "--to", NAME, "--dry-run")
     listed = {name: int(size.replace(",", "")) for size, name in re.findall(r"^ *([\d,]+)  (\S+)$", out, re.M)}
     assert status == 0 and listed == whole.files and not hub.held
@@ -226,7 +228,7 @@ def _last(err: str) -> str:
 
 
 def test_no_token_a_wrong_one_and_no_network_are_one_sentence(
-    hub: space_server.Spaces, whole: space.Plan, capsys, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    hub: space_server.Spaces, whole: space.SpacePush, capsys, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
     status, _, err = _told(capsys, "--to", NAME)

@@ -14,7 +14,8 @@ from vlmcomp.compression.calibration import texts
 from vlmcomp.compression.checkpoint import compute_in
 from vlmcomp.compression.pipeline import build
 from vlmcomp.compression.pruning.pruner import prune
-from vlmcomp.compression.quantization.quantize import mark, quantize, repacked
+from vlmcomp.compression.quantization.bitsandbytes import is_cpu_repacked
+from vlmcomp.compression.quantization.quantize import quantize_layer_, set_quantization_config
 from vlmcomp.compression.size import parameters, weight_bytes
 from vlmcomp.models import architecture
 from vlmcomp.models.dtypes import round_to_float16
@@ -64,8 +65,8 @@ def test_a_llama_decoder_with_six_of_eight_heads_loads_as_mistral(precision: str
     round_to_float16(vlm.model)
     if precision != "fp16":
         for layer in architecture.layers(vlm.model):
-            quantize(layer, precision, vlm.dtype)
-        mark(vlm.model, precision, vlm.dtype)
+            quantize_layer_(layer, precision, vlm.dtype)
+        set_quantization_config(vlm.model, precision, vlm.dtype)
     checkpoint.save(vlm, tmp_path / "out")
     assert vlm.model.config.text_config.model_type == "llama"
     with torch.no_grad():
@@ -77,9 +78,9 @@ def test_a_llama_decoder_with_six_of_eight_heads_loads_as_mistral(precision: str
 
 def test_an_int4_model_that_has_answered_on_such_a_cpu_is_not_saved(samples: list, tmp_path: Path) -> None:
     vlm = build(Recipe.parse("llava-shapes/int4"), device="cpu")
-    assert not repacked(vlm.model)
+    assert not is_cpu_repacked(vlm.model)
     Engine(vlm).generate(samples[0][0], samples[0][1], 4)
-    if not repacked(vlm.model):
+    if not is_cpu_repacked(vlm.model):
         pytest.skip("this CPU has no AVX512-BF16: bitsandbytes repacks nothing here")
     with pytest.raises(ValueError, match="build it again"):
         checkpoint.save(vlm, tmp_path / "out")

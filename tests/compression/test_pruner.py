@@ -19,7 +19,7 @@ from vlmcomp.compression.pruning.heads import kept_heads
 from vlmcomp.compression.pruning.importance import SCORES
 from vlmcomp.compression.pruning.plan import kept_count, narrow, width_multiple
 from vlmcomp.compression.pruning.pruner import Method, prune
-from vlmcomp.compression.quantization.quantize import round_to_int4
+from vlmcomp.compression.quantization.quantize import fake_quantize_int4_
 from vlmcomp.data.calibration_data import calibration_samples
 from vlmcomp.models import architecture
 from vlmcomp.models.vlm import VLM
@@ -176,7 +176,7 @@ def test_rounding_to_int4_is_what_quantization_then_stores(built: Callable) -> N
     vlm = copy.deepcopy(replace(built("llava-shapes/fp16"), decoder=None))
     rounded = copy.deepcopy(vlm.model)
     for layer in architecture.layers(rounded):
-        round_to_int4(layer)
+        fake_quantize_int4_(layer)
     for (name, dense), (_, near) in zip(architecture.decoder_linears(vlm.model), architecture.decoder_linears(rounded)):
         packed, state = quantize_4bit(dense.weight.data, quant_type="nf4", compress_statistics=True)
         assert torch.equal(near.weight, dequantize_4bit(packed, state)), name

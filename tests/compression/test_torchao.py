@@ -16,7 +16,7 @@ from tests.support.made_models import tiny_llava
 from vlmcomp.compression import checkpoint
 from vlmcomp.compression.pipeline import build
 from vlmcomp.compression.quantization import torchao as torchao_tensors
-from vlmcomp.compression.quantization.quantize import quantize, round_to_int4
+from vlmcomp.compression.quantization.quantize import fake_quantize_int4_, quantize_layer_
 from vlmcomp.compression.shape_checks import refuse
 from vlmcomp.compression.size import parameters, read_per_token, weight_bytes
 from vlmcomp.compression.size_estimate import expected
@@ -124,10 +124,10 @@ def test_rounding_to_int4_gives_what_is_stored() -> None:
     model = tiny_llava()
     layer = architecture.layers(model)[0]
     before = layer.down.weight.clone()
-    round_to_int4(layer, "int4-torchao")
+    fake_quantize_int4_(layer, "int4-torchao")
     rounded = {name: linear.weight.clone() for name, linear in architecture.decoder_linears(model)}
     assert not torch.equal(before, layer.down.weight)
-    quantize(layer, "int4-torchao", torch.float32)
+    quantize_layer_(layer, "int4-torchao", torch.float32)
     for name, linear in architecture.decoder_linears(model):
         if torchao_tensors.kind(linear.weight):
             assert torch.equal(torchao_tensors.dense(linear.weight), rounded[name])

@@ -163,8 +163,8 @@ def test_the_command_writes_the_same_bytes_twice(tmp_path: Path, capsys: pytest.
 
 def test_a_readme_gets_the_plots_that_it_shows_and_no_other(tmp_path: Path) -> None:
     text = "![a](pictures/quality-size.png) ![b](app.png) `quality-latency.png`"
-    (picture,) = generated_docs.pictures(text, MADE, tmp_path).items()
+    (picture,) = generated_docs.render_figures(text, MADE, tmp_path).items()
     assert picture[0] == "pictures/quality-size.png" and picture[1].startswith(b"\x89PNG")
-    assert generated_docs.pictures("no picture", MADE, tmp_path) == {}
+    assert generated_docs.render_figures("no picture", MADE, tmp_path) == {}
     with pytest.raises(ValueError, match=r"kept-pruned\.png, for which nothing was measured"):
-        generated_docs.pictures("![a](kept-pruned.png)", MADE[:1], tmp_path)
+        generated_docs.render_figures("![a](kept-pruned.png)", MADE[:1], tmp_path)

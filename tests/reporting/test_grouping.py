@@ -149,9 +149,9 @@ def test_the_caption_names_the_circumstances() -> None:
 
 def test_rewriting_touches_the_block_alone_and_is_stable() -> None:
     text = f"# Title\n{BEGIN}\nold\n{END}\nend\n"
-    new = generated_docs.rewrite(text, "new | block")
+    new = generated_docs.replace_block(text, "new | block")
     assert new == f"# Title\n{BEGIN}\n\nnew | block\n\n{END}\nend\n"
-    assert generated_docs.rewrite(new, "new | block") == new
+    assert generated_docs.replace_block(new, "new | block") == new
 
 
 @pytest.mark.parametrize(
@@ -160,12 +160,14 @@ def test_rewriting_touches_the_block_alone_and_is_stable() -> None:
 )
 def test_markers_must_be_there_once(text: str) -> None:
     with pytest.raises(ValueError, match="results:begin"):
-        generated_docs.rewrite(text, "new")
+        generated_docs.replace_block(text, "new")
 
 
 def test_an_account_says_what_was_left_alone() -> None:
     held = {"vision tower": 2_000_000, "decoder attention": 1_000_000, "decoder MLP": 500_000, "other": 0}
-    text = compress.account(Recipe.parse("llava-shapes/glu30+int8"), made.report().pruned, held, dict.fromkeys(held, 9))
+    text = compress.build_summary(
+        Recipe.parse("llava-shapes/glu30+int8"), made.report().pruned, held, dict.fromkeys(held, 9)
+    )
     lines = {line.split("  ")[0]: line for line in text.splitlines()}
     assert "kept 448 of 640" in text
     assert lines["vision tower"].endswith("left alone")

@@ -11,7 +11,7 @@ import torch
 
 from tests.support.choices import assert_equal, assert_same, decoded, plain, stored
 from vlmcomp.compression.pipeline import build
-from vlmcomp.compression.quantization import quantize
+from vlmcomp.compression.quantization.bitsandbytes import to_bnb_int8
 from vlmcomp.experiments.decode_speed import SMALL
 from vlmcomp.models import registry
 from vlmcomp.models.vlm import VLM
@@ -105,7 +105,7 @@ def test_a_settled_model_saves_what_was_built(on_gpu: Callable, precision: str) 
 
 def test_int8_is_packed_on_the_gpu_as_from_the_cpu() -> None:
     linear = torch.nn.Linear(192, 64, bias=False, dtype=torch.float16)
-    here, there = (quantize.int8(linear.to(device)).to("cuda").weight for device in ("cuda", "cpu"))
+    here, there = (to_bnb_int8(linear.to(device)).to("cuda").weight for device in ("cuda", "cpu"))
     assert torch.equal(here.data, there.data) and torch.equal(here.SCB, there.SCB)
 
 

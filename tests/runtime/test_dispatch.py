@@ -12,7 +12,7 @@ from torch import nn
 from vlmcomp import files
 from vlmcomp.compression import checkpoint
 from vlmcomp.compression.pipeline import build
-from vlmcomp.compression.quantization.quantize import int8
+from vlmcomp.compression.quantization.bitsandbytes import to_bnb_int8
 from vlmcomp.compression.size import read_per_token, weight_bytes
 from vlmcomp.models import architecture
 from vlmcomp.recipe import Recipe
@@ -30,7 +30,7 @@ OURS = [
 
 
 def _small(dense: nn.Linear) -> nn.Module:
-    small = int8(dense)
+    small = to_bnb_int8(dense)
     small.bias = dense.bias
     return small
 

@@ -11,8 +11,8 @@ from bitsandbytes.functional import dequantize_4bit
 from torch import nn
 
 from tests.support.choices import assert_equal, stored
-from vlmcomp.compression.quantization import quantize
 from vlmcomp.compression.quantization import torchao as torchao_tensors
+from vlmcomp.compression.quantization.quantize import quantize_linear
 from vlmcomp.runtime import weight_sharing
 from vlmcomp.runtime.linear import dispatch
 from vlmcomp.runtime.linear import gpu as gpu_linear
@@ -47,10 +47,8 @@ class Attention(nn.Module):
 def _packed(precision: str, bias: bool) -> Attention:
     block = Attention(bias).to(DEVICE).eval().requires_grad_(False)
     for name, linear in list(block.named_children()):
-        if precision in quantize._PACKERS:
-            linear.weight = nn.Parameter(quantize._PACKERS[precision](linear.weight.data), requires_grad=False)
-        elif precision != "fp16":
-            block.set_submodule(name, quantize._bitsandbytes(name, linear, precision, torch.float32))
+        if precision != "fp16":
+            block.set_submodule(name, quantize_linear(name, linear, precision, torch.float32))
     return block
 
 

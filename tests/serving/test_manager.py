@@ -6,6 +6,7 @@ import contextlib
 import random
 import threading
 import time
+import weakref
 from collections.abc import Callable, Mapping
 
 import pytest
@@ -13,10 +14,18 @@ import torch
 
 from vlmcomp.feedback import out_of_memory
 from vlmcomp.recipe import Recipe, Step
+from vlmcomp.runtime import device
 from vlmcomp.serving.manager import Manager, ManagerError
 
 RECIPES = [Recipe("toy", (Step("glu", n),)) for n in range(1, 7)]
 OTHERS = [Recipe("top", (Step("glu", n),)) for n in range(1, 4)]
+
+
+class _Model:
+    """Refers to itself, as modules do: only the garbage collector frees it."""
+
+    def __init__(self) -> None:
+        self.itself = self
 
 
 def _percent(recipe: Recipe) -> int:
@@ -156,6 +165,66 @@ def test_memory_that_runs_out_is_met_once_and_then_said(error: Exception) -> Non
     left[0] = 0
     with manager.lease(RECIPES[3]) as thing:
         assert thing == 4
+
+
+def test_an_eviction_at_admission_delays_nobody_but_its_builder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While an answer holds the GPU, an admission evicts an idle model, whose memory only the GPU's next owner can
+    free; models in memory, the list of them and the admitted model itself stay within reach meanwhile."""
+    freed, answering, answered = threading.Event(), threading.Event(), threading.Event()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", freed.set)
+    manager = _manager(lambda r, p: _percent(r), _alone(10), 20)  # estimates nothing: room is made on admission
+    for recipe in RECIPES[:2]:
+        with manager.lease(recipe):
+            pass
+    leased: list[int] = []
+
+    def answer() -> None:
+        with device.GPU:
+            answering.set()
+            answered.wait(120)
+
+    def admit() -> None:
+        with manager.lease(RECIPES[2]) as model:
+            leased.append(model)
+
+    def visit() -> None:
+        while RECIPES[2] not in {h.recipe for h in manager.held()}:
+            time.sleep(0.01)
+        for recipe in (RECIPES[1], RECIPES[2]):
+            with manager.lease(recipe) as model:
+                leased.append(model)
+
+    threads = [threading.Thread(target=work, daemon=True) for work in (answer, admit, visit)]
+    try:
+        threads[0].start()
+        assert answering.wait(60)
+        for t in threads[1:]:
+            t.start()
+        threads[2].join(30)
+        assert leased == [2, 3] and not freed.is_set()
+    finally:
+        answered.set()
+    for t in threads:
+        t.join(60)
+    assert leased == [2, 3, 3] and freed.is_set() and {h.recipe for h in manager.held()} == set(RECIPES[1:3])
+
+
+@pytest.mark.parametrize("evict", ["for another", "when asked"])
+def test_memory_is_freed_when_nothing_refers_to_an_evicted_model(evict: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    alive: list[bool] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: alive.append(model() is not None))
+    manager = _manager(lambda r, p: _Model(), lambda m: {id(m): 10}, 10)
+    with manager.lease(RECIPES[0]) as first:
+        model = weakref.ref(first)
+    del first
+    if evict == "for another":
+        with manager.lease(RECIPES[1]):
+            pass
+    else:
+        manager.drop_idle()
+    assert alive == [False]
 
 
 def test_only_memory_is_tried_again() -> None:

@@ -89,7 +89,7 @@ def _take(event: gr.EventData) -> tuple[Any, Any, dict[str, str]]:
 
 
 def _surprise() -> tuple[Any, Any, dict[str, str]]:
-    image, question, answer = handlers.surprise()
+    image, question, answer = handlers.random_scene()
     return image, question, {"question": question, "answer": answer}
 
 
@@ -125,7 +125,7 @@ def _ask(
 def _at_once(image: str | None, question: str, recipes: list[str], known: dict[str, str]) -> Any:
     """The recorded answers, while the live ones wait for their turn on this machine."""
     try:
-        return cards.cards(handlers.at_once(image, question, recipes), _known(known or {}, question))
+        return cards.cards(handlers.recorded_first(image, question, recipes), _known(known or {}, question))
     except ValueError:
         return gr.skip()  # the turn that follows says what is wrong
 
@@ -138,7 +138,7 @@ def _again(last: Any, live: list[dict[str, Any]], progress: gr.Progress = gr.Pro
 
 
 def _choose_model(model: str) -> Any:
-    return gr.CheckboxGroup(choices=choices(model), value=handlers.usual_variants(model))
+    return gr.CheckboxGroup(choices=choices(model), value=handlers.default_variants(model))
 
 
 def view(model: str, gpu: dict[str, Any]) -> Compare:
@@ -161,7 +161,7 @@ def view(model: str, gpu: dict[str, Any]) -> Compare:
             )
             names = gr.Dropdown([(m.title, m.name) for m in registry.MODELS.values()], value=model, label="Model")
             picked = gr.CheckboxGroup(
-                choices(model), value=handlers.usual_variants(model), label="Variants, two to six", elem_id="variants"
+                choices(model), value=handlers.default_variants(model), label="Variants, two to six", elem_id="variants"
             )
             with gr.Row(elem_classes="actions"):
                 go = gr.Button("Ask", variant="primary", elem_id="ask", min_width=90)

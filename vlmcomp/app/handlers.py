@@ -44,18 +44,18 @@ class Example:
 
 
 @cache
-def models() -> Policy:
+def backend() -> Policy:
     """What answers here. Made once; on ZeroGPU before the app is launched, by the main thread."""
     mlp = registry.find(registry.DEFAULT).mlp
     combined = (f"{mlp}30+int8", f"heads25+{mlp}30+int4")
     return here(
-        [Recipe.parse(v) for v in (*usual_variants(registry.DEFAULT), *(f"{registry.DEFAULT}/{c}" for c in combined))]
+        [Recipe.parse(v) for v in (*default_variants(registry.DEFAULT), *(f"{registry.DEFAULT}/{c}" for c in combined))]
     )
 
 
-def get_ready() -> None:
+def warm_up() -> None:
     """Import what the first live answer needs: seconds that nobody has to wait for."""
-    if models().name == "resident":
+    if backend().name == "resident":
         importlib.import_module("vlmcomp.compression.pipeline")
 
 
@@ -97,11 +97,11 @@ def variants(model: str) -> list[str]:
     return sorted(offered, key=lambda text: grouping.place(Recipe.parse(text)))
 
 
-def usual_variants(model: str) -> list[str]:
+def default_variants(model: str) -> list[str]:
     return [f"{model}/{n.replace('glu', registry.find(model).mlp)}" for n in _USUAL]
 
 
-def check_recipes(texts: Sequence[str] | None) -> list[Recipe]:
+def parse_recipes(texts: Sequence[str] | None) -> list[Recipe]:
     """The recipes asked for, each once, FP16 first if it is among them.
 
     Raises:
@@ -128,8 +128,8 @@ def compare(
     Raises:
         ValueError: image, question or recipes cannot be used, in one sentence.
     """
-    chosen, text, picture = check_recipes(recipes), clean_question(question), open_image(image)
-    first = _at_once(chosen, picture, text)
+    chosen, text, picture = parse_recipes(recipes), clean_question(question), open_image(image)
+    first = _recorded_cards(chosen, picture, text)
     cards = dict(first)
     live: list[Live] = []
     vision = SharedVision()
@@ -138,7 +138,7 @@ def compare(
         cards[recipe] = replace(cards[recipe], status="building")
         yield Comparison(tuple(cards.values()), tuple(live))
         try:
-            with closing(_answer(recipe, picture, text, progress, vision)) as news:
+            with closing(_live_cards(recipe, picture, text, progress, vision)) as news:
                 for card in news:
                     cards[recipe] = _judge(card, cards.get(recipe.baseline))
                     yield Comparison(tuple(cards.values()), tuple(live))
@@ -150,7 +150,7 @@ def compare(
         yield Comparison(tuple(cards.values()), tuple(live))
 
 
-def at_once(image: Any, question: str | None, recipes: Sequence[str] | None) -> Comparison:
+def recorded_first(image: Any, question: str | None, recipes: Sequence[str] | None) -> Comparison:
     """What ``compare`` can say before any model is asked: the recorded answers. It waits for nobody.
 
     Raises:
@@ -160,7 +160,7 @@ def at_once(image: Any, question: str | None, recipes: Sequence[str] | None) -> 
         return next(news)
 
 
-def _at_once(chosen: Sequence[Recipe], picture: Image.Image, text: str) -> dict[Recipe, Card]:
+def _recorded_cards(chosen: Sequence[Recipe], picture: Image.Image, text: str) -> dict[Recipe, Card]:
     cards: dict[Recipe, Card] = {}
     there = recorded.find(chosen, picture, text)
     for recipe in chosen:
@@ -171,15 +171,15 @@ def _at_once(chosen: Sequence[Recipe], picture: Image.Image, text: str) -> dict[
     return cards
 
 
-def _answer(recipe: Recipe, picture: Any, text: str, progress: Progress, vision: SharedVision) -> Iterator[Card]:
+def _live_cards(recipe: Recipe, picture: Any, text: str, progress: Progress, vision: SharedVision) -> Iterator[Card]:
     def told_on(what: str, share: float) -> None:
         progress(f"{recipe.name}: {what}", share)
 
-    told = models().answers(recipe, picture, text, told_on, vision)
+    told = backend().answers(recipe, picture, text, told_on, vision)
     with closing(told) as news:
         for answer in news:
             state = "done" if answer.finished else "answering"
-            yield Card(recipe, state, answer, models().weight_bytes(recipe), device=device())
+            yield Card(recipe, state, answer, backend().weight_bytes(recipe), device=device())
 
 
 def _instead(first: Card, why: str) -> Card:
@@ -213,7 +213,7 @@ def example(name: str | None) -> Example | None:
     return next((e for e in examples() if e.name == name), None)
 
 
-def surprise(seed: int | None = None) -> tuple[Image.Image, str, str]:
+def random_scene(seed: int | None = None) -> tuple[Image.Image, str, str]:
     """A scene drawn by chance, a question about it, and the right answer."""
     from vlmcomp.data.questions import sample_question
     from vlmcomp.data.scenes import render, sample_scene
@@ -235,11 +235,11 @@ def device() -> str:
 
 def status() -> str:
     """What answers here and what is in memory, in one line."""
-    if models().name == "replay":
+    if backend().name == "replay":
         return "No model runs on this machine: the examples show recorded answers."
-    held = models().held()
+    held = backend().held()
     if not held:
         return "No model is in memory yet: the first question builds it."
-    names = ", ".join(f"{h.recipe.name} ({amount(models().weight_bytes(h.recipe))})" for h in held)
-    budget = models().budget_bytes
+    names = ", ".join(f"{h.recipe.name} ({amount(backend().weight_bytes(h.recipe))})" for h in held)
+    budget = backend().budget_bytes
     return f"In memory: {names}" + (f"; room for {amount(budget)}." if budget else ".")

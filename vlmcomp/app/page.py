@@ -62,7 +62,7 @@ def settings() -> dict[str, Any]:
 def build(model: str = registry.DEFAULT) -> gr.Blocks:
     """The page, with ``model`` chosen at first."""
     gpu: dict[str, Any] = {"concurrency_id": "gpu", "concurrency_limit": 1}  # timed answers must not share the machine
-    if handlers.models().name == "replay":
+    if handlers.backend().name == "replay":
         gpu = {"concurrency_limit": None}
     with gr.Blocks(title="vlmcomp", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
         with gr.Row(elem_classes="top"):
@@ -179,7 +179,7 @@ def _query(*state: Any) -> Any:
 
 def _variants(model: str, picked: list[str]) -> tuple[str, ...]:
     """The chosen variants by name; none where they are the usual ones."""
-    return () if picked == handlers.usual_variants(model) else tuple(Recipe.parse(p).name for p in picked)
+    return () if picked == handlers.default_variants(model) else tuple(Recipe.parse(p).name for p in picked)
 
 
 def launch(page: gr.Blocks, host: str, port: int | None, share: bool) -> None:
@@ -192,5 +192,5 @@ def launch(page: gr.Blocks, host: str, port: int | None, share: bool) -> None:
             raise
         print(f"No share link could be made ({type(error).__name__}); serving on this machine alone.")
         page.launch(share=False, **place)
-    threading.Thread(target=handlers.get_ready, daemon=True).start()  # while the first visitor looks around
+    threading.Thread(target=handlers.warm_up, daemon=True).start()  # while the first visitor looks around
     page.block_thread()

@@ -113,7 +113,7 @@ def read(query: Mapping[str, str]) -> tuple[Link, list[str]]:
     if "variants" in query:
         try:
             texts = [f"{found.model}/{name}" for name in str(query["variants"]).replace(" ", "+").split(",")]
-            variants = tuple(r.name for r in handlers.check_recipes(texts))
+            variants = tuple(r.name for r in handlers.parse_recipes(texts))
             found = replace(found, variants=variants)
         except ValueError:
             bad.append("variants")
@@ -122,4 +122,4 @@ def read(query: Mapping[str, str]) -> tuple[Link, list[str]]:
 
 def recipes(link: Link) -> list[str]:
     """The variants as recipes; the usual ones where the link names none."""
-    return [str(Recipe.parse(f"{link.model}/{v}")) for v in link.variants] or handlers.usual_variants(link.model)
+    return [str(Recipe.parse(f"{link.model}/{v}")) for v in link.variants] or handlers.default_variants(link.model)

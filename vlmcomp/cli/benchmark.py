@@ -7,7 +7,14 @@ import sys
 from pathlib import Path
 
 from vlmcomp import files
-from vlmcomp.cli.options import RECIPE, Verbs, add_device, add_place, add_reports, on_stderr
+from vlmcomp.cli.options import (
+    RECIPE,
+    Subcommands,
+    add_device,
+    add_results_folder,
+    add_weights_options,
+    stderr_progress,
+)
 from vlmcomp.models import registry
 from vlmcomp.recipe import Recipe
 from vlmcomp.reporting import grid, markdown
@@ -15,7 +22,7 @@ from vlmcomp.reporting import grid, markdown
 CHANGES = (0.02, 0.1)  # shares of answers that pruning and quantizing change
 
 
-def add(verbs: Verbs) -> None:
+def add(verbs: Subcommands) -> None:
     measured = ("--all", "llava-shapes/fp16 llava-shapes/int8 --task shapes-vqa --samples 200")
     _bench_options(verbs.add("bench", bench, "measure recipes: size, memory, latency, quality", *measured))
     studied = ("", "--part shapes --samples 500")
@@ -27,7 +34,7 @@ def add(verbs: Verbs) -> None:
     sub = verbs.add("record", record, text, "", "llava-shapes/int8")
     sub.add_argument("recipes", nargs="*", metavar="RECIPE", help=f"{RECIPE}; default: the embedded models' cells")
     add_device(sub)
-    add_reports(sub, "--out")
+    add_results_folder(sub, "--out")
 
 
 def _bench_options(sub: argparse.ArgumentParser) -> None:
@@ -43,10 +50,10 @@ def _bench_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--weights", choices=["trained", "random"], default="trained", help=text)
     sub.add_argument("--layers", type=int, metavar="N", help="of --weights random: keep no more of each part")
     sub.add_argument("--encoder", default="auto", help="BERTScore encoder: auto, minilm or roberta-large")
-    add_reports(sub, "--out")
+    add_results_folder(sub, "--out")
     sub.add_argument("--force", action="store_true", help="measure again what is there")
     sub.add_argument("--retime", action="store_true", help="only take the latency anew, all recipes in turns")
-    add_place(sub)
+    add_weights_options(sub)
 
 
 def _study_options(sub: argparse.ArgumentParser) -> None:
@@ -101,7 +108,7 @@ def bench(args: argparse.Namespace) -> int | None:
     if args.retime:
         for group in [[r for r in recipes if r.model == model] for model in dict.fromkeys(r.model for r in recipes)]:
             try:
-                timed = sweep.retime(group, plan, root=Path(args.out), say=on_stderr())
+                timed = sweep.retime(group, plan, root=Path(args.out), say=stderr_progress())
             except ValueError as error:
                 if len(models) == 1:
                     raise
@@ -150,7 +157,7 @@ def study(args: argparse.Namespace) -> None:
 def doctor(args: argparse.Namespace) -> None:
     from vlmcomp.evaluation import doctor as device
 
-    print(device.render(device.examine(args.model, say=on_stderr())))
+    print(device.render(device.examine(args.model, say=stderr_progress())))
 
 
 def record(args: argparse.Namespace) -> None:
@@ -164,5 +171,5 @@ def record(args: argparse.Namespace) -> None:
 
     hardware.hardware(args.device)
     for recipe in recipes:
-        vlm = variant_cache.obtain(recipe, args.device, variant_cache.usual(), on_stderr())
+        vlm = variant_cache.obtain(recipe, args.device, variant_cache.usual(), stderr_progress())
         print(f"{recipe}: {recorded.save(recorded.answers(Engine(vlm)), args.device, Path(args.out))}")

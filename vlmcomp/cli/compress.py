@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from vlmcomp.cli.options import RECIPE, Verbs, add_place, on_stderr
+from vlmcomp.cli.options import RECIPE, Subcommands, add_weights_options, stderr_progress
 from vlmcomp.models import registry
 from vlmcomp.recipe import Recipe
 from vlmcomp.reporting import markdown
@@ -15,7 +15,7 @@ from vlmcomp.reporting.markdown import aligned
 from vlmcomp.results.schema import Pruned
 
 
-def add(verbs: Verbs) -> None:
+def add(verbs: Subcommands) -> None:
     sub = verbs.add("models", models, "list the models", "", "--sizes")
     text = "parameters and GB by part of every real model, from its published shapes; downloads nothing"
     sub.add_argument("--sizes", action="store_true", help=text)
@@ -24,7 +24,7 @@ def add(verbs: Verbs) -> None:
     sub.add_argument("--out", required=True, metavar="DIR", help="new folder; stock from_pretrained loads it")
     text = "JSON Lines with image (a path), question and answer to prune by; default: drawn scenes"
     sub.add_argument("--calibration", metavar="FILE", help=text)
-    add_place(sub)
+    add_weights_options(sub)
     asked = '--image scene.png --question "How many circles are there?"'
     examples = (f"llava-shapes/int4 {asked}", f"small {asked}")
     sub = verbs.add("ask", ask, "ask a recipe or a checkpoint about an image", *examples)
@@ -32,7 +32,7 @@ def add(verbs: Verbs) -> None:
     sub.add_argument("--image", required=True, metavar="FILE", help="PNG, JPEG or WebP")
     sub.add_argument("--question", required=True, metavar="TEXT")
     sub.add_argument("--max-new-tokens", type=int, default=64, metavar="N", help="longest answer (default: 64)")
-    add_place(sub)
+    add_weights_options(sub)
     sub = verbs.add("train", train, "train an embedded model", "llava-shapes --out trial --steps 200")
     sub.add_argument("name")
     sub.add_argument("--out", help="folder of the trained model")
@@ -71,10 +71,10 @@ def build(args: argparse.Namespace) -> None:
 
     hardware.hardware(args.device)  # refuses a GPU that is not there
     samples = read_samples(args.calibration) if args.calibration else None
-    vlm = build(recipe, device=args.device, source=args.source, calibration=samples, progress=on_stderr())
+    vlm = build(recipe, device=args.device, source=args.source, calibration=samples, progress=stderr_progress())
     checkpoint.save(vlm, out)
     print(f"precision: {vlm.backend}, computed in {vlm.dtype_computed}")
-    print(account(recipe, vlm.pruned, weight_bytes(vlm.model), parameters(vlm.model)))
+    print(build_summary(recipe, vlm.pruned, weight_bytes(vlm.model), parameters(vlm.model)))
     if why := checkpoint.beyond_stock(vlm.model):
         print(f"\n{why}: load it with vlmcomp.checkpoint.load")
     print(f"\n{recipe} is in {out}")
@@ -100,7 +100,7 @@ def ask(args: argparse.Namespace) -> None:
         registry.check(recipe)
         from vlmcomp.compression.pipeline import build
 
-        vlm = build(recipe, device=args.device, source=args.source, progress=on_stderr())
+        vlm = build(recipe, device=args.device, source=args.source, progress=stderr_progress())
     answer = Engine(vlm).generate(image, question, args.max_new_tokens)
     print(answer.text)
     speed = f"first token {answer.ttft_ms:.1f} ms, {answer.tokens_per_second:.1f} tokens/s"
@@ -126,7 +126,7 @@ _DECODER = ("decoder attention", "decoder MLP")
 _CHANGED = {"vis": _DECODER, "heads": _DECODER[:1], "glu": _DECODER[1:], "ffn": _DECODER[1:]}  # the parts, by step
 
 
-def account(recipe: Recipe, pruned: Sequence[Pruned], held: Mapping[str, int], counted: Mapping[str, int]) -> str:
+def build_summary(recipe: Recipe, pruned: Sequence[Pruned], held: Mapping[str, int], counted: Mapping[str, int]) -> str:
     """What building ``recipe`` removed, and each part's bytes, parameters and changes, as plain text.
 
     ``held`` and ``counted`` are bytes and logical parameters by part (``report.PARTS``); empty parts are left out.

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 
-from vlmcomp.cli.options import Verbs
+from vlmcomp.cli.options import Subcommands
 from vlmcomp.reporting import markdown
 
 
-def add(verbs: Verbs) -> None:
+def add(verbs: Subcommands) -> None:
     deployed = ("--to user/space --dry-run", "--to user/space --hardware zero-a10g")
     sub = verbs.add("deploy", deploy, "push the app to a Space on the Hub", *deployed)
     sub.add_argument("--to", required=True, metavar="USER/SPACE", help="made if it is not there")
@@ -25,12 +25,12 @@ def deploy(args: argparse.Namespace) -> None:
     from vlmcomp.results.schema import amount
 
     logging.set_verbosity_error()  # the client's retries would stand before the sentence
-    space.check(args.to, args.hardware)
-    plan = space.plan()
+    space.validate_space(args.to, args.hardware)
+    plan = space.plan_push()
     for what, names in (("pushed as on the disk, not as committed", plan.changed), ("not tracked", plan.untracked)):
         if names:
             print(f"{what}: {', '.join(names)}", file=sys.stderr)
-    total = f"{len(plan.files)} files, {amount(sum(plan.files.values()))}, under {plan.licence}"
+    total = f"{len(plan.files)} files, {amount(sum(plan.files.values()))}, under {plan.license}"
     if not args.dry_run:
         api = space.connect()
         print(f"pushing {total} ...", file=sys.stderr, flush=True)

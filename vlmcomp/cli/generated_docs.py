@@ -13,7 +13,7 @@ from vlmcomp.results import store
 from vlmcomp.results.schema import Report
 
 
-def fill(text: str, reports: Sequence[Report], root: Path) -> str:
+def update_blocks(text: str, reports: Sequence[Report], root: Path) -> str:
     """``text`` with every block that it has markers for written anew from ``reports`` and the studies in ``root``.
 
     Raises:
@@ -33,14 +33,14 @@ def fill(text: str, reports: Sequence[Report], root: Path) -> str:
         "speed": lambda: _speeds(root),
         "sizes": _sizes,
     }
-    wanted = [name for name in blocks if marked(text, name)] or ["results"]
+    wanted = [name for name in blocks if has_block(text, name)] or ["results"]
     for name in wanted:
         if content := blocks[name]():
-            text = rewrite(text, content, name)
+            text = replace_block(text, content, name)
     return text
 
 
-def pictures(text: str, reports: Sequence[Report], root: Path) -> dict[str, bytes]:
+def render_figures(text: str, reports: Sequence[Report], root: Path) -> dict[str, bytes]:
     """The PNG of every plot that ``text`` shows, such as ``![...](assets/quality-size.png)``, by its path there.
 
     Raises:
@@ -114,12 +114,12 @@ def _sizes() -> str:
     return size_tables.summary(size_estimate.published())
 
 
-def marked(text: str, name: str) -> bool:
+def has_block(text: str, name: str) -> bool:
     """Whether ``text`` has a place for the block ``name``."""
     return f"<!-- {name}:begin -->" in text
 
 
-def rewrite(text: str, block: str, name: str = "results") -> str:
+def replace_block(text: str, block: str, name: str = "results") -> str:
     """``text`` with what stands between the two markers of ``name`` replaced by ``block``.
 
     Raises:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from vlmcomp.cli import benchmark, compress, deploy, report
-from vlmcomp.cli.options import Verbs
+from vlmcomp.cli.options import Subcommands
 
 
 class _Parser(argparse.ArgumentParser):
@@ -25,7 +25,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Compress vision-language models and measure what it costs.",
         epilog="example: vlmcomp ask llava-shapes/int8 --image photo.png --question 'What color is the shape?'",
     )
-    verbs = Verbs(parser)
+    verbs = Subcommands(parser)
     for group in (compress, benchmark, report, deploy):
         group.add(verbs)
     return parser

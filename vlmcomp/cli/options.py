@@ -15,7 +15,7 @@ Run = Callable[[argparse.Namespace], int | None]  # returns the exit status; Non
 RECIPE = "MODEL/STEPS+PRECISION, for example llava-shapes/heads25+glu30+int4"
 
 
-class Verbs:
+class Subcommands:
     """The subcommands of a parser."""
 
     def __init__(self, parser: argparse.ArgumentParser) -> None:
@@ -34,13 +34,13 @@ def add_device(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--device", type=_device, help="cpu, cuda or cuda:N; default: a GPU if there is one")
 
 
-def add_place(sub: argparse.ArgumentParser) -> None:
+def add_weights_options(sub: argparse.ArgumentParser) -> None:
     """Where a recipe is built, and of which weights."""
     add_device(sub)
     sub.add_argument("--source", help="folder or Hub id of the dense weights, instead of the model's own")
 
 
-def add_reports(sub: Any, name: str = "--root") -> None:
+def add_results_folder(sub: Any, name: str = "--root") -> None:
     sub.add_argument(name, default=str(store.PRECOMPUTED), help="folder of the reports")
 
 
@@ -50,7 +50,7 @@ def _device(text: str) -> str:
     return text
 
 
-def on_stderr() -> Callable[[str, float], None]:
+def stderr_progress() -> Callable[[str, float], None]:
     """Progress as one line a stage, so that stdout holds the result alone and an error stands on its own line."""
     told: set[str] = set()
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from vlmcomp import files
-from vlmcomp.cli.options import RECIPE, Verbs, add_reports
+from vlmcomp.cli.options import RECIPE, Subcommands, add_results_folder
 from vlmcomp.models import registry
 from vlmcomp.recipe import Recipe
 from vlmcomp.reporting import export, grouping, results_tables
@@ -16,14 +16,14 @@ from vlmcomp.results import store
 from vlmcomp.results.schema import Report
 
 
-def add(verbs: Verbs) -> None:
+def add(verbs: Subcommands) -> None:
     reported = ("", "--readme README.md", "--format csv --out results.csv", "--plots plots --model llava-shapes")
     _report_options(verbs.add("report", report, "print the results as tables, or draw them", *reported))
     text = "say what differs between two measured recipes"
     sub = verbs.add("compare", compare, text, "llava-shapes/int4 llava-shapes/fp16")
     sub.add_argument("recipe", metavar="RECIPE", help=RECIPE)
     sub.add_argument("other", metavar="OTHER", help="the recipe it is held against")
-    add_reports(sub)
+    add_results_folder(sub)
     wanted = ("--memory 8GB --loss 2 --for memory --model llava-1.5-7b", "--memory 70MB --loss 1 --for speed")
     sub = verbs.add("recommend", recommend, "choose a recipe for a device from the measured results", *wanted)
     sub.add_argument("--memory", required=True, metavar="AMOUNT", help="what the device has, such as 8GB")
@@ -32,11 +32,11 @@ def add(verbs: Verbs) -> None:
     sub.add_argument("--for", dest="goal", choices=advice.GOALS, default="memory", help="default: memory")
     sub.add_argument("--model", default=registry.DEFAULT, help=f"default: {registry.DEFAULT}")
     sub.add_argument("--hardware", metavar="SLUG", help="only this machine's results")
-    add_reports(sub)
+    add_results_folder(sub)
 
 
 def _report_options(sub: argparse.ArgumentParser) -> None:
-    add_reports(sub)
+    add_results_folder(sub)
     sub.add_argument("--model", help="only this model's results")
     sub.add_argument("--hardware", metavar="SLUG", help="only this machine's results")
     way = sub.add_mutually_exclusive_group()
@@ -134,8 +134,8 @@ def _rewrite(file: Path, reports: list[Report], root: Path) -> None:
     from vlmcomp.cli import generated_docs
 
     try:
-        new = generated_docs.fill(file.read_text(encoding="utf-8"), reports, root)
-        pictures = generated_docs.pictures(new, reports, root)
+        new = generated_docs.update_blocks(file.read_text(encoding="utf-8"), reports, root)
+        pictures = generated_docs.render_figures(new, reports, root)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None
     for name, picture in pictures.items():

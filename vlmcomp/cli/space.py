@@ -16,28 +16,28 @@ from yaml import YAMLError
 from vlmcomp.models import registry
 
 ROOT = Path(__file__).resolve().parents[2]
-PUSHED = ("README.md", "LICENSE", "app.py", "requirements.txt", "vlmcomp/", "assets/", "precomputed/")
-WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".onnx", ".npz", ".msgpack", ".h5"}
+PUSHED_PATHS = ("README.md", "LICENSE", "app.py", "requirements.txt", "vlmcomp/", "assets/", "precomputed/")
+WEIGHT_SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".onnx", ".npz", ".msgpack", ".h5"}
 # Licences under which weights may be passed on by anyone -> what a Space that holds them may state as its own.
-FREE = {"Apache-2.0": {"apache-2.0"}, "MIT": {"mit", "apache-2.0"}}
-_BLANK = {".gitattributes", "README.md"}  # what the Hub puts into a new Space
+REDISTRIBUTABLE_LICENSES = {"Apache-2.0": {"apache-2.0"}, "MIT": {"mit", "apache-2.0"}}
+_INITIAL_FILES = {".gitattributes", "README.md"}  # what the Hub puts into a new Space
 
 
 @dataclass(frozen=True)
-class Plan:
+class SpacePush:
     """What would be pushed: ``files`` maps each path below ``root`` to its bytes, ``models`` each bundled model to its
     licence; ``changed`` differ from the commit ``head``, ``untracked`` lie beside the files and stay behind."""
 
     root: Path
     head: str
-    licence: str
+    license: str
     files: dict[str, int]
     models: dict[str, str]
     changed: list[str]
     untracked: list[str]
 
 
-def plan(root: Path = ROOT) -> Plan:
+def plan_push(root: Path = ROOT) -> SpacePush:
     """What a push of the checkout ``root`` holds: the tracked files of ``PUSHED``, as they are on the disk.
 
     Raises:
@@ -49,15 +49,15 @@ def plan(root: Path = ROOT) -> Plan:
     for name in paths:
         if not (root / name).is_file() or (root / name).is_symlink():
             raise ValueError(f"{name} is tracked, but is no plain file on the disk: restore it, or commit its removal")
-    licence = _stated(root / "README.md")
+    licence = _license_of(root / "README.md")
     if "README.md" not in paths or licence is None:
         raise ValueError("README.md states no licence: commit one whose front matter has 'license: apache-2.0'")
-    return Plan(
+    return SpacePush(
         root,
         head=_git(root, "log", "-1", "--format=%h%x00")[0],
-        licence=licence,
+        license=licence,
         files={name: (root / name).stat().st_size for name in paths},
-        models=_licences(root, paths, licence),
+        models=_model_licenses(root, paths, licence),
         changed=_git(root, "diff", "--name-only", "-z", "HEAD"),
         untracked=_git(root, "ls-files", "--others", "--exclude-standard", "-z"),
     )
@@ -66,7 +66,7 @@ def plan(root: Path = ROOT) -> Plan:
 def _git(root: Path, *words: str) -> list[str]:
     """What git says of ``PUSHED``, item by item."""
     try:
-        told = subprocess.run(["git", "-C", root, *words, "--", *PUSHED], capture_output=True)
+        told = subprocess.run(["git", "-C", root, *words, "--", *PUSHED_PATHS], capture_output=True)
     except FileNotFoundError:
         raise ValueError("deploy needs git, which is not installed") from None
     if told.returncode:
@@ -74,7 +74,7 @@ def _git(root: Path, *words: str) -> list[str]:
     return [name for name in told.stdout.decode().strip("\n").split("\0") if name]
 
 
-def _stated(card: Path) -> str | None:
+def _license_of(card: Path) -> str | None:
     """The licence in the front matter of ``card``; None where there is none to read."""
     try:
         return str((metadata_load(card) or {})["license"])
@@ -82,29 +82,29 @@ def _stated(card: Path) -> str | None:
         return None
 
 
-def _licences(root: Path, paths: Iterable[str], stated: str) -> dict[str, str]:
+def _model_licenses(root: Path, paths: Iterable[str], stated: str) -> dict[str, str]:
     """The licence of each model whose weights are among ``paths``, if a Space under ``stated`` may hold them all."""
     found: dict[str, str] = {}
     for name in paths:
-        if Path(name).suffix not in WEIGHTS:
+        if Path(name).suffix not in WEIGHT_SUFFIXES:
             continue
         parts = Path(name).parts
         model = registry.MODELS.get(parts[2]) if parts[:2] == ("assets", "models") and len(parts) > 3 else None
         if model is None:
             raise ValueError(f"{name} holds weights of no model that vlmcomp knows the licence of: take it out")
-        if model.gated or model.licence not in FREE:
+        if model.gated or model.licence not in REDISTRIBUTABLE_LICENSES:
             gate = "gated" if model.gated else "not free to pass on"
             raise ValueError(f"{name} is under the {model.licence} and {gate}: take it out, the app can download it")
         card = root / Path(*parts[:3], "README.md")
-        if (told := _stated(card)) != model.licence.lower():
+        if (told := _license_of(card)) != model.licence.lower():
             raise ValueError(f"{model.name} is under {model.licence}, but {card} states {told or 'none'}: mend it")
-        if stated not in FREE[model.licence]:
+        if stated not in REDISTRIBUTABLE_LICENSES[model.licence]:
             raise ValueError(f"README.md states the licence {stated}, but {model.name} is under {model.licence}")
         found[model.name] = model.licence
     return found
 
 
-def check(repo: str, hardware: str | None = None) -> None:
+def validate_space(repo: str, hardware: str | None = None) -> None:
     """Raises ValueError unless ``repo`` can be the name of a Space and ``hardware`` is one that Spaces run on."""
     try:
         validate_repo_id(repo)
@@ -126,7 +126,7 @@ def connect() -> HfApi:
     return HfApi(token=token)
 
 
-def push(api: HfApi, plan: Plan, repo: str, hardware: str | None = None) -> str:
+def push(api: HfApi, plan: SpacePush, repo: str, hardware: str | None = None) -> str:
     """Make the Space ``repo`` if it is not there, and let one commit bring it to ``plan``, so that it is built once.
 
     Files of an earlier push that are no longer in the plan's folders go; what else the Space holds stays.
@@ -145,7 +145,7 @@ def push(api: HfApi, plan: Plan, repo: str, hardware: str | None = None) -> str:
         raise ValueError(" ".join(str(error).split())) from error
 
 
-def _push(api: HfApi, plan: Plan, repo: str, hardware: str | None) -> str:
+def _push(api: HfApi, plan: SpacePush, repo: str, hardware: str | None) -> str:
     kind: Any = {"repo_type": "space"}
     try:
         there = set(api.list_repo_files(repo, **kind))
@@ -153,11 +153,11 @@ def _push(api: HfApi, plan: Plan, repo: str, hardware: str | None) -> str:
         there = set()
         api.create_repo(repo, space_sdk="gradio", space_hardware=hardware, **kind)
     else:
-        if not there <= _BLANK and "vlmcomp/__init__.py" not in there:
+        if not there <= _INITIAL_FILES and "vlmcomp/__init__.py" not in there:
             raise ValueError(f"the Space {repo} is there and holds something else: choose another name")
         if hardware:
             api.request_space_hardware(repo, hardware)
-    folders = tuple(name for name in PUSHED if name.endswith("/"))
+    folders = tuple(name for name in PUSHED_PATHS if name.endswith("/"))
     stale = sorted(name for name in there - set(plan.files) if name.startswith(folders))
     changes = [
         *(CommitOperationDelete(name) for name in stale),

@@ -24,7 +24,8 @@ from transformers import (
 from vlmcomp import __version__
 from vlmcomp.compression.pruning import heads
 from vlmcomp.compression.quantization import torchao as torchao_tensors
-from vlmcomp.compression.quantization.quantize import hush, repacked, require
+from vlmcomp.compression.quantization.bitsandbytes import is_cpu_repacked, silence_bitsandbytes
+from vlmcomp.compression.quantization.quantize import require_backend
 from vlmcomp.compression.visual_tokens import pruner as token_pruner
 from vlmcomp.hardware import default_device
 from vlmcomp.models import processor, registry
@@ -61,7 +62,7 @@ def save(vlm: VLM, folder: Path) -> None:
     folder = Path(folder)
     if folder.exists() and any(folder.iterdir()):
         raise ValueError(f"{folder} is not empty: give a new folder")
-    if repacked(vlm.model):
+    if is_cpu_repacked(vlm.model):
         raise ValueError(
             "this INT4 model has already answered on a CPU, which repacks its weights beyond exact saving: "
             "build it again and save it before asking"
@@ -156,11 +157,11 @@ def load(folder: Path, device: str | None = None) -> VLM:
     folder, device = Path(folder), device or default_device()
     if not is_checkpoint(folder):
         raise ValueError(f"{folder} is not a vlmcomp checkpoint: it has no {_FILE}")
-    hush()
+    silence_bitsandbytes()
     try:
         facts = json.loads((folder / _FILE).read_text())
         recipe = Recipe.parse(facts["recipe"])
-        require(recipe.precision)
+        require_backend(recipe.precision)
         entry = registry.find(recipe.model)
         dtype = compute_dtype(device, entry)
         pruned = [Pruned(**p) for p in facts["pruned"]]

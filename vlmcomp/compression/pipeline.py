@@ -12,7 +12,13 @@ from PIL import Image
 from vlmcomp.compression.calibration import sequences
 from vlmcomp.compression.layerwise import Care
 from vlmcomp.compression.pruning.pruner import Method, prune
-from vlmcomp.compression.quantization.quantize import BACKENDS, mark, quantize, require, round_to_int4
+from vlmcomp.compression.quantization.quantize import (
+    BACKENDS,
+    fake_quantize_int4_,
+    quantize_layer_,
+    require_backend,
+    set_quantization_config,
+)
 from vlmcomp.compression.shape_checks import refuse
 from vlmcomp.compression.visual_tokens import pruner as token_pruner
 from vlmcomp.data.calibration_data import calibration_samples
@@ -34,11 +40,11 @@ def _care(arrival: Arrival, precision: str) -> Care:
     def finish(layer: architecture.Layer) -> None:
         round_to_float16(layer.block)
         if bits(precision) == "int4":
-            round_to_int4(layer, precision)
+            fake_quantize_int4_(layer, precision)
 
     def leave(layer: architecture.Layer) -> None:
         if precision != "fp16":
-            quantize(layer, precision, arrival.dtype)
+            quantize_layer_(layer, precision, arrival.dtype)
 
     return Care(arrival.layer, finish, leave)
 
@@ -73,7 +79,7 @@ def build(
         ValueError: unknown model, a step its anatomy cannot do, a library that is not installed, weights that cannot be
             had, or calibration samples of another shape.
     """
-    require(recipe.precision)
+    require_backend(recipe.precision)
     say = progress or (lambda text, share: None)
     entry, device, start = registry.check(recipe), device or default_device(), time.perf_counter()
     dense = dense or load(entry, source, say)
@@ -101,7 +107,7 @@ def build(
             care.leave(layer)
             told((index + 1) / len(layers))
     if precision != "fp16":
-        mark(model, precision, arrival.dtype)
+        set_quantization_config(model, precision, arrival.dtype)
     vlm.build_seconds = time.perf_counter() - start
     say("ready", 1.0)
     return vlm

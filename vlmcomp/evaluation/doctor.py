@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from vlmcomp import hardware as hardware_module
-from vlmcomp.compression.quantization.quantize import BACKENDS, available, quantize
+from vlmcomp.compression.quantization.quantize import BACKENDS, available_precisions, quantize_layer_
 from vlmcomp.compression.size_estimate import in_memory, skeleton
 from vlmcomp.evaluation import roofline
 from vlmcomp.hardware import default_device, device_budget
@@ -81,7 +81,7 @@ def examine(model: str, rounds: int | None = None, say: Callable[[str, float], N
     say("measuring memory and arithmetic", 0.0)
     bandwidth, flops, budget = roofline.bandwidth(device), roofline.flops(device), device_budget()
     say(f"timing a decoder layer of {model}", 0.2)
-    count, precisions = len(architecture.layers(skeleton(model))), available()
+    count, precisions = len(architecture.layers(skeleton(model))), available_precisions()
     blocks = [_block(model, p, device) for p in precisions]
     layers = [sum(pieces(block).values()) for block in blocks]
     used = [dispatch.fit(block, p, torch.device(device)) for p, block in zip(precisions, blocks)]
@@ -103,7 +103,7 @@ def _block(model: str, precision: str, device: str) -> nn.Module:
     layer, arrival = architecture.layers(whole)[0], Arrival(whole, device)
     arrival.layer(layer)
     if precision != "fp16":
-        quantize(layer, precision, arrival.dtype)
+        quantize_layer_(layer, precision, arrival.dtype)
     return layer.block
 
 

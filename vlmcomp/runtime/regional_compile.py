@@ -4,7 +4,7 @@ with other weights, call the same code. A layer takes seconds where all of them 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -13,19 +13,18 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 from transformers import Cache
 
+from vlmcomp.models.forward_override import override_forward
+
 _CODE: dict[str, Callable[..., Any]] = {}  # by what it computes, of which shapes
 
 
 @contextmanager
 def compiled(layers: Sequence[nn.Module]) -> Iterator[None]:
     """While this lasts ``layers`` compute as they did at their first call, with other tensors and compiled."""
-    try:
+    with ExitStack() as overrides:
         for layer in layers:
-            layer.forward = _Layer(layer.forward)
+            overrides.enter_context(override_forward(layer, _Layer(layer.forward)))
         yield
-    finally:
-        for layer in layers:
-            vars(layer).pop("forward", None)
 
 
 class _Layer:

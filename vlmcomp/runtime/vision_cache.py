@@ -26,6 +26,7 @@ class SharedVision:
     @contextmanager
     def serving(self, vlm: VLM) -> Iterator[None]:
         """Meanwhile ``vlm``, which nobody else asks, takes what another variant's tower made of the same pixels."""
+        from vlmcomp.models.forward_override import override_forward
         from vlmcomp.runtime.device import synchronize
 
         tower, me = _tower(vlm), (vlm.spec.name, vlm.dtype_computed, vlm.device)
@@ -44,11 +45,8 @@ class SharedVision:
             self._made = copy.copy(made)
             return made
 
-        tower.forward = forward  # type: ignore[method-assign]
-        try:
+        with override_forward(tower, forward):
             yield
-        finally:
-            del tower.forward  # the class's own again
 
 
 def _tower(vlm: VLM) -> torch.nn.Module:

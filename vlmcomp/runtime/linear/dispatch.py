@@ -20,7 +20,7 @@ from torch import nn
 
 from vlmcomp import hardware
 from vlmcomp.compression.quantization import torchao as torchao_tensors
-from vlmcomp.compression.quantization.quantize import hush, int8
+from vlmcomp.compression.quantization.bitsandbytes import silence_bitsandbytes, to_bnb_int8
 from vlmcomp.hardware import cpu_has
 from vlmcomp.models import architecture
 from vlmcomp.models.dtypes import compute_dtype
@@ -203,8 +203,8 @@ def chosen_dense(device: str = "cpu", asked: str = AUTO) -> str:
 
 
 def _int8_by(kernel: str, dense: nn.Linear) -> nn.Module:
-    hush()
-    return _used(int8(dense).to("cpu").eval(), kernel)
+    silence_bitsandbytes()
+    return _used(to_bnb_int8(dense).to("cpu").eval(), kernel)
 
 
 def _dense_by(kernel: str, dense: nn.Linear) -> nn.Module:
