@@ -18,7 +18,7 @@ def main() -> None:
     parser.add_argument("--share", action="store_true", help="also make a public link (downloads a tunnel)")
     parser.add_argument("--host", default=os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"))
     parser.add_argument("--port", type=int, default=None, help="default: 7860, or the next free one")
-    parser.add_argument("--model", choices=list(registry.MODELS), default=registry.DEFAULT)
+    parser.add_argument("--model", choices=list(registry.MODELS), default=registry.DEFAULT_MODEL)
     args = parser.parse_args()
     try:
         blocks = page.build(args.model)

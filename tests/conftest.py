@@ -33,9 +33,9 @@ from vlmcomp.recipe import Recipe
 
 @cache
 def _build(text: str):
-    from vlmcomp.compression.pipeline import build
+    from vlmcomp.compression.pipeline import compress
 
-    return build(Recipe.parse(text), device="cpu")
+    return compress(Recipe.parse(text), device="cpu")
 
 
 @pytest.fixture(scope="session")
@@ -47,13 +47,13 @@ def built() -> Callable:
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """The embedded model is pruned by few samples, for what is true of any number of them."""
-    entry = registry.find(registry.DEFAULT)
-    monkeypatch.setitem(registry.MODELS, entry.name, replace(entry, calibration=64))
+    entry = registry.get_model_spec(registry.DEFAULT_MODEL)
+    monkeypatch.setitem(registry.MODELS, entry.name, replace(entry, num_calibration_samples=64))
 
 
 @pytest.fixture(scope="session")
 def samples() -> list[tuple[Image.Image, str, str]]:
     """Eight (image, question, answer) triples."""
-    from vlmcomp.data.calibration_data import calibration_samples
+    from vlmcomp.data.calibration_data import synthetic_calibration_data
 
-    return list(calibration_samples(8, seed=99))
+    return list(synthetic_calibration_data(8, seed=99))

@@ -7,21 +7,21 @@ import itertools
 import pytest
 
 from vlmcomp.models import registry
-from vlmcomp.recipe import PRECISIONS, Recipe, Step, bits
+from vlmcomp.recipe import PRECISIONS, PruningStep, Recipe, base_precision
 
 _STEPS = [
     (),
-    (Step("glu", 30),),
-    (Step("ffn", 1),),
-    (Step("heads", 90),),
-    (Step("heads", 25), Step("glu", 30)),
-    (Step("vis", 50),),
-    (Step("vis", 7), Step("heads", 25), Step("ffn", 30)),
+    (PruningStep("glu", 30),),
+    (PruningStep("ffn", 1),),
+    (PruningStep("heads", 90),),
+    (PruningStep("heads", 25), PruningStep("glu", 30)),
+    (PruningStep("vis", 50),),
+    (PruningStep("vis", 7), PruningStep("heads", 25), PruningStep("ffn", 30)),
 ]
 
 
 @pytest.mark.parametrize("steps, precision", itertools.product(_STEPS, PRECISIONS))
-def test_parse_inverts_str(steps: tuple[Step, ...], precision: str) -> None:
+def test_parse_inverts_str(steps: tuple[PruningStep, ...], precision: str) -> None:
     recipe = Recipe("llava-1.5-7b", steps, precision)
     assert Recipe.parse(str(recipe)) == recipe
     assert "/" not in recipe.slug and "+" not in recipe.slug
@@ -71,16 +71,16 @@ def test_nonsense_is_refused(text: str) -> None:
 
 def test_names_for_people_and_for_urls_tell_the_libraries_apart() -> None:
     one, other = (Recipe.parse(f"llava-shapes/glu30+int4{library}") for library in ("", "-torchao"))
-    assert one.label == "INT4, 30 % GLU removed" and other.label == "INT4 (torchao), 30 % GLU removed"
+    assert one.label == "INT4 (NF4), 30 % GLU removed" and other.label == "INT4 (torchao), 30 % GLU removed"
     assert other.slug == "llava-shapes--glu30-int4-torchao" and other.technique == one.technique == "combined"
     recipes = [Recipe("llava-shapes", steps, p) for steps in _STEPS for p in PRECISIONS]
     assert len({recipe.slug for recipe in recipes}) == len(recipes)
-    assert [bits(p) for p in PRECISIONS] == ["fp16", "int8", "int4", "int8", "int4"]
+    assert [base_precision(p) for p in PRECISIONS] == ["fp16", "int8", "int4", "int8", "int4"]
 
 
 def test_the_zoo_refuses_what_the_anatomy_cannot_do() -> None:
     with pytest.raises(ValueError, match="use glu30"):
-        registry.check(Recipe.parse("llava-shapes/ffn30+fp16"))
+        registry.validate_recipe(Recipe.parse("llava-shapes/ffn30+fp16"))
     with pytest.raises(ValueError, match="unknown model 'gpt'"):
-        registry.check(Recipe.parse("gpt/fp16"))
-    assert registry.check(Recipe.parse("llava-1.5-7b/heads25+glu30+int4")).name == "llava-1.5-7b"
+        registry.validate_recipe(Recipe.parse("gpt/fp16"))
+    assert registry.validate_recipe(Recipe.parse("llava-1.5-7b/heads25+glu30+int4")).name == "llava-1.5-7b"

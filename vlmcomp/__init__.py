@@ -1,11 +1,61 @@
-"""vlmcomp: compress vision-language models and measure what it costs."""
+"""vlmcomp: compress vision-language models and measure what it costs.
 
-import logging
+The names below are imported on first use, so that ``import vlmcomp`` loads neither torch nor transformers.
+"""
 
-__version__ = "0.1.0"
+from __future__ import annotations
 
-# transformers imports torchao wherever it is installed, and that says which of its CUDA kernels it cannot load.
-logging.getLogger("torchao").setLevel(logging.ERROR)
-logging.getLogger("torch.utils._pytree").addFilter(lambda record: "register_constant" not in record.getMessage())
-# On CPUs with AVX512-BF16 it says that it would rather have a kernel from the Hub.
-logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(lambda record: "kernels-community" not in record.msg)
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from vlmcomp.version import __version__
+
+if TYPE_CHECKING:
+    from vlmcomp.api.benchmark import benchmark
+    from vlmcomp.api.model import Model, compress, load
+    from vlmcomp.api.results import BenchmarkResult, Comparison, compare, list_models, recommend
+    from vlmcomp.compression.in_place import prune_, quantize_
+    from vlmcomp.recipe import Recipe
+
+_MODULE_OF = {
+    "BenchmarkResult": "vlmcomp.api.results",
+    "Comparison": "vlmcomp.api.results",
+    "Model": "vlmcomp.api.model",
+    "Recipe": "vlmcomp.recipe",
+    "benchmark": "vlmcomp.api.benchmark",
+    "compare": "vlmcomp.api.results",
+    "compress": "vlmcomp.api.model",
+    "list_models": "vlmcomp.api.results",
+    "load": "vlmcomp.api.model",
+    "prune_": "vlmcomp.compression.in_place",
+    "quantize_": "vlmcomp.compression.in_place",
+    "recommend": "vlmcomp.api.results",
+}
+
+__all__ = [
+    "BenchmarkResult",
+    "Comparison",
+    "Model",
+    "Recipe",
+    "__version__",
+    "benchmark",
+    "compare",
+    "compress",
+    "list_models",
+    "load",
+    "prune_",
+    "quantize_",
+    "recommend",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_MODULE_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

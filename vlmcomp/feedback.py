@@ -1,20 +1,25 @@
-"""What long work tells its caller: progress, and a library's error in one sentence."""
+"""Feedback to the caller of long operations: progress, sizes for people, and errors as one sentence."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-Progress = Callable[[str, float], None]  # what is being done, and the fraction done from 0 to 1
+Progress = Callable[[str, float], None]  # receives what is being done, and the fraction done from 0 to 1
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out: on a GPU, in RAM, or in a library that only says so."""
-    said = str(error).lower()
-    return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and ("out of memory" in said or "can't allocate memory" in said)
-    )
+def format_bytes(count: int) -> str:
+    """Bytes for people, in powers of ten: ``7.7 MB``, ``1.5 GB``."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
 
 
-def first_line(error: Exception) -> str:
-    """What a library's error begins with, or its kind where it says nothing."""
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether ``error`` means that memory ran out, on a GPU or in RAM."""
+    if isinstance(error, MemoryError):
+        return True
+    message = str(error).lower()
+    return isinstance(error, RuntimeError) and ("out of memory" in message or "can't allocate memory" in message)
+
+
+def error_summary(error: Exception) -> str:
+    """The first line of a library's error message, or the error's type if the message is empty."""
     return str(error).strip().partition("\n")[0].strip() or type(error).__name__

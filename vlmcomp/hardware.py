@@ -1,4 +1,4 @@
-"""This machine: its name, processor features, memory, and whether it is a ZeroGPU Space."""
+"""This machine: its name, CPU features, memory, and whether it is a ZeroGPU Space."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from pathlib import Path
 
 from vlmcomp.results.schema import Hardware
 
-ZERO_GPU = "SPACES_ZERO_GPU"  # environment: set on Hugging Face's shared GPUs
+ZERO_GPU_ENV = "SPACES_ZERO_GPU"  # environment variable, set on Hugging Face's shared GPUs
 _NOISE = re.compile(r"\((r|tm|c)\)|\b(cpu|processor|\d+-core|gen)\b|[^a-z0-9.]+")
 
 
 @cache
-def hardware(device: str | None = None) -> Hardware:
-    """The machine as seen by ``device`` ("cpu", "cuda", "cuda:1"; None: a GPU if there is one).
+def get_hardware(device: str | None = None) -> Hardware:
+    """The machine as used through ``device`` ("cpu", "cuda", "cuda:1"; None: a GPU if available).
 
-    ``memory_bytes`` is the GPU's own memory, or the host's; ``cores`` are the CPU cores this process may use.
+    ``memory_bytes`` is the GPU's memory, or the host's; ``cores`` are the CPU cores this process may use.
 
     Raises:
-        ValueError: a GPU that is not there.
+        ValueError: no such GPU.
     """
     import psutil
     import torch
@@ -34,19 +34,19 @@ def hardware(device: str | None = None) -> Hardware:
         if index >= torch.cuda.device_count():
             raise ValueError(f"there is no CUDA GPU {index} here: use the device cpu")
         gpu = torch.cuda.get_device_properties(index)
-        return Hardware(f"cuda-{slug(gpu.name)}", "cuda", gpu.name, cores, gpu.total_memory)
+        return Hardware(f"cuda-{hardware_slug(gpu.name)}", "cuda", gpu.name, cores, gpu.total_memory)
     name = _cpu_name()
-    kind = "" if native_bfloat16() else "-fp32"  # the same name is sold with and without 16-bit arithmetic
-    return Hardware(f"cpu-{slug(name)}-{cores}c{kind}", "cpu", name, cores, psutil.virtual_memory().total)
+    suffix = "" if has_native_bfloat16() else "-fp32"  # CPUs of one name exist with and without 16-bit arithmetic
+    return Hardware(f"cpu-{hardware_slug(name)}-{cores}c{suffix}", "cpu", name, cores, psutil.virtual_memory().total)
 
 
-def on_zero_gpu(environ: Mapping[str, str]) -> bool:
-    """Whether ``environ`` is that of a Space whose GPU comes and goes with every question."""
-    return environ.get(ZERO_GPU, "").lower() in ("1", "t", "true")
+def is_zero_gpu(environ: Mapping[str, str]) -> bool:
+    """Whether ``environ`` is that of a ZeroGPU Space, where a GPU is attached for each call only."""
+    return environ.get(ZERO_GPU_ENV, "").lower() in ("1", "t", "true")
 
 
-def memory_limit() -> int:
-    """Bytes of RAM that this process may use: the machine's, or its container's."""
+def ram_limit() -> int:
+    """Bytes of RAM this process may use: the machine's, or its container's limit."""
     import psutil
 
     limits = [psutil.virtual_memory().total]
@@ -56,44 +56,44 @@ def memory_limit() -> int:
     return min(limits)
 
 
-def slug(name: str) -> str:
+def hardware_slug(name: str) -> str:
     """A hardware name as a folder name: ``Intel(R) Xeon(R) CPU @ 2.20GHz`` -> ``intel-xeon``."""
     return re.sub(r"-+", "-", _NOISE.sub("-", name.lower().partition("@")[0])).strip("-.") or "unknown"
 
 
 def _cpu_name() -> str:
-    try:
-        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    except OSError:
-        found = None
-    return found[1].strip() if found else platform.processor() or platform.machine()
+    """The marketing name of the CPU, or its architecture."""
+    match = None
+    with contextlib.suppress(OSError):
+        match = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    return match[1].strip() if match else platform.processor() or platform.machine()
 
 
 def default_device() -> str:
+    """``cuda`` if a GPU is available, else ``cpu``."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def native_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16 matrices itself (AVX512-BF16 or AMX)."""
+def has_native_bfloat16() -> bool:
+    """Whether this CPU has bfloat16 matrix instructions (AVX512-BF16 or AMX)."""
     return cpu_has("avx512_bf16", "amx_tile")
 
 
 def cpu_has(*features: str) -> bool:
-    """Whether this CPU has one of ``features``, as ``torch.cpu`` calls them."""
-    import torch
+    """Whether this CPU has any of ``features``, named as in ``torch.cpu``."""
+    from vlmcomp.private_ops import cpu_supports
 
-    tests = (getattr(torch.cpu, f"_is_{feature}_supported", None) for feature in features)
-    return any(test is not None and test() for test in tests)
+    return any(map(cpu_supports, features))
 
 
-def device_budget() -> int:
-    """Bytes that models may take: 0.85 of the GPU memory that is free now, else half of the RAM this process may use,
-    and never more than 0.8 of what is free of it now."""
+def memory_budget() -> int:
+    """Bytes available for models: 0.85 of the free GPU memory; on a CPU half of the RAM limit, at most 0.8 of the free
+    RAM."""
     import psutil
     import torch
 
     if torch.cuda.is_available():
         return int(torch.cuda.mem_get_info()[0] * 0.85)
-    return int(min(memory_limit() * 0.5, psutil.virtual_memory().available * 0.8))
+    return int(min(ram_limit() * 0.5, psutil.virtual_memory().available * 0.8))

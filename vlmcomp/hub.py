@@ -1,4 +1,4 @@
-"""Downloads from the Hub that are checked before they start, and whose errors say what to do."""
+"""Downloads from the Hub, checked before they start, with errors that say what to do."""
 
 from __future__ import annotations
 
@@ -22,97 +22,156 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import tqdm
 
-from vlmcomp.feedback import Progress
-from vlmcomp.results.schema import amount
+from vlmcomp.feedback import Progress, format_bytes
 
 HUB_ERRORS = (OSError, EntryNotFoundError, HFValidationError, HTTPError, RuntimeError)
 
 
-def fetch_data(place: str, revision: str, patterns: Sequence[str], say: Progress) -> tuple[Path, str]:
-    """The files of the data set ``place`` that match ``patterns``, in the Hub's layout, and their commit.
+def download_dataset_files(
+    repo_id: str, revision: str, patterns: Sequence[str], progress: Progress
+) -> tuple[Path, str]:
+    """Download the files of a data set; without a network, an earlier complete download is used.
 
-    Without a network, what was downloaded before is used, as far as it came.
+    Args:
+        repo_id: data set on the Hub.
+        revision: branch, tag or commit.
+        patterns: glob patterns; each must match a file.
+        progress: receives what is done and the fraction done.
+
+    Returns:
+        The folder with the files in the Hub's layout, and the commit.
 
     Raises:
-        ValueError: one sentence on why they cannot be had.
+        ValueError: one sentence on why the files are not available.
     """
 
     def check(names: set[str], commit: str) -> None:
-        if lost := [pattern for pattern in patterns if not fnmatch.filter(names, pattern)]:
-            raise ValueError(f"{place} holds no {lost[0]} at {revision}: it is not laid out as expected")
+        if missing := [pattern for pattern in patterns if not fnmatch.filter(names, pattern)]:
+            raise ValueError(f"{repo_id} has no {missing[0]} at {revision}: it is not laid out as expected")
 
-    wanted = {"repo_type": "dataset", "allow_patterns": list(patterns)}
+    file_filter = {"repo_type": "dataset", "allow_patterns": list(patterns)}
     try:
-        return download_snapshot(place, revision, wanted, say, check)
+        return download_snapshot(repo_id, revision, file_filter, progress, check)
     except HUB_ERRORS as error:
-        raise_clear_error(error, place, place, revision, gated=False, kind="data set")
+        raise_hub_error(error, repo_id, repo_id, revision, gated=False, repo_type="dataset")
 
 
 def download_snapshot(
-    place: str, revision: str | None, wanted: dict[str, Any], say: Progress, check: Callable[[set[str], str], None]
+    repo_id: str,
+    revision: str | None,
+    file_filter: dict[str, Any],
+    progress: Progress,
+    check: Callable[[set[str], str], None],
 ) -> tuple[Path, str]:
-    """``check`` is told the names of the files and the commit before what is large comes."""
-    say(f"looking up {place}", 0.0)
+    """Download a snapshot after checking its file names and the free disk space.
+
+    Args:
+        repo_id: repository on the Hub.
+        revision: branch, tag or commit; None for the newest.
+        file_filter: keyword arguments of ``snapshot_download`` that select the files.
+        progress: receives what is done and the fraction done.
+        check: called with the names of the files and the commit before the download; raises to refuse it.
+
+    Returns:
+        The folder and the commit.
+    """
+    progress(f"looking up {repo_id}", 0.0)
     try:
-        files: Any = snapshot_download(place, revision=revision, dry_run=True, **wanted)
-    except DryRunError as error:  # no network: what an earlier download left will do if it is whole
+        files: Any = snapshot_download(repo_id, revision=revision, dry_run=True, **file_filter)
+    except DryRunError as error:  # no network: use an earlier download if it is complete
         if isinstance(error.__cause__, RepositoryNotFoundError):  # GatedRepoError is one
             raise error.__cause__ from None
-        folder = Path(snapshot_download(place, revision=revision, local_files_only=True, **wanted))
+        folder = Path(snapshot_download(repo_id, revision=revision, local_files_only=True, **file_filter))
         return folder, folder.name
     check({file.filename for file in files}, files[0].commit_hash if files else "")
     commit = files[0].commit_hash
     missing = sum(file.file_size for file in files if file.will_download)
-    _check_disk(place, missing)
-    bar = _bar(place, missing, say)
-    return Path(snapshot_download(place, revision=commit, tqdm_class=bar, **wanted)), commit
+    _check_disk(repo_id, missing)
+    bar = _progress_bar(repo_id, missing, progress)
+    return Path(snapshot_download(repo_id, revision=commit, tqdm_class=bar, **file_filter)), commit
 
 
-def _check_disk(place: str, missing: int) -> None:
+def _check_disk(repo_id: str, missing: int) -> None:
+    """Raises ``ValueError`` if the Hub's cache has no room for ``missing`` bytes."""
     cache = Path(constants.HF_HUB_CACHE)
     disk = next(folder for folder in (cache, *cache.parents) if folder.exists())
     free = shutil.disk_usage(disk).free
     if missing > free:
         raise ValueError(
-            f"{place} needs {amount(missing)} more on the disk of {cache}, which has {amount(free)} free: "
+            f"{repo_id} needs {format_bytes(missing)} more on the disk of {cache}, which has {format_bytes(free)} free: "
             "make room, or let HF_HOME name a folder on a larger disk"
         )
 
 
-def _bar(place: str, total: int, say: Progress) -> type[tqdm]:
-    """A progress bar that tells ``say``; the Hub's client makes several and keeps one for the bytes on the disk."""
+def _progress_bar(repo_id: str, total: int, progress: Progress) -> type[tqdm]:
+    """A tqdm class that reports to ``progress``.
 
-    class Bar(tqdm):
+    The Hub's client makes several bars; the one named here counts the bytes written to disk.
+    """
+
+    class ProgressBar(tqdm):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
-            self._counts = kwargs.pop("name", None) == "huggingface_hub.snapshot_download"
+            self._counts_bytes = kwargs.pop("name", None) == "huggingface_hub.snapshot_download"
             super().__init__(*args, **kwargs | {"disable": True})
-            self._seen = 0.0
+            self._done = 0.0
 
         def update(self, n: float | None = 1) -> None:
-            if self._counts and total:
-                self._seen += n or 0
-                say(f"downloading {place}, {amount(total)}", min(1.0, self._seen / total))
+            if self._counts_bytes and total:
+                self._done += n or 0
+                progress(f"downloading {repo_id}, {format_bytes(total)}", min(1.0, self._done / total))
 
-    return Bar
+    return ProgressBar
 
 
-def raise_clear_error(
-    error: Exception, name: str, place: str, revision: str | None, gated: bool, kind: str = "model"
+def raise_hub_error(
+    error: Exception, name: str, repo_id: str, revision: str | None, gated: bool, repo_type: str = "model"
 ) -> NoReturn:
-    """Raises ``error`` again as a ValueError of one sentence."""
-    page = f"https://huggingface.co/{'' if kind == 'model' else 'datasets/'}{place}"
+    """Raise ``error`` of a download again as a ``ValueError`` of one sentence that says what to do.
+
+    Args:
+        error: raised by the Hub's client.
+        name: of the model or task that needs the files.
+        repo_id: repository on the Hub.
+        revision: branch, tag or commit that was requested.
+        gated: the repository is known to be gated, which the Hub hides from those without access.
+        repo_type: ``model`` or ``dataset``.
+    """
+    page = f"https://huggingface.co/{'' if repo_type == 'model' else 'datasets/'}{repo_id}"
+    kind = "model" if repo_type == "model" else "data set"
     if isinstance(error, GatedRepoError) or (isinstance(error, RepositoryNotFoundError) and gated):
-        text = f"{place} is gated: accept its licence at {page}, then log in with 'hf auth login' or set HF_TOKEN"
+        text = f"{repo_id} is gated: accept its license at {page}, then log in with 'hf auth login' or set HF_TOKEN"
     elif isinstance(error, RepositoryNotFoundError):
-        text = f"the Hub has no {kind} {place} for you: look at {page}, or log in with 'hf auth login' if it is private"
+        text = f"the Hub has no {kind} {repo_id} for you: see {page}, or log in with 'hf auth login' if it is private"
     elif isinstance(error, RevisionNotFoundError):
-        text = f"the Hub no longer has the revision {revision} of {place}: look at {page}/commits"
+        text = f"the Hub no longer has the revision {revision} of {repo_id}: see {page}/commits"
     elif isinstance(error, HFValidationError):
-        text = f"the weights of {name} cannot be loaded from {place}: it is neither a folder nor a Hub id"
+        text = f"the weights of {name} cannot be loaded from {repo_id}: it is neither a folder nor a Hub id"
     elif isinstance(error, LocalEntryNotFoundError):
-        text = f"the Hub cannot be reached, and {place} was not downloaded whole before: try again with a network"
+        text = (
+            f"the Hub cannot be reached, and {repo_id} was not downloaded completely before: try again with a network"
+        )
     elif isinstance(error, HfHubHTTPError | ConnectionError | TimeoutError) or not getattr(error, "strerror", None):
-        text = f"the download of {place} broke off: run it again, the files that came whole are kept"
+        text = f"the download of {repo_id} was interrupted: run it again, complete files are kept"
     else:
-        text = f"{place} cannot be written to {constants.HF_HUB_CACHE}: {error.strerror}"
+        text = f"{repo_id} cannot be written to {constants.HF_HUB_CACHE}: {error.strerror}"
+    raise ValueError(text) from error
+
+
+def raise_upload_error(error: Exception, repo: str, endpoint: str) -> NoReturn:
+    """Raises ``error`` of an upload to ``repo`` again as a ValueError of one sentence."""
+    response = getattr(error, "response", None)
+    status = response.status_code if isinstance(error, HfHubHTTPError) and response is not None else None
+    said = " ".join((getattr(error, "server_message", None) or str(error)).split()).rstrip(".")
+    if status == 401:
+        text = f"{endpoint} does not accept your token: log in anew with 'hf auth login', or mend HF_TOKEN"
+    elif status == 403:
+        text = f"your token may not write to {repo}: use one with write access to {repo.partition('/')[0]} ({said})"
+    elif status is not None:
+        text = f"{endpoint} refuses {repo} with {status}: {said}"
+    elif isinstance(error, HTTPError | ConnectionError | TimeoutError):
+        text = f"{endpoint} cannot be reached: try again with a network, and without HF_HUB_OFFLINE"
+    elif getattr(error, "strerror", None):
+        text = f"{getattr(error, 'filename', None) or repo}: {error.strerror}"  # type: ignore[attr-defined]
+    else:
+        text = f"the push to {repo} broke off, and nothing of it shows: run it again ({said})"
     raise ValueError(text) from error

@@ -1,4 +1,4 @@
-"""The central noun: a model and what was done to it, as one string.
+"""The recipe: a model and how it is compressed, as one string.
 
 ``llava-shapes/heads25+glu30+int4`` is the CLI argument, the app's dropdown value, and the path of its results.
 """
@@ -9,44 +9,51 @@ import difflib
 import re
 from dataclasses import dataclass
 
-BITS = ("fp16", "int8", "int4")
-TORCHAO = "torchao"  # the library that packs the weights where bitsandbytes does not
-INT8_THRESHOLD = 6.0  # of LLM.int8() (Dettmers et al., arXiv 2208.07339): greater activations keep more bits
-PRECISIONS = (*BITS, *(f"{bits}-{TORCHAO}" for bits in BITS[1:]))
-STEP_KINDS = ("vis", "heads", "glu", "ffn")  # in the order in which they are applied
-_STEP_TITLES = {"vis": "image tokens", "heads": "heads", "glu": "GLU", "ffn": "FFN"}
+BASE_PRECISIONS = ("fp16", "int8", "int4")
+TORCHAO = "torchao"  # the library that quantizes instead of bitsandbytes
+PRECISIONS = (*BASE_PRECISIONS, *(f"{base}-{TORCHAO}" for base in BASE_PRECISIONS[1:]))
+LLM_INT8_THRESHOLD = 6.0  # of LLM.int8() (Dettmers et al., arXiv 2208.07339): larger activations stay in 16 bits
+PRUNING_TARGETS = ("vis", "heads", "glu", "ffn")  # in the order in which they are applied
+_PRECISION_TITLES = {
+    "fp16": "FP16",
+    "int8": "INT8",
+    "int4": "INT4 (NF4)",
+    "int8-torchao": "INT8 (torchao)",
+    "int4-torchao": "INT4 (torchao)",
+}
+_TARGET_TITLES = {"vis": "image tokens", "heads": "heads", "glu": "GLU", "ffn": "FFN"}
 _TECHNIQUES = {"vis": "tokens pruned", "heads": "heads pruned", "glu": "MLP pruned", "ffn": "MLP pruned"}
 _STEP = re.compile(r"(vis|heads|glu|ffn)([1-9][0-9]?)")
 _MODEL = re.compile(r"[a-z0-9][a-z0-9.-]*")
 
 
 @dataclass(frozen=True, order=True)
-class Step:
+class PruningStep:
     """One pruning step: remove ``percent`` of the image tokens, the attention heads or the MLP's neurons."""
 
-    kind: str
+    target: str
     percent: int
 
     def __post_init__(self) -> None:
-        if self.kind not in STEP_KINDS:
-            raise ValueError(f"unknown step '{self.kind}': use one of {', '.join(STEP_KINDS)}")
+        if self.target not in PRUNING_TARGETS:
+            raise ValueError(f"unknown step '{self.target}': use one of {', '.join(PRUNING_TARGETS)}")
         if not 1 <= self.percent <= 90:
-            raise ValueError(f"{self.kind}{self.percent} is out of range: a step removes 1 to 90 percent")
+            raise ValueError(f"{self.target}{self.percent} is out of range: a step removes 1 to 90 percent")
 
     @classmethod
-    def parse(cls, text: str) -> Step:
-        """Read one step, such as ``glu30``.
+    def parse(cls, text: str) -> PruningStep:
+        """Parse one step, such as ``glu30``.
 
         Raises:
-            ValueError: anything else.
+            ValueError: not a step.
         """
-        if not _STEP.fullmatch(text):
+        match = _STEP.fullmatch(text)
+        if match is None:
             raise ValueError(f"'{text}' is not a step: write for example glu30, heads25 or vis50")
-        kind = text.rstrip("0123456789")
-        return cls(kind, int(text.removeprefix(kind)))
+        return cls(match[1], int(match[2]))
 
     def __str__(self) -> str:
-        return f"{self.kind}{self.percent}"
+        return f"{self.target}{self.percent}"
 
 
 @dataclass(frozen=True)
@@ -57,7 +64,7 @@ class Recipe:
     """
 
     model: str
-    steps: tuple[Step, ...] = ()
+    steps: tuple[PruningStep, ...] = ()
     precision: str = "fp16"
 
     def __post_init__(self) -> None:
@@ -65,30 +72,32 @@ class Recipe:
             raise ValueError(f"'{self.model}' is not a model name: use lower-case letters, digits, '.' and '-'")
         if self.precision not in PRECISIONS:
             raise ValueError(f"unknown precision '{self.precision}': use one of {', '.join(PRECISIONS)}")
-        kinds = [s.kind for s in self.steps]
-        if len({"ffn" if k == "glu" else k for k in kinds}) != len(kinds):
+        targets = [step.target for step in self.steps]
+        distinct = {"ffn" if target == "glu" else target for target in targets}  # both are the MLP
+        if len(distinct) != len(targets):
             raise ValueError("a recipe has at most one vis step, one heads step and one MLP step")
-        if kinds != sorted(kinds, key=STEP_KINDS.index):
+        if targets != sorted(targets, key=PRUNING_TARGETS.index):
             raise ValueError("image tokens go before heads and heads before MLP neurons: write the steps in this order")
 
     @classmethod
     def parse(cls, text: str) -> Recipe:
-        """Read the one canonical spelling.
+        """Parse the canonical spelling.
 
         Raises:
-            ValueError: anything else, naming what is wrong and the nearest right spelling.
+            ValueError: any other spelling; the message says what is wrong and names the closest valid recipe.
         """
         model, slash, rest = text.partition("/")
         if not slash or not model or not rest:
-            raise ValueError(f"'{text}' is not a recipe: write MODEL/STEPS+PRECISION, for example {_example(text)}")
+            example = f"{model or 'llava-shapes'}/int8"
+            raise ValueError(f"'{text}' is not a recipe: write MODEL/STEPS+PRECISION, for example {example}")
         *step_words, precision = rest.split("+")
-        if precision not in PRECISIONS or any(not _STEP.fullmatch(w) for w in step_words):
-            raise ValueError(f"'{text}' is not a recipe; did you mean {_nearest(model, rest)}?")
+        if precision not in PRECISIONS or any(not _STEP.fullmatch(word) for word in step_words):
+            raise ValueError(f"'{text}' is not a recipe; did you mean {_closest_recipe(model, rest)}?")
         try:
-            steps = tuple(Step(m[1], int(m[2])) for m in map(_STEP.fullmatch, step_words) if m)
-            return cls(model, steps, precision)
+            return cls(model, tuple(map(PruningStep.parse, step_words)), precision)
         except ValueError as error:
-            raise ValueError(f"'{text}' is not a recipe: {error}; did you mean {_nearest(model, rest)}?") from None
+            closest = _closest_recipe(model, rest)
+            raise ValueError(f"'{text}' is not a recipe: {error}; did you mean {closest}?") from None
 
     def __str__(self) -> str:
         return f"{self.model}/{self.name}"
@@ -105,60 +114,70 @@ class Recipe:
 
     @property
     def baseline(self) -> Recipe:
+        """The uncompressed model."""
         return Recipe(self.model)
 
     @property
-    def unseen(self) -> int:
-        """Percent of the image tokens that the model does not see."""
-        return next((s.percent for s in self.steps if s.kind == "vis"), 0)
+    def visual_tokens_pruned(self) -> int:
+        """Percent of the image tokens that are removed."""
+        return next((step.percent for step in self.steps if step.target == "vis"), 0)
 
     @property
     def label(self) -> str:
-        """For people: ``INT4, 25 % heads and 30 % GLU removed``."""
-        parts = [f"{s.percent} % {_STEP_TITLES[s.kind]}" for s in self.steps]
-        removed = " and ".join(filter(None, (", ".join(parts[:-1]), *parts[-1:])))
-        return precision_title(self.precision) + (f", {removed} removed" if removed else "")
+        """For people: ``INT4 (NF4), 25 % heads and 30 % GLU removed``."""
+        title = precision_title(self.precision)
+        if not self.steps:
+            return title
+        *others, last = (f"{step.percent} % {_TARGET_TITLES[step.target]}" for step in self.steps)
+        removed = f"{', '.join(others)} and {last}" if others else last
+        return f"{title}, {removed} removed"
 
     @property
     def technique(self) -> str:
-        """The group that charts colour by."""
+        """The group that charts color by."""
         if not self.steps:
             return "FP16 baseline" if self.precision == "fp16" else "quantized"
         if self.precision != "fp16" or len(self.steps) > 1:
             return "combined"
-        return _TECHNIQUES[self.steps[0].kind]
+        return _TECHNIQUES[self.steps[0].target]
 
 
-def bits(precision: str) -> str:
-    """``fp16``, ``int8`` or ``int4``, whichever library packs the weights."""
+def base_precision(precision: str) -> str:
+    """``fp16``, ``int8`` or ``int4``, whichever library quantizes."""
     return precision.removesuffix(f"-{TORCHAO}")
 
 
 def precision_title(precision: str) -> str:
-    """For people: ``INT4 (torchao)``."""
-    return bits(precision).upper() + (f" ({TORCHAO})" if precision.endswith(TORCHAO) else "")
+    """For people: ``INT4 (NF4)``, ``INT4 (torchao)``."""
+    return _PRECISION_TITLES[precision]
 
 
-def _example(text: str) -> str:
-    return f"{text.partition('/')[0] or 'llava-shapes'}/int8"
+_ALIASES = {"nf4": "int4", "bf16": "fp16"}
+_PRECISION_PREFIXES = ("fp", "int", "bf", "nf")
+_TORCHAO_WORD = re.compile(r"torch[-_ ]?a?o?|(?<![a-z])ao(?![a-z])")
 
 
-def _nearest(model: str, rest: str) -> str:
-    """The canonical spelling closest to ``rest``, word by word."""
-    steps: dict[str, Step] = {}
-    words, named = re.subn(r"torch[-_ ]?a?o?|(?<![a-z])ao(?![a-z])", " ", rest.lower())
-    precision = "int8" if named else "fp16"
+def _closest_recipe(model: str, rest: str) -> str:
+    """The canonical spelling closest to ``rest`` (steps and precision), word by word."""
+    steps: dict[str, PruningStep] = {}
+    words, num_torchao = _TORCHAO_WORD.subn(" ", rest.lower())
+    base = "int8" if num_torchao else "fp16"
     for word in re.split(r"[+,_ -]+", words):
-        if m := re.fullmatch(r"([a-z]+)[-_]?0*([0-9]+)%?", word):
-            kind = difflib.get_close_matches(m[1], STEP_KINDS, 1, 0.4)
-            if kind and m[1] not in ("fp", "int", "bf", "nf"):
-                steps[kind[0]] = Step(kind[0], min(90, max(1, int(m[2]))))
-                continue
-        if near := difflib.get_close_matches({"nf4": "int4", "bf16": "fp16"}.get(word, word), BITS, 1, 0.6):
-            precision = near[0]
-    if named and precision != "fp16":
-        precision = f"{precision}-{TORCHAO}"
+        if step := _closest_step(word):
+            steps[step.target] = step
+        elif precisions := difflib.get_close_matches(_ALIASES.get(word, word), BASE_PRECISIONS, 1, 0.6):
+            base = precisions[0]
     if "glu" in steps:
         steps.pop("ffn", None)
-    model = model if _MODEL.fullmatch(model) else "llava-shapes"
-    return str(Recipe(model, tuple(sorted(steps.values(), key=lambda s: STEP_KINDS.index(s.kind))), precision))
+    in_order = sorted(steps.values(), key=lambda step: PRUNING_TARGETS.index(step.target))
+    precision = f"{base}-{TORCHAO}" if num_torchao and base != "fp16" else base
+    return str(Recipe(model if _MODEL.fullmatch(model) else "llava-shapes", tuple(in_order), precision))
+
+
+def _closest_step(word: str) -> PruningStep | None:
+    """The step that ``word`` (letters and a number) means, or None if it looks like a precision or anything else."""
+    match = re.fullmatch(r"([a-z]+)[-_]?0*([0-9]+)%?", word)
+    if match is None or match[1] in _PRECISION_PREFIXES:
+        return None
+    targets = difflib.get_close_matches(match[1], PRUNING_TARGETS, 1, 0.4)
+    return PruningStep(targets[0], min(90, max(1, int(match[2])))) if targets else None

@@ -48,7 +48,7 @@ def test_fp16_and_int8_answer_an_easy_vqa_test_image(client: Client) -> None:
 def test_bad_input_is_one_sentence_and_the_app_goes_on(client: Client, question, recipes, sentence: str) -> None:
     with pytest.raises(AppError, match=sentence):
         client.predict(handle_file(BLUE), question, recipes, api_name="/compare")
-    assert client.predict(None, "llava-shapes", api_name="/results") == results.plain(model="llava-shapes")
+    assert client.predict(None, "llava-shapes", api_name="/results") == results.to_records(model="llava-shapes")
 
 
 def test_a_file_that_is_no_image_is_one_sentence(client: Client, tmp_path) -> None:
@@ -60,7 +60,7 @@ def test_a_file_that_is_no_image_is_one_sentence(client: Client, tmp_path) -> No
 
 
 def test_results_and_recommend_answer_programs(client: Client) -> None:
-    assert client.predict(api_name="/results") == results.plain()
+    assert client.predict(api_name="/results") == results.to_records()
     with pytest.raises(AppError, match="no results of hardware"):
         client.predict("no-machine", None, api_name="/results")
     told = client.predict("llava-shapes", "8GB", 5.0, "memory", api_name="/recommend")
@@ -92,14 +92,14 @@ def test_the_three_endpoints_are_named_and_say_what_they_take(client: Client) ->
 
 def test_where_nothing_runs_examples_are_answered_from_recordings(client: Client, built, monkeypatch, tmp_path) -> None:
     vlm = built("llava-shapes/fp16")
-    recorded.save(recorded.answers(Engine(vlm), rounds=1), "cpu", tmp_path)
-    monkeypatch.setattr(recorded, "find", partial(recorded.find, root=tmp_path))
-    monkeypatch.setattr(handlers, "models", backend.Replay)
+    recorded.save(recorded.record_answers(Engine(vlm), rounds=1), "cpu", tmp_path)
+    monkeypatch.setattr(recorded, "find", partial(recorded.lookup, root=tmp_path))
+    monkeypatch.setattr(handlers, "backend", backend.RecordedBackend)
     asked = ["llava-shapes/fp16", "llava-shapes/int8"]
     fp16 = Recipe.parse("llava-shapes/fp16")
     for example in handlers.examples():
         dense, other = client.predict(handle_file(example.image), example.question, asked, api_name="/compare")
-        found = recorded.find([fp16], recorded.open_image(example.image), example.question)[fp16]
+        found = recorded.lookup([fp16], recorded.open_image(example.image), example.question)[fp16]
         assert dense["answer"] == found.answer.text and dense["recorded"].startswith("recorded on ")
         assert found.date[:10] in dense["recorded"] and dense["device"] is None
         assert other["answer"] is None and "recorded" in other["error"]

@@ -270,4 +270,4 @@ def test_every_event_of_the_page_bears_wrong_types(url: str) -> None:
                 body = {"data": nonsense, "fn_index": event["id"], "session_hash": "nonsense", "event_data": [5]}
                 got = raw.post("gradio_api/run/predict", json=body)
                 assert not re.search("Traceback|site-packages", got.text), got.text
-    assert results.plain() == Client(url, verbose=False).predict(api_name="/results")
+    assert results.to_records() == Client(url, verbose=False).predict(api_name="/results")

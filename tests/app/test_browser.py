@@ -109,7 +109,7 @@ def test_a_filter_leaves_what_it_says_and_the_table_is_saved(visit: Any) -> None
     with tab.expect_download() as saved:
         tab.click("#csv")
     text = saved.value.path().read_text()
-    view_ = results.View(results.hardware()[0], ("llava-shapes",), ("quantized",), "size")
+    view_ = results.ResultFilter(results.hardware()[0], ("llava-shapes",), ("quantized",), "size")
     shown = {r.recipe for r in results.select(results.reports(), view_).shown}
     assert all(recipe in text for recipe in shown) and "glu30" not in text
     with tab.expect_download() as saved:

@@ -40,5 +40,5 @@ def test_agents_find_and_use_the_endpoints() -> None:
     assert recipes["type"] == "array" and recipes["items"] == {"type": "string"}
     (card,) = ast.literal_eval(compared.content[0].text)
     assert not compared.isError and card["answer"] == "blue" and card["recipe"] == "llava-shapes/int8"
-    assert ast.literal_eval(listed.content[0].text) == results.plain(model="llava-shapes")
+    assert ast.literal_eval(listed.content[0].text) == results.to_records(model="llava-shapes")
     assert refused.isError and "not an amount of memory" in refused.content[0].text

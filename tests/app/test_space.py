@@ -6,6 +6,8 @@ import ast
 import re
 import shutil
 import sys
+from collections.abc import Iterable, Iterator
+from functools import cache
 from importlib.metadata import PackageNotFoundError, packages_distributions, requires
 from pathlib import Path
 
@@ -24,6 +26,9 @@ from vlmcomp.results import store
 ZERO_TORCH, ZERO_PYTHON = ("2.8.0", "2.9.1", "2.10.0", "2.11.0"), ("3.10.13", "3.12.12")
 
 
+EXTRAS = ("requirements-bench.txt", "requirements-train.txt", "requirements-dev.txt", "requirements-dev-nodeps.txt")
+
+
 def _required(file: str) -> dict[str, Requirement]:
     lines = [line.partition("#")[0].strip() for line in (ROOT / file).read_text().splitlines()]
     return {canonicalize_name(r.name): r for r in map(Requirement, filter(None, lines))}
@@ -36,26 +41,34 @@ def _modules(distributions: set[str]) -> set[str]:
     }
 
 
-def _closure(names: set[str]) -> set[str]:
-    """``names`` and what they need, of what is installed here."""
-    found: set[str] = set()
-    while new := names - found:
+def _closure(required: Iterable[Requirement]) -> set[str]:
+    """Names of the required packages and of those that they need, extras included, of what is installed here."""
+    found: set[tuple[str, str]] = set()
+    new = {(canonicalize_name(r.name), extra) for r in required for extra in ("", *r.extras)}
+    while new := new - found:
         found |= new
-        for name in new:
-            try:
-                needs = [Requirement(text) for text in requires(name) or []]
-            except PackageNotFoundError:
-                continue
-            names |= {canonicalize_name(n.name) for n in needs if not n.marker or n.marker.evaluate({"extra": ""})}
-    return found
+        new = {needed for name, extra in new for needed in _needs(name, extra)}
+    return {name for name, _ in found}
 
 
-def _dev_modules() -> set[str]:
-    return _modules(set(_required("requirements-dev.txt")) - _closure(set(_required("requirements.txt"))))
+def _needs(name: str, extra: str) -> Iterator[tuple[str, str]]:
+    try:
+        needs = [Requirement(text) for text in requires(name) or []]
+    except PackageNotFoundError:
+        return
+    for need in needs:
+        if not need.marker or need.marker.evaluate({"extra": extra}):
+            yield from ((canonicalize_name(need.name), inner) for inner in ("", *need.extras))
+
+
+@cache
+def _modules_of(*files: str) -> set[str]:
+    """What may be imported after those requirements files were installed."""
+    return _modules(_closure(r for file in files for r in _required(file).values()))
 
 
 def test_the_pushed_files_alone_serve_the_app_and_answer(tmp_path: Path) -> None:
-    """In an empty folder, without the packages that only tests and the study need, as a Space has it."""
+    """In an empty folder, without the packages that only benchmarks, training and tests need, as a Space has it."""
     if not (ROOT / ".git").exists():
         pytest.skip("not a git checkout")
     space, blocker = tmp_path / "space", tmp_path / "blocker"
@@ -63,7 +76,9 @@ def test_the_pushed_files_alone_serve_the_app_and_answer(tmp_path: Path) -> None
         (space / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / name, space / name)
     blocker.mkdir()
-    (blocker / "sitecustomize.py").write_text(f"import sys\nsys.modules.update(dict.fromkeys({_dev_modules()!r}))\n")
+    blocked = _modules_of(*EXTRAS) - _modules_of("requirements.txt")
+    assert {"evaluate", "matplotlib", "datasets", "easy_vqa"} <= blocked
+    (blocker / "sitecustomize.py").write_text(f"import sys\nsys.modules.update(dict.fromkeys({blocked!r}))\n")
     env = {"PYTHONPATH": str(blocker), "GRADIO_SERVER_NAME": "127.0.0.1", "HF_HUB_OFFLINE": "1"}
     log = tmp_path / "log"
     with process(space, log, **env) as (url, app):
@@ -76,14 +91,35 @@ def test_the_pushed_files_alone_serve_the_app_and_answer(tmp_path: Path) -> None
         assert card["answer"] == "blue", (card, log.read_text())
 
 
-def test_every_import_is_met_by_the_requirements() -> None:
-    known = _modules(_closure(set(_required("requirements.txt")))) | set(sys.stdlib_module_names) | {"vlmcomp"}
-    known.add("triton")  # comes with a PyTorch for CUDA, and is imported nowhere else
-    for path in (p for p in [ROOT / "app.py", *MODULES] if p.parent.name != "study"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
-            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            assert {name.partition(".")[0] for name in names} <= known, path
+# Modules that import packages of an extra, and the extra's file; every other module needs requirements.txt alone.
+OF_AN_EXTRA = {
+    "vlmcomp/data/easy_vqa.py": "requirements-bench.txt",
+    "vlmcomp/data/hub_tasks.py": "requirements-bench.txt",
+    "vlmcomp/data/parquet.py": "requirements-bench.txt",
+    "vlmcomp/evaluation/evaluate_module.py": "requirements-bench.txt",
+    "vlmcomp/evaluation/text_metrics.py": "requirements-bench.txt",
+    "vlmcomp/experiments/optipfair_baseline.py": "requirements-dev.txt",
+    "vlmcomp/reporting/figures_matplotlib.py": "requirements-bench.txt",
+}
+# triton comes with a PyTorch for CUDA, and is imported nowhere else
+ALWAYS = {*sys.stdlib_module_names, "vlmcomp", "triton"}
+
+
+@pytest.mark.parametrize("path", [ROOT / "app.py", *MODULES], ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_import_is_met_by_the_requirements(path: Path) -> None:
+    extra = OF_AN_EXTRA.get(path.relative_to(ROOT).as_posix())
+    known = ALWAYS | _modules_of("requirements.txt", *filter(None, [extra]))
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        assert {name.partition(".")[0] for name in names} <= known
+
+
+def test_every_extra_is_installed_by_its_own_file() -> None:
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    extras = dict(re.findall(r'^optional-dependencies\.(\w+) = .*(requirements-\w+\.txt)"\] }$', text, re.M))
+    assert extras == {name: f"requirements-{name}.txt" for name in ("bench", "train", "dev")}
+    assert set(_required("requirements-train.txt")) <= set(_required("requirements-bench.txt"))
 
 
 def test_the_front_matter_fits_every_hardware_and_the_project() -> None:

@@ -16,24 +16,24 @@ import pytest
 from PIL import Image
 
 from vlmcomp.app import cards, charts, details, explore_tab, handlers, recommend_tab, results, text_diff
-from vlmcomp.app.charts import Live
+from vlmcomp.app.charts import LiveMeasurement
 from vlmcomp.app.handlers import Card, Comparison
-from vlmcomp.app.results import View
+from vlmcomp.app.results import ResultFilter
 from vlmcomp.data.answer_matching import exact_match
 from vlmcomp.models import registry
 from vlmcomp.recipe import Recipe
 from vlmcomp.reporting import grid
-from vlmcomp.reporting.comparison import compare, difference, hits
+from vlmcomp.reporting.comparison import compare, correct_by_question, difference
 from vlmcomp.reporting.grouping import MAIN_TASK
 from vlmcomp.reporting.palette import COLORS
-from vlmcomp.reporting.pareto import frontier
-from vlmcomp.reporting.recommend import needs
+from vlmcomp.reporting.pareto import pareto_frontier
+from vlmcomp.reporting.recommend import required_memory
 from vlmcomp.results import store
 from vlmcomp.results.answer import Answer
 from vlmcomp.serving import recorded
 
 HARDWARE = results.hardware()[0]
-VIEW = View(HARDWARE, ("llava-shapes",))
+VIEW = ResultFilter(HARDWARE, ("llava-shapes",))
 NASTY = "<img src=x onerror=alert(1)> **bold** [x](javascript:alert(1))"
 
 
@@ -43,7 +43,7 @@ def _points(figure) -> Iterator[tuple[str, float, float, str]]:
             yield from zip((c[0] for c in trace.customdata), trace.x, trace.y, trace.hovertext, strict=True)
 
 
-def _shown(view: View) -> list[str]:
+def _shown(view: ResultFilter) -> list[str]:
     return [r.recipe for r in results.select(results.reports(), view).shown]
 
 
@@ -85,7 +85,7 @@ def test_error_bars_are_the_intervals_about_the_points() -> None:
 
 
 def test_colour_is_technique_and_shape_is_family_and_area_is_bytes() -> None:
-    view = View(HARDWARE, tuple(results.models_on(HARDWARE)), axis="size")
+    view = ResultFilter(HARDWARE, tuple(results.models_on(HARDWARE)), axis="size")
     shapes, areas = {}, []
     for trace in (t for t in charts.scatter(view).data if t.mode == "markers"):
         assert trace.marker.color == COLORS[trace.name]
@@ -99,13 +99,13 @@ def test_colour_is_technique_and_shape_is_family_and_area_is_bytes() -> None:
 
 
 def test_filters_leave_what_they_say() -> None:
-    everything = _shown(View(HARDWARE, axis="size"))
-    budget = sorted(needs(results.find(HARDWARE, r)) for r in everything)[len(everything) // 2]
+    everything = _shown(ResultFilter(HARDWARE, axis="size"))
+    budget = sorted(required_memory(results.find(HARDWARE, r)) for r in everything)[len(everything) // 2]
     for view, law in (
         (VIEW, lambda r: Recipe.parse(r.recipe).model == "llava-shapes"),
-        (View(HARDWARE, techniques=("quantized",)), lambda r: Recipe.parse(r.recipe).technique == "quantized"),
-        (View(HARDWARE, fits_bytes=budget), lambda r: needs(r) <= budget),
-        (View(HARDWARE, least=0.86), lambda r: r.quality[MAIN_TASK].exact_match >= 0.86),
+        (ResultFilter(HARDWARE, techniques=("quantized",)), lambda r: Recipe.parse(r.recipe).technique == "quantized"),
+        (ResultFilter(HARDWARE, fits_bytes=budget), lambda r: required_memory(r) <= budget),
+        (ResultFilter(HARDWARE, min_exact_match=0.86), lambda r: r.quality[MAIN_TASK].exact_match >= 0.86),
     ):
         wanted = [r for r in everything if law(results.find(HARDWARE, r))]
         assert _shown(replace(view, axis="size")) == wanted and 0 < len(wanted) < len(everything)
@@ -114,22 +114,22 @@ def test_filters_leave_what_they_say() -> None:
 
 def test_one_hardware_at_a_time() -> None:
     for slug in results.hardware():
-        selection = results.select(results.reports(), View(slug))
+        selection = results.select(results.reports(), ResultFilter(slug))
         assert {r.hardware.slug for r in selection.shown} == {slug}
 
 
 def test_the_ringed_points_are_the_frontier_of_the_current_filter() -> None:
     for view in (replace(VIEW, axis="size"), replace(VIEW, axis="size", techniques=("quantized", "combined"))):
         shown = list(results.select(results.reports(), view).shown)
-        best = {r.recipe for r in frontier(shown, store.load_rows, ["quality", "memory"])}
-        assert {str(d.recipe) for d in charts.dots(shown, view) if d.best} == best and best
+        best = {r.recipe for r in pareto_frontier(shown, store.load_predictions, ["quality", "memory"])}
+        assert {str(d.recipe) for d in charts.dots(shown, view) if d.on_frontier} == best and best
         assert {line[0] for line in results.table(view) if line[-1] == "yes"} == best
         lines = [t for t in charts.scatter(view).data if t.name == "Pareto line"]
         assert len(lines) == 1 and list(lines[0].y) == sorted(lines[0].y)
 
 
 def test_times_that_were_not_taken_in_turns_share_no_line() -> None:
-    shown = results.select(results.reports(), View(HARDWARE)).shown
+    shown = results.select(results.reports(), ResultFilter(HARDWARE)).shown
     sets = results.comparable(shown, "speed")
     sessions = {r.latency.session for r in shown if r.latency.session}
     assert len(sets) == len(sessions)
@@ -137,14 +137,16 @@ def test_times_that_were_not_taken_in_turns_share_no_line() -> None:
 
 
 def test_hits_give_the_same_interval_as_the_comparison() -> None:
-    dense, small = (store.load_rows(results.find(HARDWARE, f"llava-shapes/{n}"))[MAIN_TASK] for n in ("fp16", "int4"))
-    assert difference(hits(dense), hits(small)) == compare(dense, small).difference
+    dense, small = (
+        store.load_predictions(results.find(HARDWARE, f"llava-shapes/{n}"))[MAIN_TASK] for n in ("fp16", "int4")
+    )
+    assert difference(correct_by_question(dense), correct_by_question(small)) == compare(dense, small).difference
     with pytest.raises(ValueError, match="same questions"):
-        difference(hits(dense), hits(small[1:]))
+        difference(correct_by_question(dense), correct_by_question(small[1:]))
 
 
 def test_a_live_answer_is_a_hollow_marker_at_its_recorded_quality() -> None:
-    live = Live(Recipe.parse("llava-shapes/int8"), 20.0, 12.5, 300.0, 20)
+    live = LiveMeasurement(Recipe.parse("llava-shapes/int8"), 20.0, 12.5, 300.0, 20)
     (trace,) = [t for t in charts.scatter(VIEW, [live]).data if t.name == "measured now"]
     quality = results.find(HARDWARE, "llava-shapes/int8").quality[MAIN_TASK]
     assert trace.x == (12.5,) and trace.y[0] == pytest.approx(100 * quality.exact_match)
@@ -154,20 +156,20 @@ def test_a_live_answer_is_a_hollow_marker_at_its_recorded_quality() -> None:
 
 
 def test_a_choice_without_results_says_so() -> None:
-    figure = charts.scatter(View("no-such-machine"))
+    figure = charts.scatter(ResultFilter("no-such-machine"))
     assert "No recorded result" in figure.layout.annotations[0].text and not figure.data
 
 
 def test_regressions_are_questions_that_fp16_had_right() -> None:
     report = results.find(HARDWARE, "llava-shapes/heads25+int4")
-    lost = details.losses(report)
+    lost = details.regressions(report)
     both = results.against_fp16(report)[0]
-    assert len(lost) == both.to_wrong > details.SHOWN
+    assert len(lost) == both.regressions > details.MAX_REGRESSIONS
     for loss in lost:
         assert exact_match(loss.before, loss.reference) and not exact_match(loss.after, loss.reference)
-    shown = details.details(HARDWARE, report.recipe)
-    assert shown.count("<article") == details.SHOWN == shown.count("data:image/png")
-    assert all(html.escape(loss.question) in shown for loss in lost[: details.SHOWN])
+    shown = details.render(HARDWARE, report.recipe)
+    assert shown.count("<article") == details.MAX_REGRESSIONS == shown.count("data:image/png")
+    assert all(html.escape(loss.question) in shown for loss in lost[: details.MAX_REGRESSIONS])
     for part in report.size.weight_bytes:
         assert not report.size.weight_bytes[part] or html.escape(part) in shown
 
@@ -175,9 +177,9 @@ def test_regressions_are_questions_that_fp16_had_right() -> None:
 def test_a_regressions_image_is_the_one_that_was_asked_about() -> None:
     from vlmcomp.data import task_registry
 
-    sample = task_registry.find(MAIN_TASK).everything[7]
-    assert details.picture(sample.id).tobytes() == sample.image.tobytes()
-    assert details.picture("no such id") is None
+    sample = task_registry.get_task(MAIN_TASK).all_samples[7]
+    assert details.sample_image(sample.id).tobytes() == sample.image.tobytes()
+    assert details.sample_image("no such id") is None
 
 
 def test_changed_words_are_marked_and_nothing_is_lost() -> None:
@@ -185,10 +187,10 @@ def test_changed_words_are_marked_and_nothing_is_lost() -> None:
     vocabulary = ["a", "b", "<b>", "&", "Red", "red", '"q"', "star"]
     for _ in range(300):
         before, after = (" ".join(rng.choices(vocabulary, k=rng.randrange(7))) for _ in range(2))
-        shown = text_diff.marked(before, after)
+        shown = text_diff.highlight_changes(before, after)
         left = re.sub(r"<del[^>]*>.*?</del>", "", shown)
         assert html.unescape(re.sub(r"</?mark>", "", left)).split() == after.split()
-        assert ("<mark>" in shown or "<del" in shown) == (not text_diff.same(before, after))
+        assert ("<mark>" in shown or "<del" in shown) == (not text_diff.same_words(before, after))
         assert set(re.findall(r"</?(\w+)", shown)) <= {"mark", "del"}
 
 
@@ -200,7 +202,7 @@ def test_what_people_and_models_write_is_shown_as_text() -> None:
     dense, small = Recipe("llava-shapes"), Recipe("llava-shapes", (), "int8")
     told = (
         Card(dense, "done", _answer("red"), device=NASTY),
-        Card(small, "done", _answer(NASTY), agrees=False, recorded=NASTY, why=NASTY),
+        Card(small, "done", _answer(NASTY), agrees=False, recorded=NASTY, reason=NASTY),
         Card(small, NASTY, error=True),
     )
     shown = cards.cards(Comparison(told), known=NASTY)
@@ -212,7 +214,9 @@ def test_a_card_says_where_it_comes_from_and_what_changed() -> None:
     dense, small = Recipe("llava-shapes"), Recipe("llava-shapes", (), "int8")
     told = (
         Card(dense, "done", _answer("a red star"), 2_000_000, device="a machine"),
-        Card(small, "done", _answer("a blue star"), 1_000_000, False, recorded="recorded on X, 2026-01-01", why="no"),
+        Card(
+            small, "done", _answer("a blue star"), 1_000_000, False, recorded="recorded on X, 2026-01-01", reason="no"
+        ),
     )
     shown = cards.cards(Comparison(told), known="red")
     assert "live on a machine" in shown and "recorded on X, 2026-01-01" in shown
@@ -226,8 +230,8 @@ def test_recorded_answers_are_there_before_any_model_is_asked() -> None:
         asked = handlers.default_variants(model)
         for card in handlers.recorded_first(example.image, example.question, asked).cards:
             image = recorded.open_image(example.image)
-            found = recorded.find([card.recipe], image, example.question).get(card.recipe)
-            assert (card.answer, card.recorded) == ((found.answer, found.place) if found else (None, ""))
+            found = recorded.lookup([card.recipe], image, example.question).get(card.recipe)
+            assert (card.answer, card.recorded) == ((found.answer, found.provenance) if found else (None, ""))
             assert card.status == "waiting" and not card.error
             assert (card.agrees is None) == (card.answer is None or card.recipe == card.recipe.baseline)
     (card,) = handlers.recorded_first(example.image, "Is there a star on the moon?", asked[:1]).cards
@@ -256,7 +260,7 @@ def test_the_saved_table_is_the_shown_one_and_the_saved_chart_is_a_picture() -> 
     chosen = (HARDWARE, ["llava-shapes"], ["quantized"], "size", None, 0)
     file = explore_tab.save_table(*chosen)
     lines = list(csv.DictReader(io.StringIO(base64.b64decode(file["content"]).decode())))
-    view = explore_tab.read_view(*chosen)
+    view = explore_tab.read_filter(*chosen)
     assert sorted(line["recipe"] for line in lines) == sorted(_shown(view))
     for line in lines:
         report = results.find(HARDWARE, line["recipe"])
@@ -269,9 +273,13 @@ def test_the_saved_table_is_the_shown_one_and_the_saved_chart_is_a_picture() -> 
 
 def test_what_is_chosen_for_me_is_shown_with_all_that_was_looked_at() -> None:
     found = recommend_tab.advise("llava-shapes", "8GB", 5, "memory")
-    assert str(found.best.recipe) in recommend_tab.shown(found)
-    table = recommend_tab.others(found)
-    assert table.count("<tr>") == 1 + len(found.options) == 1 + len(grid.of_model("llava-shapes", results.reports()))
+    assert str(found.best.recipe) in recommend_tab.render(found)
+    table = recommend_tab.render_candidates(found)
+    assert (
+        table.count("<tr>")
+        == 1 + len(found.candidates)
+        == 1 + len(grid.comparable_reports("llava-shapes", results.reports()))
+    )
     assert table.count("<td>taken</td>") == 1
     for bad in (
         (5, "8GB", 1, "memory"),
@@ -283,8 +291,8 @@ def test_what_is_chosen_for_me_is_shown_with_all_that_was_looked_at() -> None:
 
 
 def test_programs_get_the_reports_numbers_or_one_sentence() -> None:
-    assert len(results.plain()) == len(results.reports())
-    mine = results.plain(HARDWARE, "llava-shapes")
+    assert len(results.to_records()) == len(results.reports())
+    mine = results.to_records(HARDWARE, "llava-shapes")
     assert {r["hardware"] for r in mine} == {HARDWARE} and all(r["recipe"].startswith("llava-shapes/") for r in mine)
     with pytest.raises(ValueError, match="no results of model"):
-        results.plain(model="gpt")
+        results.to_records(model="gpt")

@@ -30,7 +30,7 @@ def _slowly(monkeypatch: pytest.MonkeyPatch, gate: threading.Event) -> None:
                 while not gate.wait(0.05):
                     yield card
 
-    monkeypatch.setattr(handlers, "_answer", answer)
+    monkeypatch.setattr(handlers, "_live_cards", answer)
 
 
 def test_recorded_answers_do_not_wait_for_another_visitors_live_one(visit: Any, monkeypatch) -> None:
@@ -47,7 +47,7 @@ def test_recorded_answers_do_not_wait_for_another_visitors_live_one(visit: Any, 
         other.click("#ask")
         other.wait_for_function("document.querySelectorAll('.card .badge.recorded').length === 2")
         assert other.locator(".card .waiting").all_inner_texts() == ["the live answer: waiting…"] * 2
-        assert handlers.backend().held()[0].leases == 1  # the other visitor's
+        assert handlers.backend().loaded_models()[0].leases == 1  # the other visitor's
     finally:
         gate.set()
     for visitor in (tab, other):
@@ -76,7 +76,7 @@ def test_markup_of_links_questions_and_models_stays_text(visit: Any, monkeypatch
         for card in live(*given):
             yield replace(card, answer=replace(card.answer, text=nasty))
 
-    monkeypatch.setattr(handlers, "_answer", answer)
+    monkeypatch.setattr(handlers, "_live_cards", answer)
     tab = visit(f"?example=scene-20&variants=fp16,int8&opened={quote(nasty)}&question={quote(nasty)}")
     assert tab.get_by_label("Question").input_value() == nasty
     tab.click("#ask")
@@ -95,14 +95,14 @@ def test_stopping_and_leaving_free_the_model(visit: Any, monkeypatch, leaves: st
         tab.click("#ask")
         tab.wait_for_selector(".card .answer")
         tab.wait_for_function(TURN)
-        assert any(held.leases for held in handlers.backend().held())
+        assert any(held.leases for held in handlers.backend().loaded_models())
         if leaves == "stop":
             tab.click("#stop")
         else:
             tab.close()
         until = time.monotonic() + 120
-        while any(held.leases for held in handlers.backend().held()) and time.monotonic() < until:
+        while any(held.leases for held in handlers.backend().loaded_models()) and time.monotonic() < until:
             time.sleep(0.05)
-        assert not any(held.leases for held in handlers.backend().held())
+        assert not any(held.leases for held in handlers.backend().loaded_models())
     finally:
         gate.set()

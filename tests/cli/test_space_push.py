@@ -1,4 +1,4 @@
-"""Pushing to a Space: what goes, under which licences, what it makes of the Space, and what the Hub's answers say."""
+"""Pushing to a Space: the files, their licenses, the state of the Space afterwards, and errors of the Hub."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_only_tracked_files_of_the_app_are_pushed(whole: space.SpacePush) -> Non
     names = set(whole.files)
     assert names and not any(re.match(r"tests/|\.|.*__pycache__|.*-dev|Makefile", name) for name in names)
     assert whole.files["app.py"] == (ROOT / "app.py").stat().st_size
-    assert set(whole.models) == {m.name for m in registry.MODELS.values() if m.embedded}
+    assert set(whole.models) == {m.name for m in registry.MODELS.values() if m.bundled}
     assert sum(whole.files.values()) < 1e9  # more than a Space's repository holds
 
 
@@ -111,20 +111,23 @@ def _weights(root: Path, name: str) -> None:
 @pytest.mark.parametrize(
     "spoil, sentence",
     [
-        (lambda root: _weights(root, "assets/models/paligemma-3b/model.safetensors"), "Gemma Terms of Use and gated"),
-        (lambda root: _weights(root, "assets/models/llava-1.5-7b/a/b.bin"), "Llama 2 .* and not free to pass on"),
-        (lambda root: _weights(root, "vlmcomp/extra.pt"), "vlmcomp/extra.pt holds weights of no model"),
-        (lambda root: _weights(root, "assets/models/mine/model.gguf"), "mine/model.gguf holds weights of no model"),
-        (lambda root: _card(root).write_text("---\nlicense: mit\n---\n"), "llava-shapes/README.md states mit: mend it"),
-        (lambda root: _card(root).write_text("# no front matter\n"), "llava-shapes/README.md states none: mend it"),
-        (lambda root: (root / "README.md").write_text("---\nlicense: mit\n---\n"), "states the licence mit, but llava"),
-        (lambda root: (root / "README.md").write_text("# no front matter\n"), "README.md states no licence"),
-        (lambda root: (root / "README.md").write_text("---\na: [\n---\n"), "README.md states no licence"),
-        (lambda root: (root / "app.py").unlink(), "app.py is tracked, but is no plain file"),
+        (
+            lambda root: _weights(root, "assets/models/paligemma-3b/model.safetensors"),
+            "Gemma Terms of Use, the model is gated",
+        ),
+        (lambda root: _weights(root, "assets/models/llava-1.5-7b/a/b.bin"), "Llama 2 .* not allow redistribution"),
+        (lambda root: _weights(root, "vlmcomp/extra.pt"), "vlmcomp/extra.pt contains weights of a model"),
+        (lambda root: _weights(root, "assets/models/mine/model.gguf"), "model.gguf contains weights of a model"),
+        (lambda root: _card(root).write_text("---\nlicense: mit\n---\n"), "llava-shapes/README.md states mit: fix it"),
+        (lambda root: _card(root).write_text("# no front matter\n"), "llava-shapes/README.md states none: fix it"),
+        (lambda root: (root / "README.md").write_text("---\nlicense: mit\n---\n"), "states license mit, but llava"),
+        (lambda root: (root / "README.md").write_text("# no front matter\n"), "README.md states no license"),
+        (lambda root: (root / "README.md").write_text("---\na: [\n---\n"), "README.md states no license"),
+        (lambda root: (root / "app.py").unlink(), "app.py is tracked by git but is not a regular file"),
         (lambda root: shutil.rmtree(root / ".git"), "is not a git checkout"),
     ],
 )
-def test_what_may_not_be_pushed_is_one_sentence(checkout: Path, spoil, sentence: str) -> None:
+def test_a_forbidden_push_is_one_sentence(checkout: Path, spoil, sentence: str) -> None:
     spoil(checkout)
     with pytest.raises(ValueError, match=sentence) as refused:
         space.plan_push(checkout)
@@ -132,9 +135,9 @@ def test_what_may_not_be_pushed_is_one_sentence(checkout: Path, spoil, sentence:
 
 
 def test_a_bundled_model_that_becomes_gated_is_refused(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    row = registry.find("llava-shapes")
+    row = registry.get_model_spec("llava-shapes")
     monkeypatch.setitem(registry.MODELS, row.name, replace(row, gated=True))
-    with pytest.raises(ValueError, match="and gated"):
+    with pytest.raises(ValueError, match="the model is gated"):
         space.plan_push(checkout)
 
 
@@ -155,13 +158,13 @@ def test_a_second_push_brings_only_what_changed(hub: space_server.Spaces, checko
     _commit(checkout)
     plan = space.plan_push(checkout)
     _push(plan, hardware="l4x1")
-    kept = {name: hub.held[NAME][name] for name in (".gitattributes", "notes.md")}
-    assert hub.held[NAME] == _content(plan) | kept and hub.hardware[NAME] == "l4x1" and len(hub.commits) == 2
+    untouched = {name: hub.held[NAME][name] for name in (".gitattributes", "notes.md")}
+    assert hub.held[NAME] == _content(plan) | untouched and hub.hardware[NAME] == "l4x1" and len(hub.commits) == 2
 
 
 def test_a_space_that_holds_something_else_is_left_alone(hub: space_server.Spaces, checkout: Path) -> None:
     hub.held[NAME] = before = {"README.md": b"mine", "app.py": b"mine"}
-    with pytest.raises(ValueError, match="holds something else: choose another name"):
+    with pytest.raises(ValueError, match="contains something else: choose another name"):
         _push(space.plan_push(checkout))
     assert hub.held[NAME] is before and not hub.commits
 
@@ -178,52 +181,52 @@ def test_an_upload_that_breaks_changes_nothing_and_can_be_run_again(
 
 
 @pytest.mark.parametrize(
-    "status, said, sentence",
+    "status, message, sentence",
     [
         (402, "a paid plan is needed", "refuses user/vlmcomp with 402: a paid plan is needed"),
         (403, "no rights", "your token may not write to user/vlmcomp: use one with write access to user"),
         (500, "internal", "refuses user/vlmcomp with 500: .*internal"),
     ],
 )
-def test_what_the_hub_says_is_told(
-    hub: space_server.Spaces, checkout: Path, status: int, said: str, sentence: str
+def test_errors_of_the_hub_are_one_sentence(
+    hub: space_server.Spaces, checkout: Path, status: int, message: str, sentence: str
 ) -> None:
-    hub.refuses = (status, said)
+    hub.refuses = (status, message)
     with pytest.raises(ValueError, match=sentence) as refused:
         _push(space.plan_push(checkout))
     assert "\n" not in str(refused.value) and not hub.held
 
 
-def _told(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+def _run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
     status = main.main(["deploy", *words])
-    said = capsys.readouterr()
-    return status, said.out, said.err
+    output = capsys.readouterr()
+    return status, output.out, output.err
 
 
 def test_a_dry_run_lists_every_file_and_pushes_nothing(
     hub: space_server.Spaces, whole: space.SpacePush, capsys
 ) -> None:
-    status, out, _ = _told(capsys, "--to", NAME, "--dry-run")
+    status, out, _ = _run(capsys, "--to", NAME, "--dry-run")
     listed = {name: int(size.replace(",", "")) for size, name in re.findall(r"^ *([\d,]+)  (\S+)$", out, re.M)}
     assert status == 0 and listed == whole.files and not hub.held
-    total = f"{len(whole.files)} files, {sum(whole.files.values()) / 1e6:.1f} MB, under apache-2.0"
+    total = f"{len(whole.files)} files, {sum(whole.files.values()) / 1e6:.1f} MB, license apache-2.0"
     assert total in out and "llava-shapes      Apache-2.0" in out and "nothing was pushed" in out
 
 
 @pytest.mark.parametrize("name", ["vlmcomp", "a/b/c", "user/..", "user/a b", "", "/vlmcomp", "user/" + "x" * 100])
 def test_a_wrong_name_is_one_sentence(name: str, capsys) -> None:
-    status, out, err = _told(capsys, "--to", name, "--dry-run")
-    assert (status, out) == (2, "") and err == f"vlmcomp: '{name}' is not the name of a Space: give it as user/space\n"
+    status, out, err = _run(capsys, "--to", name, "--dry-run")
+    assert (status, out) == (2, "") and err == f"vlmcomp: '{name}' is not a valid name of a Space: use user/space\n"
 
 
 def test_hardware_that_spaces_do_not_have_is_one_sentence(capsys) -> None:
-    status, _, err = _told(capsys, "--to", NAME, "--hardware", "3090", "--dry-run")
-    assert status == 2 and "'3090' is no hardware of Spaces: choose one of cpu-basic" in err and err.count("\n") == 1
+    status, _, err = _run(capsys, "--to", NAME, "--hardware", "3090", "--dry-run")
+    assert status == 2 and "'3090' is not a hardware of Spaces: choose from cpu-basic" in err and err.count("\n") == 1
 
 
 def _last(err: str) -> str:
     *before, last = err.splitlines()
-    assert all(line.startswith(("pushing ", "pushed as", "not tracked")) for line in before)
+    assert all(line.startswith(("pushing ", "with uncommitted", "not tracked")) for line in before)
     return last
 
 
@@ -231,14 +234,14 @@ def test_no_token_a_wrong_one_and_no_network_are_one_sentence(
     hub: space_server.Spaces, whole: space.SpacePush, capsys, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
-    status, _, err = _told(capsys, "--to", NAME)
+    status, _, err = _run(capsys, "--to", NAME)
     assert status == 2 and "does not accept your token: log in anew" in _last(err)
     monkeypatch.delenv("HF_TOKEN")
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "none"))
-    status, _, err = _told(capsys, "--to", NAME)
+    status, _, err = _run(capsys, "--to", NAME)
     assert status == 2 and "there is no Hub token: log in with 'hf auth login'" in _last(err)
     monkeypatch.setenv("HF_TOKEN", space_server.TOKEN)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    status, _, err = _told(capsys, "--to", NAME)
+    status, _, err = _run(capsys, "--to", NAME)
     assert status == 2 and "cannot be reached: try again with a network" in _last(err)
     assert not hub.held

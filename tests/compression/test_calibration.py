@@ -11,12 +11,20 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.support.made_models import tiny_llava, token_ids
-from vlmcomp.compression.activation_stats import Moments, moments_bytes
-from vlmcomp.compression.calibration import ANSWER, IMAGE, PAD, QUESTION, Weights, sequences, texts
-from vlmcomp.compression.layerwise import Edit, walk
-from vlmcomp.compression.pruning.pruner import prune
+from vlmcomp.compression.activation_stats import ActivationStats, solver_memory_bytes
+from vlmcomp.compression.calibration import (
+    ANSWER,
+    IMAGE,
+    PAD,
+    QUESTION,
+    TokenWeights,
+    calibration_batches,
+    text_batches,
+)
+from vlmcomp.compression.layerwise import LayerEdit, run_layerwise
+from vlmcomp.compression.pruning.pruner import prune_decoder_
 from vlmcomp.models import architecture
-from vlmcomp.recipe import Step
+from vlmcomp.recipe import PruningStep
 
 
 class Live(TorchDispatchMode):
@@ -52,29 +60,29 @@ def test_moments_are_the_weighted_means_whatever_the_batches() -> None:
     torch.manual_seed(0)
     x, t, w = torch.randn(30, 5), torch.randn(30, 3), torch.rand(30)
     w[4:9] = 0
-    moments = Moments(5, 3)
+    moments = ActivationStats(5, 3)
     for part in (slice(0, 4), slice(4, 9), slice(9, 30)):
-        moments.add(x[None, part], t[None, part], w[None, part])
+        moments.update(x[None, part], t[None, part], w[None, part])
     share = (w / w.sum())[:, None]
     torch.testing.assert_close(moments.gram, x.T @ (share * x))
     torch.testing.assert_close(moments.cross, t.T @ (share * x))
     torch.testing.assert_close(moments.mean, (share * x).sum(0))
-    torch.testing.assert_close(moments.wanted, (share * t).sum(0))
-    assert moments.power == pytest.approx(float((share[:, 0] * t.square().sum(1)).sum()), rel=1e-5)
+    torch.testing.assert_close(moments.target_mean, (share * t).sum(0))
+    assert moments.target_sq_norm == pytest.approx(float((share[:, 0] * t.square().sum(1)).sum()), rel=1e-5)
 
 
 def test_every_token_has_its_kind(built: Callable, samples: list) -> None:
     vlm = built("llava-shapes/fp16")
     tokenizer = vlm.processor.tokenizer
-    (tokens,) = sequences(vlm, samples, batch=len(samples))
-    assert tokens.hidden.shape[:2] == tokens.kinds.shape == (len(samples), tokens.kinds.shape[1])
-    assert ((tokens.kinds == IMAGE).sum(1) == 64).all()
+    (tokens,) = calibration_batches(vlm, samples, batch_size=len(samples))
+    assert tokens.hidden.shape[:2] == tokens.token_types.shape == (len(samples), tokens.token_types.shape[1])
+    assert ((tokens.token_types == IMAGE).sum(1) == 64).all()
     answers = sorted(len(tokenizer(f" {a}", add_special_tokens=False).input_ids) for *_, a in samples)
-    assert sorted((tokens.kinds == ANSWER).sum(1).tolist()) == answers
-    assert ((tokens.kinds == PAD).sum(1) == 0).any(), "the longest has no padding"
-    ends = (tokens.kinds != PAD).sum(1) - 1
-    assert (tokens.kinds[torch.arange(len(ends)), ends] == ANSWER).all()
-    assert Weights(0.5, 2, 3).of(torch.tensor([PAD, IMAGE, QUESTION, ANSWER])).tolist() == [0, 0.5, 2, 3]
+    assert sorted((tokens.token_types == ANSWER).sum(1).tolist()) == answers
+    assert ((tokens.token_types == PAD).sum(1) == 0).any(), "the longest has no padding"
+    ends = (tokens.token_types != PAD).sum(1) - 1
+    assert (tokens.token_types[torch.arange(len(ends)), ends] == ANSWER).all()
+    assert TokenWeights(0.5, 2, 3).for_types(torch.tensor([PAD, IMAGE, QUESTION, ANSWER])).tolist() == [0, 0.5, 2, 3]
 
 
 def test_batching_changes_no_statistic(built: Callable, samples: list) -> None:
@@ -83,39 +91,39 @@ def test_batching_changes_no_statistic(built: Callable, samples: list) -> None:
     for batch in (1, 8):
         seen: list[torch.Tensor] = []
         edit = _watch(lambda layer, moments, seen=seen: seen.append(moments.gram))
-        walk(vlm.model, sequences(vlm, samples, batch), [edit])
+        run_layerwise(vlm.model, calibration_batches(vlm, samples, batch), [edit])
         grams.append(seen)
     for one, many in zip(*grams, strict=True):
         torch.testing.assert_close(one, many, rtol=0.02, atol=0.02 * float(one.diagonal().mean()))  # bfloat16
 
 
-def _watch(change: Callable) -> Edit:
-    return Edit(lambda layer: layer.down, change)
+def _watch(change: Callable) -> LayerEdit:
+    return LayerEdit(lambda layer: layer.down_proj, change)
 
 
 def test_an_unchanged_model_is_asked_for_what_it_gives() -> None:
     model = tiny_llava()
 
-    def check(layer: architecture.Layer, moments: Moments) -> None:
-        torch.testing.assert_close(moments.cross, layer.down.weight @ moments.gram, rtol=1e-3, atol=1e-4)
+    def check(layer: architecture.DecoderLayer, moments: ActivationStats) -> None:
+        torch.testing.assert_close(moments.cross, layer.down_proj.weight @ moments.gram, rtol=1e-3, atol=1e-4)
 
-    walk(model, texts(model, token_ids()), [_watch(check)])
+    run_layerwise(model, text_batches(model, token_ids()), [_watch(check)])
 
 
-@pytest.mark.parametrize("weights", [Weights(image=0, question=0, answer=1), Weights()])
-def test_weights_that_see_nothing_of_a_batch_do_no_harm(built: Callable, samples: list, weights: Weights) -> None:
+@pytest.mark.parametrize("weights", [TokenWeights(image=0, question=0, answer=1), TokenWeights()])
+def test_weights_that_see_nothing_of_a_batch_do_no_harm(built: Callable, samples: list, weights: TokenWeights) -> None:
     vlm = built("llava-shapes/fp16")
-    tokens = sequences(vlm, samples[:2], batch=1)
-    tokens[0].kinds[tokens[0].kinds == ANSWER] = PAD
-    walk(vlm.model, tokens, [_watch(lambda layer, moments: _finite(moments))], weights)
+    tokens = calibration_batches(vlm, samples[:2], batch_size=1)
+    tokens[0].token_types[tokens[0].token_types == ANSWER] = PAD
+    run_layerwise(vlm.model, tokens, [_watch(lambda layer, moments: _finite(moments))], weights)
 
 
-def _finite(moments: Moments) -> None:
-    assert moments.gram.isfinite().all() and moments.total > 0
+def _finite(moments: ActivationStats) -> None:
+    assert moments.gram.isfinite().all() and moments.total_weight > 0
 
 
 @pytest.mark.parametrize(
-    "bad, said",
+    "bad, reason",
     [
         ([], "at least 2 samples"),
         ([("what?", "yes")], "is not .image, question, answer."),
@@ -123,28 +131,28 @@ def _finite(moments: Moments) -> None:
         ([("cat.png", "what?", "yes")], "must be an image, a question and an answer, not str"),
     ],
 )
-def test_bad_calibration_sets_are_named(built: Callable, bad: list, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
-        sequences(built("llava-shapes/fp16"), bad)
+def test_bad_calibration_sets_are_named(built: Callable, bad: list, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        calibration_batches(built("llava-shapes/fp16"), bad)
 
 
 def test_one_sample_is_enough_to_prune() -> None:
     model, ids = tiny_llava(), token_ids(count=1)
-    prune(model, [Step("heads", 25), Step("glu", 25)], texts(model, ids))
+    prune_decoder_(model, [PruningStep("heads", 25), PruningStep("glu", 25)], text_batches(model, ids))
     with torch.no_grad():
         assert model(input_ids=ids).logits.isfinite().all()
 
 
 def test_peak_memory_is_one_layers_whatever_the_depth_and_within_the_arithmetic() -> None:
-    ids, steps, peaks = token_ids(count=64, length=32), [Step("heads", 25), Step("glu", 25)], []
+    ids, steps, peaks = token_ids(count=64, length=32), [PruningStep("heads", 25), PruningStep("glu", 25)], []
     for layers in (2, 8):
         model = tiny_llava(layers=layers, width=512)
-        calibration = texts(model, ids)
+        calibration = text_batches(model, ids)
         with Live() as live:
-            prune(model, steps, calibration)
+            prune_decoder_(model, steps, calibration)
         kept = sum(linear.weight.nbytes for _, linear in architecture.decoder_linears(model))
         peaks.append(live.peak - kept)  # the new weights were made inside and live on
     streams = 64 * 32 * 128 * 4 * (2 + len(steps))
     batch_in_layer = 8 * 32 * 4 * (8 * 128 + 4 * 512)
-    assert max(peaks) < streams + moments_bytes(512, 128) + batch_in_layer
+    assert max(peaks) < streams + solver_memory_bytes(512, 128) + batch_in_layer
     assert peaks[1] < peaks[0] * 1.1

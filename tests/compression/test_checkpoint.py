@@ -10,13 +10,13 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from tests.support.made_models import tiny_llava, token_ids
 from vlmcomp.compression import checkpoint
-from vlmcomp.compression.calibration import texts
-from vlmcomp.compression.checkpoint import compute_in
-from vlmcomp.compression.pipeline import build
-from vlmcomp.compression.pruning.pruner import prune
+from vlmcomp.compression.calibration import text_batches
+from vlmcomp.compression.checkpoint import cast_weights_
+from vlmcomp.compression.pipeline import compress
+from vlmcomp.compression.pruning.pruner import prune_decoder_
 from vlmcomp.compression.quantization.bitsandbytes import is_cpu_repacked
 from vlmcomp.compression.quantization.quantize import quantize_layer_, set_quantization_config
-from vlmcomp.compression.size import parameters, weight_bytes
+from vlmcomp.compression.size import count_parameters, weight_bytes
 from vlmcomp.models import architecture
 from vlmcomp.models.dtypes import round_to_float16
 from vlmcomp.models.vlm import VLM
@@ -36,19 +36,23 @@ def _logits(vlm: VLM, samples: list) -> torch.Tensor:
 @pytest.mark.usefixtures("few")
 @pytest.mark.parametrize("name", RECIPES)
 def test_saved_equals_loaded(name: str, samples: list, tmp_path: Path) -> None:
-    vlm = build(Recipe.parse(f"llava-shapes/{name}"), device="cpu")
+    vlm = compress(Recipe.parse(f"llava-shapes/{name}"), device="cpu")
     checkpoint.save(vlm, tmp_path / "out")
-    held, logical = weight_bytes(vlm.model), parameters(vlm.model)
+    held, logical = weight_bytes(vlm.model), count_parameters(vlm.model)
     wanted, answers = _logits(vlm, samples), [Engine(vlm).generate(i, q, 12).text for i, q, _ in samples]
 
     loaded = checkpoint.load(tmp_path / "out", device="cpu")
-    assert weight_bytes(loaded.model) == held and parameters(loaded.model) == logical
-    assert (loaded.recipe, loaded.pruned, loaded.backend) == (vlm.recipe, vlm.pruned, vlm.backend)
+    assert weight_bytes(loaded.model) == held and count_parameters(loaded.model) == logical
+    assert (loaded.recipe, loaded.pruned, loaded.quantization_backend) == (
+        vlm.recipe,
+        vlm.pruned,
+        vlm.quantization_backend,
+    )
     assert torch.equal(_logits(loaded, samples), wanted)
     assert [Engine(loaded).generate(i, q, 12).text for i, q, _ in samples] == answers
 
     stock = AutoModelForImageTextToText.from_pretrained(tmp_path / "out", dtype=vlm.dtype)
-    compute_in(stock, vlm.dtype)
+    cast_weights_(stock, vlm.dtype)
     loaded.model, loaded.processor = stock, AutoProcessor.from_pretrained(tmp_path / "out")
     assert torch.equal(_logits(loaded, samples), wanted)
 
@@ -56,15 +60,15 @@ def test_saved_equals_loaded(name: str, samples: list, tmp_path: Path) -> None:
 @pytest.mark.parametrize("precision", ["fp16", "int8", "int4"])
 def test_a_llama_decoder_with_six_of_eight_heads_loads_as_mistral(precision: str, tmp_path: Path) -> None:
     """Six heads do not divide a hidden size of 256, which Llama's config refuses."""
-    vlm, ids = build(Recipe.parse("llava-shapes/fp16"), device="cpu"), token_ids(4)
+    vlm, ids = compress(Recipe.parse("llava-shapes/fp16"), device="cpu"), token_ids(4)
     vlm.model = tiny_llava(head_dim=32)
     for parameter in vlm.model.parameters():  # not the rotary buffers, which stock loaders keep in float32
         parameter.data = parameter.data.half().to(vlm.dtype)
     vlm.recipe = Recipe.parse(f"llava-shapes/heads25+glu50+{precision}")
-    vlm.pruned = prune(vlm.model, vlm.recipe.steps, texts(vlm.model, ids))
+    vlm.pruned = prune_decoder_(vlm.model, vlm.recipe.steps, text_batches(vlm.model, ids))
     round_to_float16(vlm.model)
     if precision != "fp16":
-        for layer in architecture.layers(vlm.model):
+        for layer in architecture.decoder_layers(vlm.model):
             quantize_layer_(layer, precision, vlm.dtype)
         set_quantization_config(vlm.model, precision, vlm.dtype)
     checkpoint.save(vlm, tmp_path / "out")
@@ -77,7 +81,7 @@ def test_a_llama_decoder_with_six_of_eight_heads_loads_as_mistral(precision: str
 
 
 def test_an_int4_model_that_has_answered_on_such_a_cpu_is_not_saved(samples: list, tmp_path: Path) -> None:
-    vlm = build(Recipe.parse("llava-shapes/int4"), device="cpu")
+    vlm = compress(Recipe.parse("llava-shapes/int4"), device="cpu")
     assert not is_cpu_repacked(vlm.model)
     Engine(vlm).generate(samples[0][0], samples[0][1], 4)
     if not is_cpu_repacked(vlm.model):
@@ -121,5 +125,5 @@ def test_quantization_touches_the_decoder_alone(built) -> None:
         assert dense[part] == small[part], part
     for part in ("decoder attention", "decoder MLP"):
         assert 0.25 < small[part] / dense[part] < 0.29, part
-    assert parameters(built("llava-shapes/fp16").model) == parameters(built("llava-shapes/int4").model)
-    assert sum(dense.values()) == 2 * sum(parameters(built("llava-shapes/fp16").model).values())
+    assert count_parameters(built("llava-shapes/fp16").model) == count_parameters(built("llava-shapes/int4").model)
+    assert sum(dense.values()) == 2 * sum(count_parameters(built("llava-shapes/fp16").model).values())

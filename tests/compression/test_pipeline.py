@@ -11,9 +11,9 @@ from PIL import Image
 
 from tests.support.made_models import tiny_llava
 from vlmcomp.cli.main import main
-from vlmcomp.compression.pipeline import build
-from vlmcomp.compression.shape_checks import refuse
-from vlmcomp.data.calibration_data import read_samples
+from vlmcomp.compression.pipeline import compress
+from vlmcomp.compression.shape_checks import check_shapes
+from vlmcomp.data.calibration_data import load_calibration_file
 from vlmcomp.recipe import Recipe
 
 GOOD = {"image": "a.png", "question": "What color is the shape?", "answer": "red"}
@@ -27,14 +27,14 @@ def _file(folder: Path, *rows: object) -> Path:
 
 
 def test_calibration_comes_from_a_file(tmp_path: Path) -> None:
-    samples = read_samples(_file(tmp_path, GOOD, "", GOOD, GOOD))
+    samples = load_calibration_file(_file(tmp_path, GOOD, "", GOOD, GOOD))
     assert len(samples) == 3 and samples[0][1:] == ("What color is the shape?", "red")
-    vlm = build(Recipe.parse("llava-shapes/glu30+fp16"), device="cpu", calibration=samples)
+    vlm = compress(Recipe.parse("llava-shapes/glu30+fp16"), device="cpu", calibration_data=samples)
     assert vlm.pruned[0].calibration.startswith("3 samples")
 
 
 @pytest.mark.parametrize(
-    ("rows", "says"),
+    ("rows", "reason"),
     {
         "wrong columns": (
             [{"picture": "a.png", "question": "?", "answer": "red"}],
@@ -49,30 +49,35 @@ def test_calibration_comes_from_a_file(tmp_path: Path) -> None:
     }.values(),
 )
 def test_a_bad_calibration_file_is_one_sentence(
-    rows: list, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    rows: list, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file, out = _file(tmp_path, *rows), tmp_path / "out"
     words = ["build", "llava-shapes/glu30+fp16", "--device", "cpu", "--out", str(out), "--calibration", str(file)]
     assert main(words) == 2
-    told = capsys.readouterr().err.splitlines()[-1]
-    assert told.startswith("vlmcomp: ")
-    assert re.search(says, told), told
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert message.startswith("vlmcomp: ")
+    assert re.search(reason, message), message
     assert not out.exists()
 
 
+def _check(text: str) -> None:
+    recipe = Recipe.parse(text)
+    check_shapes(tiny_llava(), recipe.steps, recipe.precision, "cpu")
+
+
 @pytest.mark.parametrize(
-    ("recipe", "says"),
+    ("recipe", "reason"),
     [
         ("llava-shapes/heads5+fp16", "no removal or leaves nothing"),
         ("llava-shapes/glu5+fp16", "no removal"),
         ("llava-shapes/heads25+int4", "96 inputs"),
     ],
 )
-def test_what_the_shape_rules_out_is_refused_before_any_work(recipe: str, says: str) -> None:
-    with pytest.raises(ValueError, match=says):
-        refuse(tiny_llava(), Recipe.parse(recipe), "cpu")
+def test_what_the_shape_rules_out_is_refused_before_any_work(recipe: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        _check(recipe)
 
 
 def test_what_the_shape_allows_is_not_refused() -> None:
     for recipe in ("heads50+int4", "heads25+int8", "heads25+glu25+fp16", "glu50+int4"):
-        refuse(tiny_llava(), Recipe.parse(f"llava-shapes/{recipe}"), "cpu")
+        _check(f"llava-shapes/{recipe}")

@@ -8,9 +8,9 @@ import pytest
 
 from vlmcomp.cli.main import main
 from vlmcomp.compression.size import weight_bytes
-from vlmcomp.compression.size_estimate import COLUMNS, linear_bytes, sizes
+from vlmcomp.compression.size_estimate import COLUMNS, estimate, linear_bytes
 from vlmcomp.models import architecture
-from vlmcomp.models.configs import SHAPES
+from vlmcomp.models.configs import PUBLISHED_CONFIGS
 
 # Millions of parameters as published.
 PUBLISHED = {
@@ -29,9 +29,9 @@ PUBLISHED = {
 }
 
 
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", PUBLISHED_CONFIGS)
 def test_totals_are_the_published_ones_and_columns_shrink(name: str) -> None:
-    found = sizes(name)
+    found = estimate(name)
     assert sum(found.parameters.values()) / 1e6 == pytest.approx(PUBLISHED[name], abs=0.6)
     assert found.total("fp16") == 2 * sum(found.parameters.values())
     assert found.total("fp16") > found.total("int8") > found.total("int4")
@@ -41,13 +41,13 @@ def test_totals_are_the_published_ones_and_columns_shrink(name: str) -> None:
     assert found.removed_percent == pytest.approx(30, abs=1.5)
 
 
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", PUBLISHED_CONFIGS)
 def test_every_small_variant_builds_on_a_gpu_of_24_gb(name: str) -> None:
-    found = sizes(name)
+    found = estimate(name)
     for column in COLUMNS:
-        assert found.building(column) > found.total(column)
+        assert found.peak_build_bytes(column) > found.total(column)
         if "int" in column:
-            assert found.building(column) < 24e9, f"{column} of {name}"
+            assert found.peak_build_bytes(column) < 24e9, f"{column} of {name}"
 
 
 @pytest.mark.parametrize("precision", ["int8", "int4"])
@@ -64,5 +64,5 @@ def test_the_arithmetic_is_what_a_built_model_holds(model: str, precision: str, 
 def test_the_table_holds_every_model(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models", "--sizes"]) == 0
     shown = capsys.readouterr().out
-    assert all(f"{name}: mlp30 removes" in shown for name in SHAPES)
+    assert all(f"{name}: mlp30 removes" in shown for name in PUBLISHED_CONFIGS)
     assert "45.8 %" in shown and "68.0 %" in shown  # LLaVA-1.5-7B in INT8 and INT4

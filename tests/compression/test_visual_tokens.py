@@ -15,17 +15,17 @@ import torch
 
 from vlmcomp.cli.main import main
 from vlmcomp.compression import checkpoint
-from vlmcomp.compression.calibration import sequences
-from vlmcomp.compression.pipeline import build
-from vlmcomp.compression.pruning.pruner import Method, prune
+from vlmcomp.compression.calibration import calibration_batches
+from vlmcomp.compression.pipeline import compress
+from vlmcomp.compression.pruning.pruner import PruningMethod, prune_decoder_
 from vlmcomp.compression.visual_tokens import pruner as token_pruner
 from vlmcomp.compression.visual_tokens import selection
-from vlmcomp.data.calibration_data import calibration_samples
+from vlmcomp.data.calibration_data import synthetic_calibration_data
 from vlmcomp.evaluation import latency
 from vlmcomp.models import architecture, registry
 from vlmcomp.models.vlm import VLM
-from vlmcomp.recipe import Recipe, Step
-from vlmcomp.results.schema import Pruned
+from vlmcomp.recipe import PruningStep, Recipe
+from vlmcomp.results.schema import PruningResult
 from vlmcomp.runtime.engine import Engine
 
 NAMES = ["llava-shapes", "blip2-shapes", "paligemma-shapes", "qwen2-vl-shapes"]
@@ -34,9 +34,9 @@ ANSWERED = 1  # the token type of what a prefix LM says: seen from behind only
 
 @cache
 def _dense(name: str) -> VLM:
-    vlm = build(Recipe(name), device="cpu")
+    vlm = compress(Recipe(name), device="cpu")
     vlm.model.float()
-    vlm.dtype_computed = "float32"
+    vlm.compute_dtype = "float32"
     return vlm
 
 
@@ -52,7 +52,7 @@ def split(samples: list) -> list[list]:
 
 @cache
 def _pruned(text: str) -> VLM:
-    return build(Recipe.parse(text), device="cpu", calibration=list(calibration_samples(16)))
+    return compress(Recipe.parse(text), device="cpu", calibration_data=list(synthetic_calibration_data(16)))
 
 
 def _logits(vlm: VLM, inputs: dict) -> torch.Tensor:
@@ -60,23 +60,23 @@ def _logits(vlm: VLM, inputs: dict) -> torch.Tensor:
         return vlm.model(**inputs).logits
 
 
-@pytest.mark.parametrize("rule", selection.RULES)
-def test_a_rule_keeps_as_many_as_asked_each_once_and_judges_every_image_by_itself(rule: str) -> None:
+@pytest.mark.parametrize("method", selection.SELECTION_METHODS)
+def test_a_method_keeps_the_requested_number_each_once_and_treats_every_image_separately(method: str) -> None:
     features = torch.randn(3, 20, 8, generator=torch.Generator().manual_seed(0))
     for kept in (1, 7, 20):
-        chosen = selection.RULES[rule](features, kept)
+        chosen = selection.SELECTION_METHODS[method](features, kept)
         assert chosen.shape == (3, kept) and chosen.min() >= 0 and chosen.max() < 20
         assert (chosen.diff(dim=1) > 0).all(), "ascending, so no token twice"
-        assert torch.equal(chosen, selection.RULES[rule](features.clone(), kept))
+        assert torch.equal(chosen, selection.SELECTION_METHODS[method](features.clone(), kept))
         for image, mine in zip(features, chosen):
-            assert torch.equal(selection.RULES[rule](image[None], kept)[0], mine)
+            assert torch.equal(selection.SELECTION_METHODS[method](image[None], kept)[0], mine)
 
 
 def test_all_tokens_kept_is_the_dense_model(dense: VLM, split: list) -> None:
     images, questions, _ = split
     whole = dense.encode(images, questions)
     wanted, answers = _logits(dense, whole), Engine(dense).generate_batch(images, questions, 16)
-    token_pruner.attach(dense.model, 0)
+    token_pruner.attach_(dense.model, 0)
     inputs = dense.encode(images, questions)
     assert inputs["input_ids"].shape == whole["input_ids"].shape
     found, real = _logits(dense, inputs), [i["attention_mask"].bool() for i in (inputs, whole)]
@@ -89,18 +89,18 @@ def test_what_is_left_out_is_as_if_masked_with_every_other_token_at_its_place(
     dense: VLM, split: list, percent: int
 ) -> None:
     plain = copy.deepcopy(dense)
-    seeing = token_pruner.attach(dense.model, percent)
+    pruner = token_pruner.attach_(dense.model, percent)
     inputs, whole = dense.encode(*split), plain.encode(*split)
     found = _logits(dense, inputs)
-    columns, real = seeing.columns(inputs["input_ids"]), inputs["attention_mask"].bool()
+    columns, real = pruner.kept_positions(inputs["input_ids"]), inputs["attention_mask"].bool()
 
     left = torch.zeros_like(whole["attention_mask"])
     for row, places, mine in zip(left, columns, real):
         row[places[mine]] = 1
-    images = (whole["input_ids"] == seeing.mark).sum(1)
-    gone = torch.tensor([int(n) - seeing.kept(int(n)) for n in images])
+    images = (whole["input_ids"] == pruner.image_token_id).sum(1)
+    gone = torch.tensor([int(n) - pruner.num_kept(int(n)) for n in images])
     assert gone.min() > 0 and torch.equal((whole["attention_mask"] - left).sum(1), gone)
-    if seeing.layout is None:
+    if pruner.rope_index is None:
         positions = (whole["attention_mask"].cumsum(1) - 1).clamp_min(0)
     else:
         grid = {k: whole[k] for k in ("input_ids", "mm_token_type_ids", "image_grid_thw", "attention_mask")}
@@ -111,7 +111,7 @@ def test_what_is_left_out_is_as_if_masked_with_every_other_token_at_its_place(
 
 
 def test_decoding_goes_on_as_if_the_whole_sequence_were_seen_again(dense: VLM, samples: list) -> None:
-    seeing, steps = token_pruner.attach(dense.model, 50), 6
+    pruner, steps = token_pruner.attach_(dense.model, 50), 6
     image, question, _ = samples[0]
     inputs = dense.encode([image], [question])
     with torch.inference_mode():
@@ -136,12 +136,12 @@ def test_decoding_goes_on_as_if_the_whole_sequence_were_seen_again(dense: VLM, s
     last = longer["position_ids"][..., -1:] + 1 + torch.arange(steps)
     longer["position_ids"] = torch.cat([longer["position_ids"], last], -1)
     again = _logits(dense, longer)[:, -steps - 1 : -1]
-    assert seeing.percent == 50
+    assert pruner.percent == 50
     torch.testing.assert_close(torch.stack(made.logits, 1), again, rtol=1e-3, atol=2e-3)
 
 
 def test_a_batch_is_answered_like_its_questions_one_by_one(dense: VLM, split: list) -> None:
-    token_pruner.attach(dense.model, 50)
+    token_pruner.attach_(dense.model, 50)
     images, questions, _ = split
     images = [image.resize((96, 64)) if n % 3 == 1 else image for n, image in enumerate(images)]  # other grids
     alone = [Engine(dense).generate(image, question, 16).text for image, question in zip(images, questions)]
@@ -150,20 +150,20 @@ def test_a_batch_is_answered_like_its_questions_one_by_one(dense: VLM, split: li
 
 def test_the_image_is_seen_once_a_question_while_the_clock_runs(dense: VLM, samples: list) -> None:
     calls: list[str] = []
-    prefix = architecture.of(dense.model).prefixes["vision tower"][0]
+    prefix = architecture.get_architecture(dense.model).prefixes["vision tower"][0]
     dense.model.get_submodule(prefix).register_forward_hook(lambda *_: calls.append("seen"))
-    seeing = token_pruner.attach(dense.model, 50)
+    pruner = token_pruner.attach_(dense.model, 50)
     inputs = dense.encode([samples[0][0]], [samples[0][1]])
     assert not calls, "preparing the inputs looks at no image"
     answer = Engine(dense).generate(samples[0][0], samples[0][1], 4, 4)
     assert calls == ["seen"] and answer.prompt_tokens == inputs["input_ids"].shape[1]
-    assert (inputs["input_ids"] == seeing.mark).sum() * 2 in (32, 36, 64)
+    assert (inputs["input_ids"] == pruner.image_token_id).sum() * 2 in (32, 36, 64)
     timed = latency.measure(Engine(dense), new_tokens=3, warmup=0, runs=1)
     assert timed.vision_ms[0] > 0 and timed.prompt_tokens < 64
 
 
 def test_two_threads_see_what_they_ask_about(dense: VLM, split: list) -> None:
-    token_pruner.attach(dense.model, 50)
+    token_pruner.attach_(dense.model, 50)
     images, questions, _ = split
     alone = [Engine(dense).generate(image, question, 16).text for image, question in zip(images, questions)]
     found: dict[int, list[str]] = {}
@@ -181,28 +181,32 @@ def test_two_threads_see_what_they_ask_about(dense: VLM, split: list) -> None:
 
 def test_a_copy_of_the_model_sees_by_itself(samples: list) -> None:
     vlm = copy.deepcopy(_dense("llava-shapes"))
-    token_pruner.attach(vlm.model, 50)
-    twin = copy.deepcopy(vlm)
-    token_pruner.of(twin.model).percent = 90
-    inputs = [v.encode([samples[0][0]], [samples[0][1]]) for v in (vlm, twin)]
+    token_pruner.attach_(vlm.model, 50)
+    other = copy.deepcopy(vlm)
+    token_pruner.get_token_pruner(other.model).percent = 90
+    inputs = [v.encode([samples[0][0]], [samples[0][1]]) for v in (vlm, other)]
     marks = [(i["input_ids"] == vlm.model.config.image_token_id).sum() for i in inputs]
     assert marks == [32, 6]
-    assert [_logits(v, i).shape[1] for v, i in zip((vlm, twin), inputs)] == [i["input_ids"].shape[1] for i in inputs]
+    assert [_logits(v, i).shape[1] for v, i in zip((vlm, other), inputs)] == [i["input_ids"].shape[1] for i in inputs]
 
 
 def test_least_squares_brings_the_answers_nearer_to_the_dense_models(dense: VLM, samples: list) -> None:
-    held_out = [list(column) for column in zip(*calibration_samples(16, seed=5))]
+    held_out = [list(column) for column in zip(*synthetic_calibration_data(16, seed=5))]
     whole = dense.encode(*held_out)
     wanted = _logits(dense, whole)
-    seeing = token_pruner.attach(dense.model, 50)
-    calibration, errors = sequences(dense, calibration_samples(64)), []
+    pruner = token_pruner.attach_(dense.model, 50)
+    calibration, errors = calibration_batches(dense, synthetic_calibration_data(64)), []
     for reconstruct in (False, True):
-        twin = copy.deepcopy(dense)
-        prune(twin.model, [Step("vis", 50)], calibration, Method(reconstruct=reconstruct))
-        inputs = twin.encode(*held_out)
-        found = _logits(twin, inputs)
-        columns = token_pruner.of(twin.model).columns(inputs["input_ids"]).clamp_max(wanted.shape[1] - 1)
-        text = inputs["attention_mask"].bool() & (inputs["input_ids"] != seeing.mark)
+        other = copy.deepcopy(dense)
+        prune_decoder_(other.model, [PruningStep("vis", 50)], calibration, PruningMethod(reconstruct=reconstruct))
+        inputs = other.encode(*held_out)
+        found = _logits(other, inputs)
+        columns = (
+            token_pruner.get_token_pruner(other.model)
+            .kept_positions(inputs["input_ids"])
+            .clamp_max(wanted.shape[1] - 1)
+        )
+        text = inputs["attention_mask"].bool() & (inputs["input_ids"] != pruner.image_token_id)
         near = wanted.gather(1, columns[..., None].expand(-1, -1, wanted.shape[2]))
         errors.append((found - near)[text].square().mean().item())
     assert errors[1] < errors[0]
@@ -210,7 +214,7 @@ def test_least_squares_brings_the_answers_nearer_to_the_dense_models(dense: VLM,
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_steps_compose_and_tell_what_went(name: str, samples: list) -> None:
-    mlp = registry.find(name).mlp
+    mlp = registry.get_model_spec(name).mlp
     vlm, plain = _pruned(f"{name}/vis50+heads25+{mlp}30+int8"), _dense(name)
     seen, heads, neurons = vlm.pruned
     counts = {"llava-shapes": (32, 64), "blip2-shapes": (16, 32)}
@@ -224,7 +228,7 @@ def test_the_steps_compose_and_tell_what_went(name: str, samples: list) -> None:
     assert Engine(vlm).generate(samples[0][0], samples[0][1], 4, 4).new_tokens == 4
 
 
-def test_alone_it_mends_attention_and_mlp_and_narrows_nothing() -> None:
+def test_alone_it_resolves_attention_and_mlp_and_narrows_nothing() -> None:
     vlm, plain = _pruned("llava-shapes/vis50+fp16"), _dense("llava-shapes")
     before = dict(plain.model.named_parameters())
     changed = {n for n, p in vlm.model.named_parameters() if not torch.equal(p.float(), before[n].float())}
@@ -242,7 +246,9 @@ def test_saved_equals_loaded(text: str, samples: list, tmp_path: Path) -> None:
     checkpoint.save(vlm, tmp_path / "out")
     loaded = checkpoint.load(tmp_path / "out", device="cpu")
     assert (loaded.recipe, loaded.pruned) == (vlm.recipe, vlm.pruned)
-    assert not checkpoint.stock(loaded.model) and "all image tokens" in checkpoint.beyond_stock(loaded.model)
+    assert not checkpoint.loads_with_transformers(
+        loaded.model
+    ) and "all image tokens" in checkpoint.custom_loading_reason(loaded.model)
     inputs = [v.encode([samples[0][0]], [samples[0][1]]) for v in (vlm, loaded)]
     assert torch.equal(inputs[0]["input_ids"], inputs[1]["input_ids"])
     assert torch.equal(_logits(vlm, inputs[0]), _logits(loaded, inputs[1]))
@@ -259,37 +265,37 @@ def test_the_same_recipe_builds_the_same_weights() -> None:
 @pytest.mark.parametrize("name", ["qwen3-vl-2b", "smolvlm-256m"])
 def test_a_family_that_needs_all_tokens_is_refused_in_a_sentence(name: str, capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(ValueError, match=rf"^vis50 does not fit {name}, which .*: leave vis50 out$"):
-        registry.check(Recipe.parse(f"{name}/vis50+int8"))
+        registry.validate_recipe(Recipe.parse(f"{name}/vis50+int8"))
     assert main(["bench", f"{name}/vis50+int8"]) == 2
     assert "leave vis50 out" in capsys.readouterr().err
-    assert registry.check(Recipe.parse(f"{name}/int8")).name == name
+    assert registry.validate_recipe(Recipe.parse(f"{name}/int8")).name == name
 
 
 def test_a_share_that_removes_no_token_is_refused(samples: list) -> None:
     with pytest.raises(ValueError, match="1 % of 32 image tokens rounds to no removal"):
-        build(Recipe.parse("blip2-shapes/vis1+fp16"), device="cpu", calibration=samples)
+        compress(Recipe.parse("blip2-shapes/vis1+fp16"), device="cpu", calibration_data=samples)
 
 
-def test_images_of_several_sizes_are_told_as_an_average(samples: list) -> None:
+def test_images_of_several_sizes_are_reported_as_an_average(samples: list) -> None:
     mixed = [(image.resize((96, 64)) if n % 2 else image, q, a) for n, (image, q, a) in enumerate(samples)]
-    vlm = build(Recipe.parse("qwen2-vl-shapes/vis50+fp16"), device="cpu", calibration=mixed)
+    vlm = compress(Recipe.parse("qwen2-vl-shapes/vis50+fp16"), device="cpu", calibration_data=mixed)
     (seen,) = vlm.pruned
-    assert isinstance(seen, Pruned) and seen.unit == "image tokens on average" and 45 < seen.real_percent < 55
+    assert isinstance(seen, PruningResult) and seen.unit == "image tokens on average" and 45 < seen.real_percent < 55
 
 
 def test_a_recipe_with_it_is_known_everywhere(built: Callable) -> None:
     recipe = Recipe.parse("llava-shapes/vis50+heads25+glu30+int8")
     assert recipe.label == "INT8, 50 % image tokens, 25 % heads and 30 % GLU removed"
-    assert (recipe.unseen, Recipe.parse("llava-shapes/glu30+int8").unseen) == (50, 0)
+    assert (recipe.visual_tokens_pruned, Recipe.parse("llava-shapes/glu30+int8").visual_tokens_pruned) == (50, 0)
     assert Recipe.parse("llava-shapes/vis50+fp16").technique == "tokens pruned"
     with pytest.raises(ValueError, match=r"in this order; did you mean llava-shapes/vis50\+glu30\+fp16"):
         Recipe.parse("llava-shapes/glu30+vis50+fp16")
-    assert token_pruner.of(built("llava-shapes/fp16").model) is None
+    assert token_pruner.get_token_pruner(built("llava-shapes/fp16").model) is None
 
 
 def test_who_saw_less_is_let_go(samples: list) -> None:
-    vlm = build(Recipe("qwen2-vl-shapes"), device="cpu")
-    token_pruner.attach(vlm.model, 50)
+    vlm = compress(Recipe("qwen2-vl-shapes"), device="cpu")
+    token_pruner.attach_(vlm.model, 50)
     Engine(vlm).generate_batch([samples[0][0]], [samples[0][1]], 2)  # in this thread
     gone = weakref.ref(vlm.model.model)
     del vlm

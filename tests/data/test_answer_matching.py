@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vlmcomp.data.answer_matching import vqa_accuracy, vqa_normalise
+from vlmcomp.data.answer_matching import normalize_vqa, vqa_accuracy
 
 
 @pytest.mark.parametrize(("agree", "accuracy"), [(0, 0.0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1.0), (10, 1.0)])
@@ -35,8 +35,8 @@ def test_three_other_humans_make_an_answer_right(agree: int, accuracy: float) ->
     ],
 )
 def test_normalisation(text: str, normal: str) -> None:
-    assert vqa_normalise(text) == normal
-    assert vqa_normalise(normal) == normal
+    assert normalize_vqa(text) == normal
+    assert normalize_vqa(normal) == normal
 
 
 def test_style_does_not_count_and_one_reference_is_refused() -> None:

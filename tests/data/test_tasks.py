@@ -15,16 +15,16 @@ from PIL import Image
 
 from vlmcomp.data.questions import TYPES
 from vlmcomp.data.scenes import sample_scene
-from vlmcomp.data.task_registry import TASKS, find
-from vlmcomp.data.tasks import commonest
-from vlmcomp.evaluation.quality import answer, measure, rescore, score
+from vlmcomp.data.task_registry import TASKS, get_task
+from vlmcomp.data.tasks import majority_baseline
+from vlmcomp.evaluation.quality import measure, predict, rescore, score
 from vlmcomp.results import store
 
 
 @pytest.mark.parametrize("name", TASKS)
 def test_ids_are_unique_and_texts_whole(name: str) -> None:
-    task = find(name)
-    samples = task.samples()
+    task = get_task(name)
+    samples = task.sample()
     assert len({s.id for s in samples}) == len(samples)
     assert all(s.question.strip() and s.reference.strip() for s in samples)
     assert re.fullmatch(r"[0-9a-f]{64}", task.sha256)
@@ -36,36 +36,36 @@ def test_the_tasks_are_those_that_results_were_measured_on() -> None:
         "shapes-vqa": ("1", "78b24c696db70ddd8df1f9ca6afc47cd35a5f76272e15f08cbe05e35e955cc33", 2000),
         "easy-vqa": ("1.0", "a34d74966a911a8cba8a53548a1f7337cba8304d9773987c545019cd6b3c4582", 9673),
     }
-    assert {n: (t.version, t.sha256, len(t.everything)) for n, t in TASKS.items()} == known
+    assert {n: (t.version, t.sha256, len(t.all_samples)) for n, t in TASKS.items()} == known
 
 
 @pytest.mark.parametrize("name", TASKS)
 def test_a_subset_is_named_by_its_seed(name: str) -> None:
-    task = find(name)
-    whole = [s.id for s in task.samples()]
-    first, again, other = ([s.id for s in task.samples(50, seed)] for seed in (0, 0, 1))
+    task = get_task(name)
+    whole = [s.id for s in task.sample()]
+    first, again, other = ([s.id for s in task.sample(50, seed)] for seed in (0, 0, 1))
     assert first == again != other
     assert first == [i for i in whole if i in set(first)] and len(set(first)) == 50  # drawn once each, in order
-    assert len(task.samples(10**6)) == len(whole)
+    assert len(task.sample(10**6)) == len(whole)
 
 
 def test_usual_numbers() -> None:
-    assert find("shapes-vqa").count(None) == 2000 and find("easy-vqa").count(None) == 1000
-    assert find("shapes-vqa").count(10**6) == 2000
+    assert get_task("shapes-vqa").num_samples(None) == 2000 and get_task("easy-vqa").num_samples(None) == 1000
+    assert get_task("shapes-vqa").num_samples(10**6) == 2000
     with pytest.raises(ValueError, match="at least one"):
-        find("easy-vqa").count(0)
+        get_task("easy-vqa").num_samples(0)
     with pytest.raises(ValueError, match="choose from shapes-vqa, easy-vqa"):
-        find("vqa")
+        get_task("vqa")
 
 
 def test_shapes_has_every_type_and_no_question_twice_a_scene() -> None:
-    samples = find("shapes-vqa").samples()
+    samples = get_task("shapes-vqa").sample()
     assert {s.type for s in samples} == set(TYPES)
     assert len({(s.id.split("-")[0], s.question) for s in samples}) == 2000
 
 
 def test_training_scenes_are_not_in_the_test() -> None:
-    held_out = {s.draw.args[0] for s in find("shapes-vqa").samples()}
+    held_out = {s.load_image.args[0] for s in get_task("shapes-vqa").sample()}
     assert len(held_out) == 500
     for step in range(40):
         rng = random.Random(f"train-0-{step}")
@@ -74,28 +74,30 @@ def test_training_scenes_are_not_in_the_test() -> None:
 
 def test_images_are_drawn_anew_and_equal() -> None:
     for task in TASKS.values():
-        sample = task.samples(1)[0]
+        sample = task.sample(1)[0]
         one, two = sample.image, sample.image
         assert one is not two and one.mode == "RGB" and np.array_equal(np.asarray(one), np.asarray(two))
 
 
 def test_easy_vqa_takes_the_models_own_wording() -> None:
-    plain, worded = (find("easy-vqa").samples(5, one_word=w) for w in ("", "One word."))
+    plain, worded = (get_task("easy-vqa").sample(5, short_answer_prompt=w) for w in ("", "One word."))
     assert [s.question + " One word." for s in plain] == [s.question for s in worded]
-    assert not any(s.question.endswith("One word.") for s in find("shapes-vqa").samples(5, one_word="One word."))
+    assert not any(
+        s.question.endswith("One word.") for s in get_task("shapes-vqa").sample(5, short_answer_prompt="One word.")
+    )
 
 
 def test_commonest_is_what_always_saying_it_scores() -> None:
-    samples = find("easy-vqa").samples()
-    said = commonest([{"type": s.type, "reference": s.reference} for s in samples])
+    samples = get_task("easy-vqa").sample()
+    said = majority_baseline([{"type": s.type, "reference": s.reference} for s in samples])
     assert set(said) == {"color", "shape", "yes/no"}
     counts = Counter(s.reference for s in samples if s.type == "yes/no")
     assert said["yes/no"] == max(counts.values()) / counts.total()
 
 
 def test_true_answers_score_one_and_empty_ones_zero() -> None:
-    task = find("shapes-vqa")
-    samples = task.samples(40)
+    task = get_task("shapes-vqa")
+    samples = task.sample(40)
     rows = [{"id": s.id, "type": s.type, "question": s.question, "reference": s.reference} for s in samples]
     right = score(task, [r | {"answer": r["reference"].upper()} for r in rows], 0, "minilm")
     wrong = score(task, [r | {"answer": ""} for r in rows], 0, "minilm")
@@ -107,11 +109,11 @@ def test_true_answers_score_one_and_empty_ones_zero() -> None:
 
 
 def test_rows_hold_what_the_scores_were_made_of(built) -> None:
-    vlm, task, told = built("llava-shapes/fp16"), find("easy-vqa"), []
+    vlm, task, told = built("llava-shapes/fp16"), get_task("easy-vqa"), []
     quality, rows = measure(
         vlm, task, 10, batch_size=4, encoder="minilm", progress=lambda text, f: told.append((text, f))
     )
-    samples = task.samples(10, 0, vlm.spec.one_word)
+    samples = task.sample(10, 0, vlm.spec.short_answer_prompt)
     assert [(r["id"], r["question"], r["reference"]) for r in rows] == [
         (s.id, s.question, s.reference) for s in samples
     ]
@@ -121,8 +123,8 @@ def test_rows_hold_what_the_scores_were_made_of(built) -> None:
 
 
 def test_the_same_batches_give_the_same_answers(built) -> None:
-    samples = find("shapes-vqa").samples(8)
-    assert answer(built("llava-shapes/fp16"), samples, 8, 64) == answer(built("llava-shapes/fp16"), samples, 8, 64)
+    samples = get_task("shapes-vqa").sample(8)
+    assert predict(built("llava-shapes/fp16"), samples, 8, 64) == predict(built("llava-shapes/fp16"), samples, 8, 64)
 
 
 def _write(folder: Path, *lines: object) -> str:
@@ -135,11 +137,11 @@ def _write(folder: Path, *lines: object) -> str:
 def test_a_folder_of_ones_own_is_a_task(tmp_path: Path, built) -> None:
     one = {"image": "red.png", "question": "What color is it?", "answer": "Red"}
     many = {"image": "red.png", "question": "And now?", "answers": ["red"] * 2 + ["Crimson"], "id": "x", "type": "hard"}
-    task = find(_write(tmp_path, one, "", many))
-    first, second = task.samples()
+    task = get_task(_write(tmp_path, one, "", many))
+    first, second = task.sample()
     assert (first.id, first.type, first.reference, first.references) == ("1", "question", "Red", ())
     assert (second.id, second.type, second.reference) == ("x", "hard", "red") and len(second.references) == 3
-    assert first.image.size == (40, 30) and task.count(None) == 2 and task.name == tmp_path.name
+    assert first.image.size == (40, 30) and task.num_samples(None) == 2 and task.name == tmp_path.name
     quality, rows = measure(built("llava-shapes/fp16"), task, encoder="minilm")
     assert quality.samples == 2 and quality.vqa_accuracy is None  # not every question has several answers
     assert rows[1]["references"] == many["answers"] and score(task, rows, 0, "minilm") == quality
@@ -151,30 +153,30 @@ def test_a_folder_of_ones_own_is_a_task(tmp_path: Path, built) -> None:
         ("{", "line 1: it must be a JSON object"),
         ('["image"]', "line 1: it must be a JSON object"),
         ('{"image": "red.png", "question": "?"}', "line 1: it must be a JSON object with image, question and answer"),
-        ('{"image": "red.png", "question": "?", "answer": " "}', "line 1: .* must be texts that are not empty"),
+        ('{"image": "red.png", "question": "?", "answer": " "}', "line 1: .* must be non-empty strings"),
         ('{"image": "red.png", "question": "?", "answers": 5}', "line 1: it must be a JSON object"),
         ('{"image": "red.png", "question": "?", "answers": "yes"}', "line 1: it must be a JSON object"),
-        ('{"image": "red.png", "question": "?", "answers": []}', "line 1: .* must be texts that are not empty"),
+        ('{"image": "red.png", "question": "?", "answers": []}', "line 1: .* must be non-empty strings"),
         ('{"image": "blue.png", "question": "?", "answer": "a"}', "line 1: there is no image"),
-        ("", "it holds no questions"),
+        ("", "it has no questions"),
     ],
 )
 def test_a_bad_folder_names_its_line(line: str, sentence: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=sentence):
-        find(_write(tmp_path, line))
+        get_task(_write(tmp_path, line))
 
 
 def test_a_folder_with_one_id_twice_or_without_a_task(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cannot be read"):
-        find(str(tmp_path))
+        get_task(str(tmp_path))
     row = {"image": "red.png", "question": "?", "answer": "a", "id": "same"}
     with pytest.raises(ValueError, match="two lines have the same id"):
-        find(_write(tmp_path, row, row))
+        get_task(_write(tmp_path, row, row))
 
 
 def test_rescoring_needs_no_model_and_changes_nothing_but_scores() -> None:
     report = next(r for r in store.load_all() if r.recipe == "llava-shapes/fp16")
-    rows = {name: given[:50] for name, given in store.load_rows(report).items()}
+    rows = {name: given[:50] for name, given in store.load_predictions(report).items()}
     again = rescore(report, rows, "minilm")
     assert replace(again, quality=report.quality) == report
     assert {name: q.samples for name, q in again.quality.items()} == dict.fromkeys(report.quality, 50)

@@ -1,18 +1,19 @@
-"""What a latency is made of: parts, batches and the floor. Nothing here depends on how fast the machine is."""
+"""The parts of a latency, batches and the roofline. Nothing here depends on the speed of the machine."""
 
 from __future__ import annotations
 
 import pytest
 
-from vlmcomp.compression.size import read_per_token
-from vlmcomp.evaluation.latency import BATCHES, floor, interleaved
+from vlmcomp.compression.size import decode_bytes_and_params
+from vlmcomp.evaluation.latency import BATCH_SIZES, compute_roofline, time_interleaved
 from vlmcomp.models import architecture
-from vlmcomp.results.schema import Floor, Latency, Report, p95
+from vlmcomp.reporting.statistics import percentile_95
+from vlmcomp.results.schema import Latency, Report, Roofline
 
 
 def test_every_part_is_timed_in_every_run(built) -> None:
     vlms = [built("llava-shapes/fp16"), built("blip2-shapes/int8")]
-    for found in interleaved(vlms, new_tokens=3, warmup=1, runs=2):
+    for found in time_interleaved(vlms, new_tokens=3, warmup=1, runs=2):
         for part in (
             found.ttft_ms,
             found.decode_ms_per_token,
@@ -21,30 +22,32 @@ def test_every_part_is_timed_in_every_run(built) -> None:
             found.vision_ms,
         ):
             assert len(part) == 2 and all(ms > 0 for ms in part)
-        assert list(found.batch_decode_ms) == [str(size) for size in BATCHES]
+        assert list(found.batch_decode_ms) == [str(size) for size in BATCH_SIZES]
         assert all(len(steps) == 2 for steps in found.batch_decode_ms.values())
         assert found.session and found.floor is None
 
 
 def test_the_floor_reads_what_decoding_reads(built) -> None:
     dense, small = built("llava-shapes/fp16"), built("llava-shapes/int8")
-    held, logical = read_per_token(dense.model)
+    held, logical = decode_bytes_and_params(dense.model)
     linears = [linear for _, linear in architecture.decoder_linears(dense.model)] + [dense.model.lm_head]
     assert logical == sum(p.numel() for linear in linears for p in linear.parameters())
     assert held == sum(p.numel() * p.element_size() for linear in linears for p in linear.parameters())
-    assert read_per_token(small.model)[0] < held and read_per_token(small.model)[1] == logical
-    assert floor(dense, 80).prefill_flops == 2 * logical * 80
+    assert decode_bytes_and_params(small.model)[0] < held and decode_bytes_and_params(small.model)[1] == logical
+    assert compute_roofline(dense, 80).prefill_flops == 2 * logical * 80
 
 
 def test_a_tied_head_is_read_as_well(built) -> None:
     model = built("qwen2-vl-shapes/fp16").model
-    held, _ = read_per_token(model)
+    held, _ = decode_bytes_and_params(model)
     tied = model.get_input_embeddings().weight
     assert model.lm_head.weight is tied and held > tied.numel() * tied.element_size()
 
 
 def test_the_floor_is_bytes_by_bandwidth() -> None:
-    found = Floor(bandwidth_bytes_s=936e9, flops_s=71e12, decode_bytes=13_200_000_000, prefill_flops=8_300_000_000_000)
+    found = Roofline(
+        bandwidth_bytes_s=936e9, flops_s=71e12, decode_bytes=13_200_000_000, prefill_flops=8_300_000_000_000
+    )
     assert found.decode_ms_per_token == pytest.approx(14.1, abs=0.01)  # LLaVA-1.5-7B in FP16 on a 3090
     assert found.prefill_ms == pytest.approx(116.9, abs=0.1)
 
@@ -52,7 +55,11 @@ def test_the_floor_is_bytes_by_bandwidth() -> None:
 def test_percentiles_and_reports_keep_the_floor() -> None:
     from tests.support.made_reports import report
 
-    assert p95([1.0]) == 1.0 and p95(range(1, 22)) == 20.0 and p95([1.0, 2.0]) == pytest.approx(1.95)
-    timed = Latency(2, 3, 1, 1, [1.0], [1.0], [1.0], batch_decode_ms={"4": [2.0]}, floor=Floor(1.0, 2.0, 3, 4))
+    assert (
+        percentile_95([1.0]) == 1.0
+        and percentile_95(range(1, 22)) == 20.0
+        and percentile_95([1.0, 2.0]) == pytest.approx(1.95)
+    )
+    timed = Latency(2, 3, 1, 1, [1.0], [1.0], [1.0], batch_decode_ms={"4": [2.0]}, floor=Roofline(1.0, 2.0, 3, 4))
     made = report(latency=timed)
     assert Report.from_dict(made.to_dict()) == made

@@ -16,26 +16,27 @@ import pytest
 from tests.support import made_reports as made
 from vlmcomp import hardware
 from vlmcomp.evaluation import memory_tracker, sweep
-from vlmcomp.evaluation.config import Plan
-from vlmcomp.evaluation.provenance import with_other_tasks
+from vlmcomp.evaluation.config import BenchmarkConfig
+from vlmcomp.evaluation.provenance import merge_tasks
 from vlmcomp.recipe import Recipe
 from vlmcomp.results import store
 
 ROOT = Path(__file__).resolve().parents[2]
 FP16, INT4 = Recipe.parse("llava-shapes/fp16"), Recipe.parse("llava-shapes/int4")
-PLAN = Plan(samples=6, device="cpu", encoder="minilm", new_tokens=4, warmup=1, runs=3)
+CONFIG = BenchmarkConfig(num_samples=6, device="cpu", encoder="minilm", new_tokens=4, warmup=1, runs=3)
 
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
-    """A root with FP16 and INT4 measured, and the lines that the sweep said."""
-    root, said = tmp_path_factory.mktemp("swept"), []
-    sweep.run([FP16, INT4], PLAN, root=root, say=said.append)
-    return root, said
+    """A root with FP16 and INT4 measured, and the lines that the sweep logged."""
+    root = tmp_path_factory.mktemp("swept")
+    lines: list[str] = []
+    sweep.run([FP16, INT4], CONFIG, root=root, log=lines.append)
+    return root, lines
 
 
 def test_a_report_says_everything_about_its_recipe(swept: tuple[Path, list[str]]) -> None:
-    root, said = swept
+    root, lines = swept
     base, small = sorted(store.load_all(root), key=lambda r: r.recipe)
     assert (base.recipe, small.recipe) == (str(FP16), str(INT4)) and base.error is small.error is None
     assert set(base.quality) == {"shapes-vqa", "easy-vqa"}
@@ -51,96 +52,101 @@ def test_a_report_says_everything_about_its_recipe(swept: tuple[Path, list[str]]
         assert report.memory.peak_answer_bytes > 0 and report.build_seconds > 0
         assert report.backend.endswith("(cpu)") and report.dtype_stored and report.dtype_computed
         assert report.versions["torch"] and re.fullmatch(r"sha256:[0-9a-f]{16}", report.revision)
-        assert report.weights == "trained here" and report.hardware == hardware.hardware("cpu")
-    assert len(said) == 2 and all(re.search(r"ms/token.* MB$", line) for line in said)
+        assert report.weights == "trained here" and report.hardware == hardware.get_hardware("cpu")
+    assert len(lines) == 2 and all(re.search(r"ms/token.* MB$", line) for line in lines)
 
 
-def test_the_rows_lie_beside_and_belong_to_the_scores(swept: tuple[Path, list[str]]) -> None:
-    from vlmcomp.data.task_registry import find
+def test_the_stored_rows_give_the_scores_again(swept: tuple[Path, list[str]]) -> None:
+    from vlmcomp.data.task_registry import get_task
     from vlmcomp.evaluation.quality import score
 
     report = next(r for r in store.load_all(swept[0]) if r.recipe == str(FP16))
-    rows = store.load_rows(report, swept[0])
+    rows = store.load_predictions(report, swept[0])
     for name, quality in report.quality.items():
-        again = score(find(name), rows[name], 0, "minilm")
+        again = score(get_task(name), rows[name], 0, "minilm")
         assert again.exact_match == pytest.approx(quality.exact_match)
         assert again.composite == pytest.approx(quality.composite, rel=1e-4)
 
 
 def test_a_second_sweep_measures_nothing_again(swept: tuple[Path, list[str]]) -> None:
-    root, said = swept[0], []
+    root = swept[0]
+    lines: list[str] = []
     before = {f: f.stat().st_mtime_ns for f in root.rglob("*") if f.is_file()}
-    reports = sweep.run([FP16, INT4], PLAN, root=root, say=said.append)
+    reports = sweep.run([FP16, INT4], CONFIG, root=root, log=lines.append)
     assert {f: f.stat().st_mtime_ns for f in root.rglob("*") if f.is_file()} == before
     assert [r.recipe for r in reports] == [str(FP16), str(INT4)]
-    assert all(line.endswith("(kept)") for line in said)
+    assert all(line.endswith("(reused)") for line in lines)
 
 
 def test_retiming_changes_the_times_alone(swept: tuple[Path, list[str]], tmp_path: Path) -> None:
     before = {r.recipe: r for r in store.load_all(swept[0])}
     for report in before.values():
-        store.save(report, store.load_rows(report, swept[0]), tmp_path)
-    sweep.retime([FP16, INT4, Recipe.parse("llava-shapes/int8")], PLAN, root=tmp_path)  # the last was never measured
+        store.save(report, store.load_predictions(report, swept[0]), tmp_path)
+    sweep.rerun_latency(
+        [FP16, INT4, Recipe.parse("llava-shapes/int8")], CONFIG, root=tmp_path
+    )  # the last was never measured
     after = {r.recipe: r for r in store.load_all(tmp_path)}
     assert set(after) == set(before)
     for name, report in after.items():
-        assert report.latency.ttft_ms != before[name].latency.ttft_ms and len(report.latency.ttft_ms) == PLAN.runs
+        assert report.latency.ttft_ms != before[name].latency.ttft_ms and len(report.latency.ttft_ms) == CONFIG.runs
         assert replace(report, latency=None, date="") == replace(before[name], latency=None, date="")
-        assert store.load_rows(report, tmp_path) == store.load_rows(before[name], swept[0])
+        assert store.load_predictions(report, tmp_path) == store.load_predictions(before[name], swept[0])
     with pytest.raises(ValueError, match="measure the recipes first"):
-        sweep.retime([Recipe.parse("llava-shapes/int8")], PLAN, root=tmp_path)
+        sweep.rerun_latency([Recipe.parse("llava-shapes/int8")], CONFIG, root=tmp_path)
 
 
 @pytest.mark.parametrize(
     "change",
-    [{"samples": 7}, {"seed": 1}, {"runs": 4}, {"new_tokens": 5}, {"source": "assets/models/llava-shapes"}],
+    [{"num_samples": 7}, {"seed": 1}, {"runs": 4}, {"new_tokens": 5}, {"source": "assets/models/llava-shapes"}],
     ids=lambda c: next(iter(c)),
 )
-def test_another_plan_is_not_answered_by_the_old_report(swept: tuple[Path, list[str]], change: dict) -> None:
-    file = store.path(hardware.hardware("cpu").slug, FP16, swept[0])
-    assert sweep.finished(file, PLAN) is not None
-    assert sweep.finished(file, replace(PLAN, tasks=("shapes-vqa",))) is not None
-    assert sweep.finished(file, replace(PLAN, **change)) is None
+def test_another_config_is_not_answered_by_the_old_report(swept: tuple[Path, list[str]], change: dict) -> None:
+    file = store.report_path(hardware.get_hardware("cpu").slug, FP16, swept[0])
+    assert sweep.load_if_complete(file, CONFIG) is not None
+    assert sweep.load_if_complete(file, replace(CONFIG, tasks=("shapes-vqa",))) is not None
+    assert sweep.load_if_complete(file, replace(CONFIG, **change)) is None
 
 
 def test_failed_damaged_and_foreign_reports_are_measured_again(swept: tuple[Path, list[str]], tmp_path: Path) -> None:
     good = next(r for r in store.load_all(swept[0]) if r.recipe == str(FP16))
     file = store.save(good, None, tmp_path)
-    assert sweep.finished(file, PLAN) is not None
+    assert sweep.load_if_complete(file, CONFIG) is not None
     store.save(replace(good, revision="sha256:other"), None, tmp_path)
-    assert sweep.finished(file, PLAN) is None
+    assert sweep.load_if_complete(file, CONFIG) is None
     store.save(made.failed(str(FP16)), None, tmp_path)
-    assert sweep.finished(file, PLAN) is None
+    assert sweep.load_if_complete(file, CONFIG) is None
     file.write_text("{")
-    assert sweep.finished(file, PLAN) is None
-    assert sweep.finished(tmp_path / "none.json", PLAN) is None
+    assert sweep.load_if_complete(file, CONFIG) is None
+    assert sweep.load_if_complete(tmp_path / "none.json", CONFIG) is None
 
 
-def test_another_task_joins_what_was_measured_alike(swept: tuple[Path, list[str]], tmp_path: Path) -> None:
+def test_another_task_is_merged_into_a_report_of_the_same_provenance(
+    swept: tuple[Path, list[str]], tmp_path: Path
+) -> None:
     old = next(r for r in store.load_all(swept[0]) if r.recipe == str(FP16))
-    rows = store.load_rows(old, swept[0])
+    rows = store.load_predictions(old, swept[0])
     file = store.save(old, rows, tmp_path)
     other = replace(old.quality["easy-vqa"], task="mine")
     new = replace(old, quality={"mine": other, "easy-vqa": replace(other, exact_match=0.5)})
-    both, all_rows = with_other_tasks(new, {"mine": [], "easy-vqa": []}, tmp_path)
+    both, all_rows = merge_tasks(new, {"mine": [], "easy-vqa": []}, tmp_path)
     assert both.quality == {"shapes-vqa": old.quality["shapes-vqa"], **new.quality}
     assert all_rows == {"shapes-vqa": rows["shapes-vqa"], "mine": [], "easy-vqa": []}
     store.save(replace(old, versions={"torch": "1"}), rows, tmp_path)
-    assert with_other_tasks(new, {"mine": []}, tmp_path) == (new, {"mine": []})
+    assert merge_tasks(new, {"mine": []}, tmp_path) == (new, {"mine": []})
     before = file.read_bytes()
-    with pytest.raises(ValueError, match="also holds easy-vqa, measured by another version"):
-        sweep.run([FP16], replace(PLAN, tasks=("shapes-vqa",), samples=7), root=tmp_path, say=print)
+    with pytest.raises(ValueError, match="also contains easy-vqa, measured by another version"):
+        sweep.run([FP16], replace(CONFIG, tasks=("shapes-vqa",), num_samples=7), root=tmp_path, log=print)
     assert file.read_bytes() == before
 
 
 def test_a_failure_is_recorded_and_the_sweep_goes_on(tmp_path: Path) -> None:
-    said: list[str] = []
-    plan = replace(PLAN, source=str(tmp_path / "no-weights"))
-    reports = sweep.run([FP16, INT4], plan, root=tmp_path, say=said.append)
+    lines: list[str] = []
+    config = replace(CONFIG, source=str(tmp_path / "no-weights"))
+    reports = sweep.run([FP16, INT4], config, root=tmp_path, log=lines.append)
     assert [r.recipe for r in reports] == [str(FP16), str(INT4)]
     assert all("cannot be loaded" in r.error and r.size is None and not r.quality for r in reports)
     assert [r.error for r in store.load_all(tmp_path)] == [r.error for r in reports]
-    assert all("failed" in line for line in said)
+    assert all("failed" in line for line in lines)
 
 
 def test_a_killed_process_is_a_recorded_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,7 +154,7 @@ def test_a_killed_process_is_a_recorded_failure(tmp_path: Path, monkeypatch: pyt
     stub.write_text("#!/bin/sh\nkill -KILL $$\n")
     stub.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(stub))  # stands for a child that the kernel ends for its memory
-    (report,) = sweep.run([FP16], PLAN, root=tmp_path, say=lambda line: None)
+    (report,) = sweep.run([FP16], CONFIG, root=tmp_path, log=lambda line: None)
     assert "SIGKILL" in report.error and "memory" in report.error
     assert store.load_all(tmp_path) == [report]
 
@@ -158,14 +164,16 @@ def test_a_stopped_sweep_keeps_what_is_finished(
     sent: signal.Signals, swept: tuple[Path, list[str]], tmp_path: Path
 ) -> None:
     done = next(r for r in store.load_all(swept[0]) if r.recipe == str(FP16))
-    store.save(done, store.load_rows(done, swept[0]), tmp_path)
+    store.save(done, store.load_predictions(done, swept[0]), tmp_path)
     before = {f: f.read_bytes() for f in tmp_path.rglob("*") if f.is_file()}
     code = (
-        "import signal, sys; from pathlib import Path; from vlmcomp import bench, sweep\n"
+        "import signal, sys; from pathlib import Path\n"
+        "from vlmcomp.evaluation import sweep\n"
+        "from vlmcomp.evaluation.config import BenchmarkConfig\n"
         "from vlmcomp.recipe import Recipe\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background job is started to ignore it
-        f"sweep.run([Recipe.parse('{FP16}'), Recipe.parse('{INT4}')], bench.{PLAN!r}, root=Path(sys.argv[1]),\n"
-        "          say=lambda line: print(line, flush=True))"
+        f"sweep.run([Recipe.parse('{FP16}'), Recipe.parse('{INT4}')], {CONFIG!r}, root=Path(sys.argv[1]),\n"
+        "          log=lambda line: print(line, flush=True))"
     )
     sweep = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path)],
@@ -174,7 +182,7 @@ def test_a_stopped_sweep_keeps_what_is_finished(
         stderr=subprocess.DEVNULL,
         text=True,
     )
-    assert sweep.stdout.readline().strip().endswith("(kept)")  # the first is there
+    assert sweep.stdout.readline().strip().endswith("(reused)")  # the first is there
     until = time.monotonic() + 60
     while not _children_measuring(tmp_path) and time.monotonic() < until:  # until the second is under way
         time.sleep(0.1)
@@ -195,20 +203,20 @@ def _children_measuring(root: Path) -> list[str]:
     return [c for c in commands if "vlmcomp.evaluation.worker" in c and str(root) in c and str(os.getpid()) not in c]
 
 
-def test_a_bad_plan_is_refused_before_anything_runs(tmp_path: Path) -> None:
-    for plan, words in (
-        (replace(PLAN, tasks=("vqa",)), "unknown task"),
-        (replace(PLAN, tasks=()), "needs a task"),
-        (replace(PLAN, samples=0), "at least one"),
-        (replace(PLAN, encoder="bert"), "unknown BERTScore encoder"),
+def test_a_bad_config_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    for config, words in (
+        (replace(CONFIG, tasks=("vqa",)), "unknown task"),
+        (replace(CONFIG, tasks=()), "needs a task"),
+        (replace(CONFIG, num_samples=0), "at least one"),
+        (replace(CONFIG, encoder="bert"), "unknown BERTScore encoder"),
     ):
         with pytest.raises(ValueError, match=words):
-            sweep.run([FP16], plan, root=tmp_path)
+            sweep.run([FP16], config, root=tmp_path)
     with pytest.raises(ValueError, match="use glu30"):
-        sweep.run([FP16, Recipe.parse("llava-shapes/ffn30+int8")], PLAN, root=tmp_path)
+        sweep.run([FP16, Recipe.parse("llava-shapes/ffn30+int8")], CONFIG, root=tmp_path)
     assert not list(tmp_path.iterdir())
     with pytest.raises(OSError, match="give another folder"):
-        sweep.run([FP16], PLAN, root=Path(__file__))  # no folder
+        sweep.run([FP16], CONFIG, root=Path(__file__))  # no folder
 
 
 @pytest.mark.parametrize(
@@ -224,14 +232,14 @@ def test_a_bad_plan_is_refused_before_anything_runs(tmp_path: Path) -> None:
     ],
 )
 def test_hardware_names_make_folders(name: str, slug: str) -> None:
-    assert hardware.slug(name) == slug
+    assert hardware.hardware_slug(name) == slug
 
 
-def test_the_gauge_sees_memory_come_and_go() -> None:
-    gauge = memory_tracker.Gauge("cpu")
+def test_the_tracker_follows_allocations() -> None:
+    tracker = memory_tracker.MemoryTracker("cpu")
     block = bytearray(os.urandom(1)) * 60_000_000
-    assert gauge.held() > 40_000_000
+    assert tracker.current() > 40_000_000
     del block
-    assert gauge.held() < 30_000_000 and gauge.peak() > 40_000_000
-    gauge.restart()
-    assert gauge.peak() < 30_000_000
+    assert tracker.current() < 30_000_000 and tracker.peak() > 40_000_000
+    tracker.reset()
+    assert tracker.peak() < 30_000_000

@@ -1,4 +1,4 @@
-"""Sweeps that are killed, share a folder, or run out of disk: what was answered is kept, and nothing is damaged."""
+"""Sweeps that are killed, share a folder, or run out of disk: finished answers stay, and nothing is damaged."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ import pytest
 from vlmcomp import hardware
 from vlmcomp.data import task_registry
 from vlmcomp.evaluation import quality, sweep
-from vlmcomp.evaluation.config import Plan
+from vlmcomp.evaluation.config import BenchmarkConfig
 from vlmcomp.recipe import Recipe
 from vlmcomp.reporting import statistics as paired_statistics
 from vlmcomp.results import store
-from vlmcomp.results.journal import Journal
+from vlmcomp.results.journal import PredictionLog
 from vlmcomp.runtime.engine import Engine
 
 FP16, INT8 = Recipe.parse("llava-shapes/fp16"), Recipe.parse("llava-shapes/int8")
-SLUG = hardware.hardware("cpu").slug
-PLAN = Plan(
+SLUG = hardware.get_hardware("cpu").slug
+CONFIG = BenchmarkConfig(
     ("shapes-vqa",),
-    samples=48,
+    num_samples=48,
     device="cpu",
     encoder="minilm",
     batch_size=4,
@@ -36,54 +36,56 @@ PLAN = Plan(
     runs=1,
 )
 START = (
-    "import sys; from pathlib import Path; from vlmcomp import sweep; from vlmcomp.bench import Plan\n"
+    "import sys; from pathlib import Path; from vlmcomp.evaluation import sweep\n"
+    "from vlmcomp.evaluation.config import BenchmarkConfig\n"
     "from vlmcomp.recipe import Recipe\n"
-    "sweep.run([Recipe.parse(r) for r in sys.argv[2:]], {plan!r}, root=Path(sys.argv[1]), say=print)"
+    "sweep.run([Recipe.parse(r) for r in sys.argv[2:]], {config!r}, root=Path(sys.argv[1]), log=print)"
 )
 
 
-def start(root: Path, *recipes: Recipe, plan: Plan = PLAN, **how: object) -> subprocess.Popen:
-    order = [sys.executable, "-c", START.format(plan=plan), str(root), *map(str, recipes)]
-    return subprocess.Popen(order, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **how)
+def start(root: Path, *recipes: Recipe, config: BenchmarkConfig = CONFIG, **options: object) -> subprocess.Popen:
+    order = [sys.executable, "-c", START.format(config=config), str(root), *map(str, recipes)]
+    return subprocess.Popen(order, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
 
 
 def partial(root: Path) -> list[Path]:
     return list(root.rglob(".*.partial"))
 
 
-def test_a_journal_gives_back_whole_batches_begun_alike(tmp_path: Path) -> None:
+def test_a_prediction_log_returns_whole_batches_of_the_same_header(tmp_path: Path) -> None:
     file, batches = tmp_path / "rows", [[{"id": "a", "answer": "ü\n"}], [{"id": "b"}, {"id": "c"}]]
-    first = Journal(file, {"seed": 0})
+    first = PredictionLog(file, {"seed": 0})
     for batch in batches:
-        first.add(batch)
-    assert Journal(file, {"seed": 0}).batches == batches
+        first.append(batch)
+    assert PredictionLog(file, {"seed": 0}).batches == batches
     whole = file.read_bytes()
     for cut in range(len(whole)):
         file.write_bytes(whole[:cut])
-        found = Journal(file, {"seed": 0})
+        found = PredictionLog(file, {"seed": 0})
         assert found.batches == batches[: len(found.batches)]
-        found.add([])
-        assert Journal(file, {"seed": 0}).batches == [*batches[: len(found.batches) - 1], []]
+        found.append([])
+        assert PredictionLog(file, {"seed": 0}).batches == [*batches[: len(found.batches) - 1], []]
     file.write_bytes(whole)
-    assert Journal(file, {"seed": 1}).batches == []
-    first.end()
+    assert PredictionLog(file, {"seed": 1}).batches == []
+    first.delete()
     assert not file.exists()
 
 
-def test_answers_in_the_journal_are_not_asked_again(tmp_path: Path, built) -> None:
-    engine, samples = Engine(built(str(FP16))), task_registry.find("shapes-vqa").samples(6)
-    whole = quality.answer(engine, samples, 2, 16)
-    journal, told = Journal(tmp_path / "rows", {}), []
+def test_logged_answers_are_reused(tmp_path: Path, built) -> None:
+    engine, samples = Engine(built(str(FP16))), task_registry.get_task("shapes-vqa").sample(6)
+    whole = quality.predict(engine, samples, 2, 16)
+    log = PredictionLog(tmp_path / "rows", {})
+    fractions: list[float] = []
     marked = [row | {"answer": "as recorded"} for row in whole[:4]]
-    journal.add(marked[:2])
-    journal.add(marked[2:])
-    assert quality.answer(engine, samples, 2, 16, told.append, journal) == marked + whole[4:]
-    assert told == [1.0] and len(journal.batches) == 3
+    log.append(marked[:2])
+    log.append(marked[2:])
+    assert quality.predict(engine, samples, 2, 16, fractions.append, log) == marked + whole[4:]
+    assert fractions == [1.0] and len(log.batches) == 3
 
 
 def test_a_killed_sweep_loses_the_batch_in_flight_alone(tmp_path: Path) -> None:
     whole = tmp_path / "whole"
-    (uncut,) = sweep.run([FP16], PLAN, root=whole, say=lambda line: None)
+    (uncut,) = sweep.run([FP16], CONFIG, root=whole, log=lambda line: None)
     killed = tmp_path / "killed"
     process = start(killed, FP16)
     until = time.monotonic() + 300
@@ -91,44 +93,46 @@ def test_a_killed_sweep_loses_the_batch_in_flight_alone(tmp_path: Path) -> None:
         time.sleep(0.02)
     process.kill()
     process.communicate()
-    (journal,) = partial(killed)
-    time.sleep(1.0)  # its child ends at its next word
-    kept = [json.loads(line) for line in journal.read_text().splitlines()[1:]]
-    assert kept and not list(killed.rglob("*.json"))
-    kept[0][0]["answer"] = "as recorded"
-    head = journal.read_text().split("\n")[0]
-    journal.write_text("\n".join([head, *map(json.dumps, kept), '[{"torn']))
-    (resumed,) = sweep.run([FP16], PLAN, root=killed, say=lambda line: None)
-    rows, uncut_rows = (store.load_rows(r, root)["shapes-vqa"] for r, root in ((resumed, killed), (uncut, whole)))
+    (path,) = partial(killed)
+    time.sleep(1.0)  # its child ends at its next progress line
+    logged = [json.loads(line) for line in path.read_text().splitlines()[1:]]
+    assert logged and not list(killed.rglob("*.json"))
+    logged[0][0]["answer"] = "as recorded"
+    head = path.read_text().split("\n")[0]
+    path.write_text("\n".join([head, *map(json.dumps, logged), '[{"torn']))
+    (resumed,) = sweep.run([FP16], CONFIG, root=killed, log=lambda line: None)
+    rows, uncut_rows = (
+        store.load_predictions(r, root)["shapes-vqa"] for r, root in ((resumed, killed), (uncut, whole))
+    )
     assert rows[0]["answer"] == "as recorded" and rows[1:] == uncut_rows[1:]
     assert not partial(killed)
 
 
 def test_two_sweeps_on_one_folder_share_the_work(tmp_path: Path) -> None:
     both = [start(tmp_path, FP16, INT8), start(tmp_path, INT8, FP16)]
-    said = [process.communicate(timeout=300) for process in both]
-    assert [process.returncode for process in both] == [0, 0], said
-    lines = [line for out, _ in said for line in out.splitlines()]
-    assert len(lines) == 4 and sum(line.endswith("(kept)") for line in lines) == 2
+    outputs = [process.communicate(timeout=300) for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    lines = [line for out, _ in outputs for line in out.splitlines()]
+    assert len(lines) == 4 and sum(line.endswith("(reused)") for line in lines) == 2
     assert {r.recipe for r in store.load_all(tmp_path)} == {str(FP16), str(INT8)}
     assert all(r.error is None for r in store.load_all(tmp_path)) and not partial(tmp_path)
 
 
-def test_a_full_disk_is_said_in_a_sentence_and_is_no_failure_of_the_recipe(tmp_path: Path) -> None:
-    sweep.run([FP16], replace(PLAN, samples=4), root=tmp_path, say=lambda line: None)
+def test_a_full_disk_is_reported_in_a_sentence_and_is_no_failure_of_the_recipe(tmp_path: Path) -> None:
+    sweep.run([FP16], replace(CONFIG, num_samples=4), root=tmp_path, log=lambda line: None)
     before = {f: f.read_bytes() for f in tmp_path.rglob("[!.]*") if f.is_file()}
     limit = 3_000_000  # bytes of any file: the checkpoint is larger
     process = start(tmp_path, INT8, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
     _, error = process.communicate(timeout=300)
-    assert process.returncode == 1 and "OSError: a file cannot be written" in error and "is kept" in error
+    assert process.returncode == 1 and "OSError: a file cannot be written" in error and "results are stored" in error
     assert {f: f.read_bytes() for f in tmp_path.rglob("[!.]*") if f.is_file()} == before
 
 
 def test_saving_to_a_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
-    sweep.run([FP16], replace(PLAN, samples=4), root=tmp_path, say=lambda line: None)
+    sweep.run([FP16], replace(CONFIG, num_samples=4), root=tmp_path, log=lambda line: None)
     before = {f: f.read_bytes() for f in tmp_path.rglob("*") if f.is_file()}
     code = (
-        "import resource, sys; from pathlib import Path; from vlmcomp import store\n"
+        "import resource, sys; from pathlib import Path; from vlmcomp.results import store\n"
         "report = store.load_all(Path(sys.argv[1]))[0]\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))\n"
         "store.save(report, {'shapes-vqa': [{'answer': str(i)} for i in range(999)]}, Path(sys.argv[1]))"
@@ -138,19 +142,19 @@ def test_saving_to_a_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
     assert {f: f.read_bytes() for f in tmp_path.rglob("*") if f.is_file()} == before
 
 
-def test_a_quick_sweep_keeps_the_report_of_more_questions(tmp_path: Path) -> None:
-    (report,) = sweep.run([FP16], replace(PLAN, samples=8), root=tmp_path, say=lambda line: None)
-    file = store.path(SLUG, FP16, tmp_path)
-    quick = replace(PLAN, samples=4, quick=True)
-    assert sweep.finished(file, quick) == report
-    assert sweep.finished(file, replace(quick, quick=False)) is None
-    assert sweep.finished(file, replace(quick, samples=9)) is None
+def test_a_quick_sweep_reuses_the_report_of_more_questions(tmp_path: Path) -> None:
+    (report,) = sweep.run([FP16], replace(CONFIG, num_samples=8), root=tmp_path, log=lambda line: None)
+    file = store.report_path(SLUG, FP16, tmp_path)
+    quick = replace(CONFIG, num_samples=4, quick=True)
+    assert sweep.load_if_complete(file, quick) == report
+    assert sweep.load_if_complete(file, replace(quick, quick=False)) is None
+    assert sweep.load_if_complete(file, replace(quick, num_samples=9)) is None
 
 
 @pytest.mark.parametrize("changed", [0.02, 0.1])
 def test_what_is_resolvable_is_where_the_interval_leaves_zero(changed: float) -> None:
     samples = 2000
-    half = paired_statistics.resolvable(samples, changed)
+    half = paired_statistics.minimum_detectable_difference(samples, changed)
     count, net = round(changed * samples), round(half * samples)
     flips = [1.0] * ((count + net) // 2) + [-1.0] * ((count - net) // 2)
     found = paired_statistics.mean_interval(flips + [0.0] * (samples - len(flips)))

@@ -17,7 +17,7 @@ from tests.support.families import write
 from tests.support.hub_server import COMMIT, Hub, connect, serve
 from vlmcomp.models import download, registry
 
-NAME, REPO = "llava-1.5-7b", registry.find("llava-1.5-7b").source
+NAME, REPO = "llava-1.5-7b", registry.get_model_spec("llava-1.5-7b").source
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -38,7 +38,9 @@ def there(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
 
 def _fetch(source: str | None = None, name: str = NAME, told: list | None = None) -> tuple[Path, str | None]:
     said = [] if told is None else told
-    return download.fetch(registry.find(name), source, lambda text, share: said.append((text, share)))
+    return download.download_weights(
+        registry.get_model_spec(name), source, lambda text, share: said.append((text, share))
+    )
 
 
 def _names(folder: Path) -> set[str]:
@@ -56,19 +58,19 @@ def test_a_model_comes_once_and_then_without_a_network(there: Hub, weights: Path
     sent = there.sent
     assert _fetch() == (folder, COMMIT) and there.sent == sent
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert _fetch() == (folder, COMMIT) and download.commit(registry.find(NAME), None) == COMMIT
+    assert _fetch() == (folder, COMMIT) and download.resolve_revision(registry.get_model_spec(NAME), None) == COMMIT
 
 
 def test_the_commit_is_known_before_anything_comes(there: Hub, weights: Path, monkeypatch) -> None:
-    entry = registry.find(NAME)
-    assert download.commit(entry, None) == COMMIT and download.commit(entry, str(weights)) is None
+    entry = registry.get_model_spec(NAME)
+    assert download.resolve_revision(entry, None) == COMMIT and download.resolve_revision(entry, str(weights)) is None
     assert there.sent == 0
     there.gated = True
-    with pytest.raises(ValueError, match="is gated: accept its licence"):
-        download.commit(entry, None)
+    with pytest.raises(ValueError, match="is gated: accept its license"):
+        download.resolve_revision(entry, None)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(ValueError, match="was not downloaded whole before"):
-        download.commit(entry, None)
+    with pytest.raises(ValueError, match="was not downloaded completely before"):
+        download.resolve_revision(entry, None)
 
 
 def test_a_broken_connection_is_taken_up_where_it_stopped(there: Hub, weights: Path) -> None:
@@ -81,10 +83,10 @@ def test_a_broken_connection_is_taken_up_where_it_stopped(there: Hub, weights: P
 def test_a_stopped_download_keeps_the_files_that_came_whole(there: Hub, weights: Path, monkeypatch) -> None:
     there.broken = "model-00002-of"
     monkeypatch.setattr("huggingface_hub.file_download.http_get", _impatient())
-    with pytest.raises(ValueError, match=f"the download of {REPO} broke off: run it again"):
+    with pytest.raises(ValueError, match=f"the download of {REPO} was interrupted: run it again"):
         _fetch()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(ValueError, match="was not downloaded whole before"):  # half a model is never used
+    with pytest.raises(ValueError, match="was not downloaded completely before"):  # half a model is never used
         _fetch()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     whole = {name for name in there.asked if name.endswith(".safetensors") and not name.startswith(there.broken)}
@@ -111,7 +113,7 @@ def test_a_disk_that_is_too_small_is_told_before_anything_comes(there: Hub, tmp_
 
 def test_a_gated_model_says_where_to_accept_and_how_to_log_in(there: Hub, monkeypatch) -> None:
     there.gated = True
-    with pytest.raises(ValueError, match=rf"gated: accept its licence at .*/{REPO}, then log in with 'hf auth login'"):
+    with pytest.raises(ValueError, match=rf"gated: accept its license at .*/{REPO}, then log in with 'hf auth login'"):
         _fetch()
     assert there.sent == 0
     monkeypatch.setenv("HF_TOKEN", "hf_given")
@@ -121,9 +123,9 @@ def test_a_gated_model_says_where_to_accept_and_how_to_log_in(there: Hub, monkey
 def test_what_the_hub_does_not_have(there: Hub) -> None:
     with pytest.raises(ValueError, match="the Hub has no model some/thing for you"):
         _fetch("some/thing")
-    gone = registry.ModelSpec(**{**vars(registry.find(NAME)), "revision": "v9"})
+    gone = registry.ModelSpec(**{**vars(registry.get_model_spec(NAME)), "revision": "v9"})
     with pytest.raises(ValueError, match=f"the Hub no longer has the revision v9 of {REPO}"):
-        download.fetch(gone, None, lambda text, share: None)
+        download.download_weights(gone, None, lambda text, share: None)
 
 
 def test_another_family_is_refused_before_its_weights_come(there: Hub) -> None:
@@ -144,7 +146,7 @@ def test_a_hub_that_cannot_be_reached_is_one_sentence_soon(there: Hub, monkeypat
         ("/no/such/folder", "there is no such folder"),
         ("no/such/folder/either", "there is no such folder"),
         ("not a/name", "neither a folder nor a Hub id"),
-        ("{empty}", "holds no config.json"),
+        ("{empty}", "has no config.json"),
     ],
 )
 def test_a_source_that_is_nothing(source: str, sentence: str, tmp_path: Path) -> None:
@@ -162,8 +164,8 @@ def test_damaged_weights_are_one_sentence(damage: str, weights: Path, tmp_path: 
         shard.write_bytes(shard.read_bytes()[:-1000])
     else:
         shard.unlink()
-    with pytest.raises(ValueError, match=f"the weights of {NAME} in {copy} (cannot be read|are not whole)"):
-        load(registry.find(NAME), str(copy), lambda text, share: None)
+    with pytest.raises(ValueError, match=f"the weights of {NAME} in {copy} (cannot be read|are incomplete)"):
+        load(registry.get_model_spec(NAME), str(copy), lambda text, share: None)
 
 
 def test_the_command_line_builds_from_the_hub(there: Hub, tmp_path: Path) -> None:
@@ -189,11 +191,13 @@ def test_in_the_app_a_failed_download_is_its_cards_sentence(there: Hub, weights:
 
     from vlmcomp.app.handlers import compare
 
-    monkeypatch.setattr("vlmcomp.compression.size_estimate.in_memory", lambda recipe: (0, 0))  # these weights are tiny
+    monkeypatch.setattr(
+        "vlmcomp.compression.size_estimate.estimate_memory", lambda recipe: (0, 0)
+    )  # these weights are tiny
     there.gated = True
     asked = (Image.new("RGB", (96, 96)), "What is it?", [f"{NAME}/int8"])
     *_, last = compare(*asked)
-    assert last.cards[0].error and last.cards[0].status.startswith(f"{REPO} is gated: accept its licence")
+    assert last.cards[0].error and last.cards[0].status.startswith(f"{REPO} is gated: accept its license")
     there.gated = False
     told: list[str] = []
     *_, last = compare(*asked, lambda text, share: told.append(text))  # the next question tries again

@@ -14,7 +14,7 @@ from transformers import AutoConfig
 
 from vlmcomp.models import architecture, random_init, registry
 from vlmcomp.models.dtypes import compute_dtype
-from vlmcomp.models.loading import Arrival, load
+from vlmcomp.models.loading import SequentialLoader, load
 from vlmcomp.training.llava import LLAVA
 from vlmcomp.training.model_spec import train_tokenizer
 
@@ -25,7 +25,7 @@ SLACK = 60e6  # bytes: what libraries and freed blocks hold, a quarter of the de
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A LLaVA of 32 layers with random weights: 0.12 GB of float16 files, 0.25 GB in float32."""
-    model, processor = LLAVA.make(train_tokenizer(LLAVA, ("a b c",)))
+    model, processor = LLAVA.build(train_tokenizer(LLAVA, ("a b c",)))
     text = {"hidden_size": 512, "intermediate_size": 512, "num_hidden_layers": 32, "num_attention_heads": 8}
     text |= {"num_key_value_heads": 8, "head_dim": 64}
     for name, value in text.items():
@@ -52,32 +52,32 @@ def test_the_peak_is_one_layer_above_the_result(shape: str, wide: Path) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_what_arrives_is_the_file_rounded_to_float16(dtype: torch.dtype, tmp_path: Path) -> None:
-    model, processor = LLAVA.make(train_tokenizer(LLAVA, ("a b c",)))
+    model, processor = LLAVA.build(train_tokenizer(LLAVA, ("a b c",)))
     model.to(dtype).save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
-    mapped = load(registry.find("llava-1.5-7b"), str(tmp_path), lambda text, share: None).model
+    mapped = load(registry.get_model_spec("llava-1.5-7b"), str(tmp_path), lambda text, share: None).model
     assert {p.dtype for p in mapped.parameters()} == {dtype}
-    arrival = Arrival(mapped, "cpu")
-    arrival.rest()
+    loader = SequentialLoader(mapped, "cpu")
+    loader.load_non_decoder()
     inside = dict(architecture.decoder_linears(mapped))
     assert all(inside[name].weight.dtype == dtype for name in inside)
-    for layer in architecture.layers(mapped):
-        arrival.layer(layer)
+    for layer in architecture.decoder_layers(mapped):
+        loader.load_layer(layer)
     saved = dict(model.named_parameters())
     for name, parameter in mapped.named_parameters():
-        stored = saved[name] if arrival.dtype == torch.bfloat16 else saved[name].half()
-        assert torch.equal(parameter, stored.to(arrival.dtype)), name
+        stored = saved[name] if loader.dtype == torch.bfloat16 else saved[name].half()
+        assert torch.equal(parameter, stored.to(loader.dtype)), name
 
 
 @pytest.mark.parametrize("able", [True, False])
 def test_a_model_that_needs_its_range_computes_in_bfloat16(able: bool, monkeypatch, caplog) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: able)
-    real = {entry.name: compute_dtype("cuda", entry) for entry in registry.MODELS.values() if not entry.embedded}
+    real = {entry.name: compute_dtype("cuda", entry) for entry in registry.MODELS.values() if not entry.bundled}
     ranged = {name for name, dtype in real.items() if dtype == torch.bfloat16}
     assert ranged == ({name for name in real if not name.startswith(("llava", "blip2"))} if able else set())
-    entry = registry.find("qwen2-vl-2b")
+    entry = registry.get_model_spec("qwen2-vl-2b")
     assert compute_dtype("cpu", entry) == compute_dtype("cpu")
-    Arrival(random_init.dense(entry, 1).model, "cuda", entry)
+    SequentialLoader(random_init.random_weights_model(entry, 1).model, "cuda", entry)
     assert bool(caplog.messages) != able
 
 
@@ -85,14 +85,14 @@ def test_every_linear_of_a_layer_is_attention_or_mlp(built) -> None:
     """``quantize`` goes by layers, size and config by parts: they must mean the same modules."""
     model = built("llava-shapes/fp16").model
     named = {id(linear) for _, linear in architecture.decoder_linears(model)}
-    blocks = [layer.block for layer in architecture.layers(model)]
+    blocks = [layer.block for layer in architecture.decoder_layers(model)]
     assert named == {id(m) for block in blocks for m in block.modules() if isinstance(m, torch.nn.Linear)}
 
 
 def test_pixels_of_the_zoo_reach_the_processor(tmp_path: Path) -> None:
     from tests.support.families import write
 
-    entry = registry.find("qwen2-vl-2b")
+    entry = registry.get_model_spec("qwen2-vl-2b")
     reader = load(entry, str(write(entry.name, tmp_path)), lambda text, share: None).processor
     size = reader.image_processor.size
-    assert (size["shortest_edge"], size["longest_edge"]) == entry.pixels
+    assert (size["shortest_edge"], size["longest_edge"]) == entry.min_max_pixels

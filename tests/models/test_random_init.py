@@ -10,21 +10,21 @@ import torch
 from vlmcomp.cli.main import main
 from vlmcomp.compression import size_estimate
 from vlmcomp.evaluation import sweep
-from vlmcomp.evaluation.config import Plan
+from vlmcomp.evaluation.config import BenchmarkConfig
 from vlmcomp.models import architecture, random_init, registry
-from vlmcomp.models.loading import Arrival
+from vlmcomp.models.loading import SequentialLoader
 from vlmcomp.recipe import Recipe
 from vlmcomp.results import store
-from vlmcomp.results.schema import RANDOM
+from vlmcomp.results.schema import RANDOM_WEIGHTS
 
-REAL = [m for m in registry.MODELS.values() if m.family in random_init.SIBLINGS and not m.embedded]
+REAL = [m for m in registry.MODELS.values() if m.family in random_init.PROCESSOR_STANDINS and not m.bundled]
 
 
 @pytest.mark.parametrize("entry", REAL, ids=lambda m: m.name)
 def test_the_whole_architecture_has_the_published_sizes(entry: registry.ModelSpec) -> None:
-    model = random_init.dense(entry).model
+    model = random_init.random_weights_model(entry).model
     counted = {name: p.shape for name, p in model.named_parameters()}
-    assert counted == {name: p.shape for name, p in size_estimate.skeleton(entry.name).named_parameters()}
+    assert counted == {name: p.shape for name, p in size_estimate.meta_model(entry.name).named_parameters()}
     assert all(p.is_meta for p in model.parameters()) and not any(b.is_meta for b in model.buffers())
 
 
@@ -32,28 +32,28 @@ def test_the_whole_architecture_has_the_published_sizes(entry: registry.ModelSpe
 def test_the_image_takes_as_many_tokens_as_the_real_ones(entry: registry.ModelSpec) -> None:
     from PIL import Image
 
-    made = random_init.dense(entry, 1)
+    made = random_init.random_weights_model(entry, 1)
     text = entry.prompt.format(question="What color is the shape?")
     inputs = made.processor(images=[Image.new("RGB", (640, 480))], text=[text], return_tensors="pt")
     config = made.model.config
     marks = {getattr(config, name, None) for name in ("image_token_id", "image_token_index")} - {None}
     found = sum(int((inputs["input_ids"] == mark).sum()) for mark in marks)
-    if entry.pixels is None:
+    if entry.min_max_pixels is None:
         side = config.vision_config.image_size // config.vision_config.patch_size
         assert found == getattr(config, "num_query_tokens", side**2)
     else:  # a merged token covers a square of so many pixels a side
         covered = (config.vision_config.patch_size * config.vision_config.spatial_merge_size) ** 2
-        assert entry.pixels[0] <= found * covered <= entry.pixels[1]
+        assert entry.min_max_pixels[0] <= found * covered <= entry.min_max_pixels[1]
 
 
 def test_what_arrives_is_drawn_once_and_whole() -> None:
-    entry = registry.find("qwen2-vl-2b")  # its lm_head is tied to the embeddings
+    entry = registry.get_model_spec("qwen2-vl-2b")  # its lm_head is tied to the embeddings
 
     def arrived() -> torch.nn.Module:
-        model = random_init.dense(entry, 1).model
-        arrival = Arrival(model, "cpu")
-        arrival.rest()
-        arrival.layer(architecture.layers(model)[0])
+        model = random_init.random_weights_model(entry, 1).model
+        loader = SequentialLoader(model, "cpu")
+        loader.load_non_decoder()
+        loader.load_layer(architecture.decoder_layers(model)[0])
         return model
 
     one, other = arrived(), arrived()
@@ -68,10 +68,10 @@ def test_what_arrives_is_drawn_once_and_whole() -> None:
 def test_random_weights_are_measured_marked_and_never_scored(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    plan = Plan((), random=True, layers=1, device="cpu", new_tokens=3, warmup=0, runs=1)
+    plan = BenchmarkConfig((), random_weights=True, num_layers=1, device="cpu", new_tokens=3, warmup=0, runs=1)
     recipe = Recipe.parse("qwen2-vl-2b/int8")
-    (report,) = sweep.run([recipe], plan, root=tmp_path, say=lambda line: None)
-    assert report.error is None and report.weights == RANDOM and not report.quality
+    (report,) = sweep.run([recipe], plan, root=tmp_path, log=lambda line: None)
+    assert report.error is None and report.weights == RANDOM_WEIGHTS and not report.quality
     assert report.hardware.slug.endswith("-random") and "1 of 28 layers" in report.source
     assert report.latency.prompt_tokens > 256 and report.size.disk_bytes == 0
     assert store.load_all(tmp_path) == [report]

@@ -14,8 +14,9 @@ import pytest
 from tests.support import made_reports as made
 from vlmcomp.cli.main import main
 from vlmcomp.reporting import export
+from vlmcomp.reporting.statistics import percentile_95
 from vlmcomp.results import store
-from vlmcomp.results.schema import PARTS, Floor, Report, p95
+from vlmcomp.results.schema import COMPONENTS, Report, Roofline
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORDED = [r for r in store.load_all() if r.recipe.startswith(("llava-shapes/", "blip2-shapes/"))]
@@ -25,7 +26,7 @@ TIMED = replace(
     preprocess_ms=[1.0, 2.0],
     vision_ms=[3.0],
     batch_decode_ms={"4": [8.0, 9.0], "8": [11.0], "16": [20.0]},
-    floor=Floor(1e9, 1e11, 2_000_000, 10**9),
+    floor=Roofline(1e9, 1e11, 2_000_000, 10**9),
 )
 
 
@@ -51,8 +52,8 @@ def test_the_recorded_reports_come_back_value_for_value(tmp_path: Path, capsys: 
     for report in RECORDED:
         line = by_recipe[report.hardware.slug, report.recipe]
         _holds(line, report)
-        rows = store.load_rows(report)["shapes-vqa"]
-        dense = store.load_rows(replace(report, recipe=f"{line['model']}/fp16"))["shapes-vqa"]
+        rows = store.load_predictions(report)["shapes-vqa"]
+        dense = store.load_predictions(replace(report, recipe=f"{line['model']}/fp16"))["shapes-vqa"]
         same = statistics.fmean(a["answer"] == b["answer"] for a, b in zip(rows, dense, strict=True))
         assert line["shapes-vqa.same_answer_as_fp16_share"] == pytest.approx(same)
         low, high = (line[f"shapes-vqa.exact_match_to_fp16_{end}_share"] for end in ("low", "high"))
@@ -71,9 +72,9 @@ def _holds(line: dict[str, export.Value], report: Report) -> None:
     for name in export.TIMES:
         runs = getattr(report.latency, name)
         assert line[f"{name}_median"] == (statistics.median(runs) if runs else None)
-        assert line[f"{name}_p95"] == (p95(runs) if runs else None)
+        assert line[f"{name}_p95"] == (percentile_95(runs) if runs else None)
     held = {name.removesuffix("_weight_bytes"): line[name] for name in line if name.endswith("_weight_bytes")}
-    assert held == {part.replace(" ", "_"): report.size.weight_bytes.get(part, 0) for part in PARTS}
+    assert held == {part.replace(" ", "_"): report.size.weight_bytes.get(part, 0) for part in COMPONENTS}
     assert line["weight_bytes"] == sum(held.values()) and line["disk_bytes"] == report.size.disk_bytes
     assert line["answering_peak_memory_bytes"] == report.memory.peak_answer_bytes
 
@@ -81,15 +82,15 @@ def _holds(line: dict[str, export.Value], report: Report) -> None:
 def test_a_failed_recipe_has_its_row_in_every_format() -> None:
     reason = 'no memory | left,\n"at all"'
     other = made.report("llava-shapes/int8", revision="sha256:4567")  # two groups: the failed one belongs to both
-    lines = export.flatten([made.report(), other, made.failed("llava-shapes/int4", reason)], lambda r: {})
+    lines = export.to_rows([made.report(), other, made.failed("llava-shapes/int4", reason)], lambda r: {})
     (bad,) = (line for line in lines if line["recipe"] == "llava-shapes/int4")
     assert len(lines) == 3 and bad["error"] == reason and bad["precision"] == "int4"
     unknown = ("shapes-vqa.exact_match_share", "weight_bytes", "ttft_ms_p95", "on_frontier")
     assert {bad[name] for name in unknown} == {None}
     assert len({tuple(line) for line in lines}) == 1
-    assert [line["error"] for line in json.loads(export.FORMATS["json"](lines))].count(reason) == 1
-    assert [t["error"] for t in _read(export.FORMATS["csv"](lines)) if t["precision"] == "int4"] == [reason]
-    table = export.FORMATS["markdown"](lines).splitlines()
+    assert [line["error"] for line in json.loads(export.WRITERS["json"](lines))].count(reason) == 1
+    assert [t["error"] for t in _read(export.WRITERS["csv"](lines)) if t["precision"] == "int4"] == [reason]
+    table = export.WRITERS["markdown"](lines).splitlines()
     assert len(table) == 2 + 3 and any(line.endswith('| no memory \\| left, "at all" |') for line in table)
     assert "vqa_accuracy" not in table[0]  # no row has one
 
@@ -99,7 +100,7 @@ def test_speed_floor_and_batches() -> None:
     apart = replace(fast, session="another", floor=None)
     made_of = {"fp16": TIMED, "int8": fast, "int4": apart}
     reports = [made.report(f"llava-shapes/{name}", latency=timed) for name, timed in made_of.items()]
-    _, int8, int4 = export.flatten(reports, lambda r: {})
+    _, int8, int4 = export.to_rows(reports, lambda r: {})
     assert int8["decode_speed_to_fp16_ratio"] == pytest.approx(2)
     assert int4["decode_speed_to_fp16_ratio"] is None and int4["decode_floor_ms_per_token"] is None
     assert int8["decode_floor_reached_share"] == pytest.approx(2.0 / fast.decode_ms_per_token_median)

@@ -13,20 +13,20 @@ from vlmcomp.cli import generated_docs
 from vlmcomp.cli.main import main
 from vlmcomp.models import registry
 from vlmcomp.reporting import figures, figures_matplotlib, figures_plotly
-from vlmcomp.reporting.figures import Dot, Plot
-from vlmcomp.reporting.grid import of_model
+from vlmcomp.reporting.figures import Plot, Point
+from vlmcomp.reporting.grid import comparable_reports
 from vlmcomp.reporting.palette import COLORS
-from vlmcomp.reporting.pareto import frontier
+from vlmcomp.reporting.pareto import pareto_frontier
 from vlmcomp.results import store
-from vlmcomp.results.schema import Floor, Latency, Pruned, Report
+from vlmcomp.results.schema import Latency, PruningResult, Report, Roofline
 
 ROOT = Path(__file__).resolve().parents[2]
-SHOWN = of_model(registry.DEFAULT, store.load_all())
-DRAWN = {plot.name: plot for plot in figures.plots(SHOWN, store.load_rows)}
+SHOWN = comparable_reports(registry.DEFAULT_MODEL, store.load_all())
+DRAWN = {plot.name: plot for plot in figures.build_plots(SHOWN, store.load_predictions)}
 
 
-def _dots(plot: Plot) -> dict[str, Dot]:
-    return {str(dot.recipe): dot for panel in plot.panels for dot in panel.dots}
+def _dots(plot: Plot) -> dict[str, Point]:
+    return {str(dot.recipe): dot for panel in plot.panels for dot in panel.points}
 
 
 def test_the_points_are_the_reports() -> None:
@@ -41,9 +41,9 @@ def test_the_points_are_the_reports() -> None:
             dot, (x, share) = found[report.recipe], expected[name](report)
             assert (dot.x, dot.y) == (pytest.approx(x), pytest.approx(100 * share))
             assert dot.y_bounds is None or dot.y_bounds[0] <= dot.y <= dot.y_bounds[1]
-        best = {r.recipe for r in frontier(SHOWN, store.load_rows, goals)}
-        assert {name for name, dot in found.items() if dot.best} == best
-    dense = next(r for r in SHOWN if r.recipe == f"{registry.DEFAULT}/fp16").quality["shapes-vqa"].exact_match
+        best = {r.recipe for r in pareto_frontier(SHOWN, store.load_predictions, goals)}
+        assert {name for name, dot in found.items() if dot.on_frontier} == best
+    dense = next(r for r in SHOWN if r.recipe == f"{registry.DEFAULT_MODEL}/fp16").quality["shapes-vqa"].exact_match
     pruned = {r.recipe: r for r in SHOWN if len(r.pruned) == 1 and r.recipe.endswith("+fp16")}
     kept = _dots(DRAWN["kept-pruned"])
     assert set(kept) == set(pruned) != set()
@@ -56,7 +56,7 @@ def test_the_points_are_the_reports() -> None:
 def test_both_kinds_of_picture_hold_every_point(name: str) -> None:
     plot = DRAWN[name]
     wanted = sorted((dot.x, dot.y) for dot in _dots(plot).values())
-    axes = figures_matplotlib.picture(plot).axes[0]
+    axes = figures_matplotlib.figure(plot).axes[0]
     scattered = [tuple(p) for c in axes.collections if hasattr(c, "get_sizes") for p in c.get_offsets().tolist()]
     assert sorted(scattered) == wanted
     traces = [t for t in figures_plotly.figure(plot).data if t.mode == "markers"]
@@ -77,20 +77,20 @@ def test_the_readmes_pictures_are_of_what_is_recorded() -> None:
         file = ROOT / "assets" / "readme" / f"{name}.png"
         assert file.stat().st_size < 150_000
         with Image.open(file) as image:
-            assert image.info["Source"] == DRAWN[name].digest, "run: make readme"
+            assert image.info["Source"] == DRAWN[name].digest, "run: make docs"
 
 
 def test_names_are_those_of_the_plots() -> None:
-    floored = [replace(r, latency=replace(r.latency, floor=Floor(1e9, 1e11, 10**6, 10**9))) for r in SHOWN]
-    assert tuple(p.name for p in figures.plots(floored, lambda r: {})) == figures.NAMES
+    floored = [replace(r, latency=replace(r.latency, floor=Roofline(1e9, 1e11, 10**6, 10**9))) for r in SHOWN]
+    assert tuple(p.name for p in figures.build_plots(floored, lambda r: {})) == figures.NAMES
 
 
-def _timed(step: float, session: str, floor: Floor | None = None) -> Latency:
+def _timed(step: float, session: str, floor: Roofline | None = None) -> Latency:
     steps = [step, step * 1.01, step * 0.99]
     return Latency(32, 80, 2, 2, [1.0] * 3, steps, steps, session=session, floor=floor)
 
 
-FLOOR = Floor(1e9, 1e11, 2_000_000, 10**9)  # 2 ms a token
+FLOOR = Roofline(1e9, 1e11, 2_000_000, 10**9)  # 2 ms a token
 MADE = [
     made.report("llava-shapes/fp16", 0.75, latency=_timed(8.0, "one", FLOOR)),
     made.report("llava-shapes/glu30+fp16", 0.6, latency=_timed(4.0, "one", FLOOR)),
@@ -99,12 +99,12 @@ MADE = [
 ]
 
 
-def _none(report: Report) -> dict[str, store.Rows]:
+def _none(report: Report) -> dict[str, store.Predictions]:
     return {}
 
 
 def test_the_floor_and_the_line_of_the_frontier() -> None:
-    found = {plot.name: plot for plot in figures.plots(MADE, _none)}
+    found = {plot.name: plot for plot in figures.build_plots(MADE, _none)}
     dots = _dots(found["floor-reached"])
     assert {(dot.x, dot.y) for dot in dots.values()} == {(2.0, 8.0), (2.0, 4.0), (2.0, 16.0)}
     shares = [line.name for line in found["floor-reached"].panels[0].lines]
@@ -118,24 +118,24 @@ def test_the_floor_and_the_line_of_the_frontier() -> None:
 def test_without_turns_there_is_no_line_and_the_note_says_so() -> None:
     apart = [replace(r, latency=r.latency and replace(r.latency, session=r.recipe)) for r in MADE]
     for reports, lines in ((MADE, 1), (apart, 0)):
-        plot = figures.plots(reports, _none)[0]
+        plot = figures.build_plots(reports, _none)[0]
         assert len(plot.panels[0].lines) == lines and ("not taken in turns" in plot.note) == (not lines)
 
 
 def test_machines_and_models_do_not_mix() -> None:
     slow = [replace(r, hardware=replace(made.HARDWARE, slug="cpu-slow-1c")) for r in MADE]
-    other = made.report("qwen2-vl-shapes/fp16", pruned=[Pruned("glu30", 30, 30.0, 1, 2, "", "", "")])
+    other = made.report("qwen2-vl-shapes/fp16", pruned=[PruningResult("glu30", 30, 30.0, 1, 2, "", "", "")])
     with pytest.raises(ValueError, match="share no axis"):
-        figures.plots(MADE + slow, _none)
-    assert figures.one_machine([*slow, *MADE, other]) == [*MADE, other]
-    titles = [panel.title for panel in figures.plots([*MADE, other], _none)[0].panels]
+        figures.build_plots(MADE + slow, _none)
+    assert figures.largest_machine([*slow, *MADE, other]) == [*MADE, other]
+    titles = [panel.title for panel in figures.build_plots([*MADE, other], _none)[0].panels]
     assert titles == ["llava-shapes", "qwen2-vl-shapes"]
     alone = replace(MADE[2], latency=replace(MADE[2].latency, new_tokens=8))
-    found = {plot.name: plot for plot in figures.plots([*MADE[:2], alone], _none)}
+    found = {plot.name: plot for plot in figures.build_plots([*MADE[:2], alone], _none)}
     for name, count in {"quality-latency": 2, "floor-reached": 2, "quality-size": 3}.items():
         assert len(_dots(found[name])) == count  # other times share no axis, sizes do
     random = [replace(r, weights="random: architecture only", quality={}) for r in MADE]
-    (only,) = figures.plots(random, _none)
+    (only,) = figures.build_plots(random, _none)
     assert only.name == "floor-reached" and only.panels[0].title == "llava-shapes (random weights)"
 
 

@@ -11,7 +11,7 @@ import pytest
 from tests.support.made_reports import failed, quality, report
 from vlmcomp.cli.main import main
 from vlmcomp.models import registry
-from vlmcomp.recipe import BITS, PRECISIONS, Recipe, Step
+from vlmcomp.recipe import BASE_PRECISIONS, PRECISIONS, PruningStep, Recipe
 from vlmcomp.reporting import claims, grid, removal
 from vlmcomp.results import store
 from vlmcomp.results.schema import Report, Size
@@ -28,17 +28,23 @@ def _report(recipe: str, megabytes: int = 100, ms: float = 4.0, exact: float = 0
 
 @pytest.mark.parametrize("model", registry.MODELS)
 def test_every_technique_meets_every_precision_or_is_refused_with_its_alternative(model: str) -> None:
-    cells, mlp = grid.cells(model), registry.find(model).mlp
-    recipes = grid.recipes(model)
-    steps = {(), (Step(mlp, 20),), (Step(mlp, 30),), (Step("heads", 25),), (Step("heads", 25), Step(mlp, 30))}
-    sees_all = bool(registry.find(model).all_seen)
-    halves = set() if sees_all else {((Step("vis", 50),), p) for p in ("fp16", "int8")}
-    wanted = {(s, p) for s in steps for p in BITS} | {((), p) for p in PRECISIONS} | halves
+    cells, mlp = grid.recipe_grid(model), registry.get_model_spec(model).mlp
+    recipes = grid.buildable_recipes(model)
+    steps = {
+        (),
+        (PruningStep(mlp, 20),),
+        (PruningStep(mlp, 30),),
+        (PruningStep("heads", 25),),
+        (PruningStep("heads", 25), PruningStep(mlp, 30)),
+    }
+    sees_all = bool(registry.get_model_spec(model).no_token_pruning_reason)
+    halves = set() if sees_all else {((PruningStep("vis", 50),), p) for p in ("fp16", "int8")}
+    wanted = {(s, p) for s in steps for p in BASE_PRECISIONS} | {((), p) for p in PRECISIONS} | halves
     assert {(r.steps, r.precision) for r in recipes} == wanted and len(recipes) == len(wanted)
     assert len({c.recipe for c in cells}) == len(cells) == 28
     for cell in cells:
-        wrong = [s for s in cell.recipe.steps if s.kind not in ("vis", "heads", mlp)]
-        unseen = sees_all and any(s.kind == "vis" for s in cell.recipe.steps)
+        wrong = [s for s in cell.recipe.steps if s.target not in ("vis", "heads", mlp)]
+        unseen = sees_all and any(s.target == "vis" for s in cell.recipe.steps)
         assert bool(cell.refused) == bool(wrong or unseen)
         if wrong:
             assert cell.refused.endswith(f"use {mlp}{wrong[0].percent}")
@@ -46,7 +52,7 @@ def test_every_technique_meets_every_precision_or_is_refused_with_its_alternativ
 
 def test_every_cell_has_one_fate() -> None:
     reports = [_report(f"{LLAVA}/fp16"), failed(f"{LLAVA}/int8", "no memory"), _report(f"{BLIP2}/ffn20+int4")]
-    (head, *rows), count = grid.status([LLAVA, BLIP2], reports)
+    (head, *rows), count = grid.coverage([LLAVA, BLIP2], reports)
     assert head == ("Cell", LLAVA, BLIP2) and len(rows) == 28
     assert count == "2 measured, 18 refused, 1 failed, 35 not measured"
     fates = {row[0]: row[1:] for row in rows}
@@ -62,20 +68,20 @@ def test_a_cell_shows_quality_bytes_and_speed_against_its_own_fp16() -> None:
         _report(f"{BLIP2}/fp16", 200, 1.0, 0.5),
         _report(f"{BLIP2}/int4", 150, 0.5, 0.5),
     ]
-    text = grid.render([LLAVA, BLIP2], reports)
+    text = grid.grid_table([LLAVA, BLIP2], reports)
     assert "| `int4` | 75.0 · 40 % · 0.80x | 100.0 · 75 % · 2.00x |" in text
     assert "| `glu30+fp16` | not measured | refused: use `ffn30` |" in text
     apart = [*reports[:1], _report(f"{LLAVA}/int4", 40, 5.0, 0.6, session="another")]
-    assert "| `int4` | 75.0 · 40 % · – |" in grid.render([LLAVA], apart)
+    assert "| `int4` | 75.0 · 40 % · – |" in grid.grid_table([LLAVA], apart)
 
 
 def test_a_report_without_the_main_task_or_with_nothing_right_breaks_no_table() -> None:
     bare = [_report(f"{LLAVA}/fp16"), report(f"{LLAVA}/int8", quality={"easy-vqa": quality("easy-vqa")})]
     none = [_report(f"{LLAVA}/fp16", exact=0.0), _report(f"{LLAVA}/int8", exact=0.0)]
     for reports in (bare, none):
-        assert "| `int8` | not measured |" in grid.render([LLAVA], reports)
-        assert "| INT8 quality |" in claims.render([LLAVA], reports, lambda r: {})
-    assert grid.render([LLAVA], []) == ""
+        assert "| `int8` | not measured |" in grid.grid_table([LLAVA], reports)
+        assert "| INT8 quality |" in claims.claims_table([LLAVA], reports, lambda r: {})
+    assert grid.grid_table([LLAVA], []) == ""
 
 
 def test_a_claim_is_told_beside_each_family_and_gaps_stay_gaps() -> None:
@@ -88,7 +94,7 @@ def test_a_claim_is_told_beside_each_family_and_gaps_stay_gaps() -> None:
         _report(f"{LLAVA}/heads25+glu30+int4", 45, 1.5, 0.288),
         _report(f"{BLIP2}/fp16"),
     ]
-    lines = claims.render([LLAVA, BLIP2], reports, lambda r: {}).splitlines()
+    lines = claims.claims_table([LLAVA, BLIP2], reports, lambda r: {}).splitlines()
     cells = {line.split(" | ")[0].strip("| "): line.strip("| ").split(" | ")[1:] for line in lines}
     assert cells["INT4 size"][:3] == ["-74 %", "-50.0 %", "–"] and cells["INT4 size"][3].startswith("holds for 0 of 1:")
     assert cells["30 % of the MLP's neurons removed: ms/token"][:3] == ["-47 %", "-25.0 %", "–"]
@@ -103,14 +109,14 @@ def test_a_claim_is_told_beside_each_family_and_gaps_stay_gaps() -> None:
 
 def test_what_is_left_by_how_much_is_removed_says_what_the_matrix_says() -> None:
     reports = store.load_all()
-    head, _, *lines = removal.render("vis", [LLAVA, BLIP2], reports, store.load_rows).splitlines()
+    head, _, *lines = removal.render("vis", [LLAVA, BLIP2], reports, store.load_predictions).splitlines()
     assert head == f"| Removed | {LLAVA} | {BLIP2} |" and lines
-    shown = {model: {r.recipe: r for r in grid.of_model(model, reports)} for model in (LLAVA, BLIP2)}
+    shown = {model: {r.recipe: r for r in grid.comparable_reports(model, reports)} for model in (LLAVA, BLIP2)}
     for line in lines:
         step, *cells = line.strip("| ").split(" | ")
         for model, cell in zip((LLAVA, BLIP2), cells):
             recipe = Recipe.parse(f"{model}/{step.strip('`')}+fp16")
-            kept = grid.share_kept(shown[model][str(recipe)], shown[model][str(recipe.baseline)])
+            kept = grid.relative_score(shown[model][str(recipe)], shown[model][str(recipe.baseline)])
             value, low, _, high = cell.replace("(", "").replace(")", "").split()
             assert value == f"{100 * kept:.1f}" and float(low) <= float(value) <= float(high)
     assert removal.render("vis", [LLAVA], [_report(f"{LLAVA}/fp16")], lambda r: {}) == ""
@@ -119,7 +125,7 @@ def test_what_is_left_by_how_much_is_removed_says_what_the_matrix_says() -> None
 def test_rows_timed_with_other_threads_share_the_matrix_without_speeds() -> None:
     dense, small = _report(f"{LLAVA}/fp16"), _report(f"{LLAVA}/int4", 40, session="another")
     small = replace(small, latency=replace(small.latency, threads=8))
-    assert "| `int4` | 100.0 · 40 % · – |" in grid.render([LLAVA], [dense, small])
+    assert "| `int4` | 100.0 · 40 % · – |" in grid.grid_table([LLAVA], [dense, small])
 
 
 def test_reports_of_other_hardware_do_not_mix() -> None:
@@ -127,10 +133,12 @@ def test_reports_of_other_hardware_do_not_mix() -> None:
     other = {"hardware": report().hardware.__class__("gpu-x", "cuda", "X", 4, 1)}
     mine = [_report(f"{LLAVA}/fp16", 100), _report(f"{BLIP2}/fp16")]
     away = [report(f"{LLAVA}/fp16", **other), report(f"{LLAVA}/int8", **other)]
-    assert grid.of_model(LLAVA, mine + away) == mine[:1]
+    assert grid.comparable_reports(LLAVA, mine + away) == mine[:1]
     older, newer = (replace(away[0], date=f"{year}-01-01T00:00:00+00:00") for year in (2000, 2100))
-    assert grid.of_model(LLAVA, [mine[0], older]) == mine[:1] and grid.of_model(LLAVA, [mine[0], newer]) == [newer]
-    assert "| `int8` | not measured | not measured |" in grid.render([LLAVA, BLIP2], mine + away)
+    assert grid.comparable_reports(LLAVA, [mine[0], older]) == mine[:1] and grid.comparable_reports(
+        LLAVA, [mine[0], newer]
+    ) == [newer]
+    assert "| `int8` | not measured | not measured |" in grid.grid_table([LLAVA, BLIP2], mine + away)
 
 
 def test_bench_all_ends_with_the_fate_of_every_cell(tmp_path: Path, capsys, monkeypatch) -> None:
@@ -139,14 +147,14 @@ def test_bench_all_ends_with_the_fate_of_every_cell(tmp_path: Path, capsys, monk
 
     asked: list[Recipe] = []
 
-    def run(recipes: list[Recipe], plan: config.Plan, **kwargs: object) -> list[Report]:
+    def run(recipes: list[Recipe], plan: config.BenchmarkConfig, **kwargs: object) -> list[Report]:
         asked.extend(recipes)
         return [r for r in store.load_all() if Recipe.parse(r.recipe) in recipes]
 
     monkeypatch.setattr(sweep, "run", run)
     assert main(["bench", "--all", "--out", str(tmp_path)]) == 0
-    assert asked == [r for m in grid.embedded() for r in grid.recipes(m)]
+    assert asked == [r for m in grid.bundled_models() for r in grid.buildable_recipes(m)]
     said = capsys.readouterr().out
-    models = len(grid.embedded())
+    models = len(grid.bundled_models())
     assert re.search(rf"^{19 * models} measured, {9 * models} refused, 0 failed$", said, re.MULTILINE)
     assert "Cell" in said and "refused: use ffn30" in said

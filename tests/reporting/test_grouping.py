@@ -31,7 +31,7 @@ def _cells(table: str) -> dict[str, dict[str, str]]:
 def test_a_row_against_its_baseline() -> None:
     half = replace(made.report().size, weight_bytes={"decoder MLP": 2_000_000})
     small = made.report("llava-shapes/int8", exact=0.5, ms=8.0, size=half)
-    table = _cells(results_tables.results([small, made.report()], _rows))
+    table = _cells(results_tables.results_table([small, made.report()], _rows))
     assert list(table) == ["`llava-shapes/fp16`", "`llava-shapes/int8`"]
     row = table["`llava-shapes/int8`"]
     assert row["What"] == "INT8"
@@ -52,7 +52,7 @@ def test_a_row_against_its_baseline() -> None:
 
 
 def test_without_a_baseline_there_is_nothing_to_relate_to() -> None:
-    row = _cells(results_tables.results([made.report("llava-shapes/int8")], _rows))["`llava-shapes/int8`"]
+    row = _cells(results_tables.results_table([made.report("llava-shapes/int8")], _rows))["`llava-shapes/int8`"]
     assert {
         row[c] for c in ("Points to FP16 (95 %)", "Same answer as FP16 %", "Decode speed to FP16 (95 %)", "% of FP16")
     } == {"–"}
@@ -61,15 +61,15 @@ def test_without_a_baseline_there_is_nothing_to_relate_to() -> None:
 
 def test_a_failure_is_told_in_its_row() -> None:
     bad = made.failed("llava-shapes/int4", "no memory | left\nat all")
-    row = _cells(results_tables.results([made.report(), bad], _rows))["`llava-shapes/int4`"]
-    assert row["What"] == "INT4; failed: no memory \\| left at all"
+    row = _cells(results_tables.results_table([made.report(), bad], _rows))["`llava-shapes/int4`"]
+    assert row["What"] == "INT4 (NF4); failed: no memory \\| left at all"
     assert row["Exact match %"] == "–"
 
 
 def test_baseline_first_then_by_technique_and_strength() -> None:
     names = ["fp16", "int8", "int4", "glu10+fp16", "glu30+fp16", "heads25+fp16", "glu30+int8", "heads25+glu30+int4"]
     reports = [made.report(f"llava-shapes/{name}") for name in reversed(names)]
-    assert [Recipe.parse(r.recipe).name for r in grouping.order(reports)] == names
+    assert [Recipe.parse(r.recipe).name for r in grouping.sort_reports(reports)] == names
 
 
 @pytest.mark.parametrize(
@@ -86,19 +86,19 @@ def test_baseline_first_then_by_technique_and_strength() -> None:
 )
 def test_what_does_not_compare_stands_apart(other: Report) -> None:
     reports = [made.report(), other]
-    assert sorted(len(g) for g in grouping.groups(reports)) == [1, 1]
-    assert results_tables.block(reports, _rows).count("| Recipe | What |") == 2
+    assert sorted(len(g) for g in grouping.comparable_groups(reports)) == [1, 1]
+    assert results_tables.results_section(reports, _rows).count("| Recipe | What |") == 2
 
 
 def test_what_compares_stands_together() -> None:
     reports = [made.report(), made.report("llava-shapes/int8"), made.failed("llava-shapes/int4")]
-    assert [len(g) for g in grouping.groups(reports)] == [3]
-    assert [len(g) for g in grouping.groups(reports[2:])] == [1]
-    assert "Nothing" in results_tables.block([], _rows)
+    assert [len(g) for g in grouping.comparable_groups(reports)] == [3]
+    assert [len(g) for g in grouping.comparable_groups(reports[2:])] == [1]
+    assert "Nothing" in results_tables.results_section([], _rows)
 
 
 def test_types_stand_beside_the_commonest_answer() -> None:
-    table = _cells(results_tables.by_type([made.report(), made.failed("llava-shapes/int8")]))
+    table = _cells(results_tables.question_type_table([made.report(), made.failed("llava-shapes/int8")]))
     assert list(table) == ["always the commonest answer", "`llava-shapes/fp16`"]
     assert table["always the commonest answer"]["color (2)"] == "50.0"
     assert table["`llava-shapes/fp16`"]["count (2)"] == "50.0"
@@ -118,7 +118,7 @@ def test_every_other_task_that_was_measured_is_shown() -> None:
         _with_others("llava-shapes/fp16", 0.6),
         made.failed("llava-shapes/int4"),
     ]
-    table = _cells(results_tables.other_tasks(group))
+    table = _cells(results_tables.other_tasks_table(group))
     assert list(table) == ["`llava-shapes/fp16`", "`llava-shapes/int8`"]
     row = {name: cell for name, cell in table["`llava-shapes/int8`"].items() if name != "Recipe"}
     assert row == {
@@ -126,17 +126,17 @@ def test_every_other_task_that_was_measured_is_shown() -> None:
         "vqav2 VQA accuracy %": "55.0",
         "my-folder exact match % (4)": "25.0",
     }
-    assert results_tables.other_tasks(group) in results_tables.block(group, _rows)
+    assert results_tables.other_tasks_table(group) in results_tables.results_section(group, _rows)
 
 
 def test_without_other_tasks_there_is_no_table_of_them() -> None:
-    assert results_tables.other_tasks([made.report()]) == "" and "other tasks" not in results_tables.block(
-        [made.report()], _rows
-    )
+    assert results_tables.other_tasks_table(
+        [made.report()]
+    ) == "" and "other tasks" not in results_tables.results_section([made.report()], _rows)
 
 
 def test_a_task_that_only_some_recipes_were_asked_stands_apart() -> None:
-    text = results_tables.block([made.report(), _with_others("llava-shapes/int8", 0.5)], _rows)
+    text = results_tables.results_section([made.report(), _with_others("llava-shapes/int8", 0.5)], _rows)
     assert text.count("| Recipe | What |") == 2 and text.count("vqav2 exact match") == 1
 
 
@@ -170,6 +170,6 @@ def test_an_account_says_what_was_left_alone() -> None:
     )
     lines = {line.split("  ")[0]: line for line in text.splitlines()}
     assert "kept 448 of 640" in text
-    assert lines["vision tower"].endswith("left alone")
+    assert lines["vision tower"].endswith("unchanged")
     assert lines["decoder attention"].endswith("int8") and lines["decoder MLP"].endswith("glu30, int8")
     assert "3.500" in lines["total"] and "other" not in lines

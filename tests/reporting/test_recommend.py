@@ -18,7 +18,7 @@ from vlmcomp.reporting import grid
 from vlmcomp.reporting import recommend as recommendation
 from vlmcomp.reporting.comparison import compare
 from vlmcomp.reporting.grouping import MAIN_TASK
-from vlmcomp.reporting.recommend import Advice, Wish, by_arithmetic, read_amount
+from vlmcomp.reporting.recommend import Constraints, Recommendation, parse_bytes, recommend_from_size_estimates
 from vlmcomp.results import store
 from vlmcomp.results.schema import Latency, Memory, Report, Size
 
@@ -27,7 +27,7 @@ COUNT = 400
 MEMORIES, LOSSES = (4_000_000, 6_000_000, 10_000_000), (0.0, 1.0, 5.0, 100.0)
 
 
-def _made(name: str, size: int, ms: float, wrong: int, session: str = "s") -> tuple[Report, store.Rows]:
+def _made(name: str, size: int, ms: float, wrong: int, session: str = "s") -> tuple[Report, store.Predictions]:
     """A report of ``size`` bytes whose first ``wrong`` answers of ``COUNT`` are wrong, timed at about ``ms``."""
     times = [ms * (1 + 0.01 * (i % 3)) for i in range(10)]
     timed = Latency(32, 80, 2, 1, [10.0] * 10, times, [100.0] * 10, session=session)
@@ -55,46 +55,46 @@ REPORTS = [r for r, _ in MADE] + [failed("llava-shapes/heads25+int4")]
 ROWS = {r.recipe: {MAIN_TASK: answers} for r, answers in MADE}
 
 
-def rows_of(found: Report) -> dict[str, store.Rows]:
+def rows_of(found: Report) -> dict[str, store.Predictions]:
     return ROWS.get(found.recipe, {})
 
 
-def advice(memory: int, loss: float, goal: str) -> Advice:
-    return recommendation.recommend(Wish("llava-shapes", memory, loss, goal), REPORTS, rows_of)
+def advice(memory: int, loss: float, goal: str) -> Recommendation:
+    return recommendation.recommend_from_reports(Constraints("llava-shapes", memory, loss, goal), REPORTS, rows_of)
 
 
 @pytest.mark.parametrize("memory, loss, goal", itertools.product(MEMORIES, LOSSES, recommendation.GOALS))
 def test_it_fits_and_stays_within_the_loss_by_the_intervals_lower_end(memory: int, loss: float, goal: str) -> None:
     found = advice(memory, loss, goal)
     if found.best is None:
-        assert all(o.refused for o in found.options)
+        assert all(o.refused for o in found.candidates)
         return
     best = found.best
-    assert best.needs_bytes <= memory and best.weight_bytes <= best.needs_bytes
+    assert best.required_bytes <= memory and best.weight_bytes <= best.required_bytes
     dense, mine = (ROWS[f"llava-shapes/{n}"][MAIN_TASK] for n in ("fp16", best.recipe.name))
     assert 100 * compare(dense, mine).difference.low >= -loss
-    assert not best.refused and best in found.options
+    assert not best.refused and best in found.candidates
 
 
 @pytest.mark.parametrize("memory, loss", itertools.product(MEMORIES, LOSSES))
 def test_for_memory_nothing_allowed_is_smaller(memory: int, loss: float) -> None:
     found = advice(memory, loss, "memory")
-    allowed = [o.weight_bytes for o in found.options if not o.refused]
+    allowed = [o.weight_bytes for o in found.candidates if not o.refused]
     assert (found.best.weight_bytes if found.best else None) == min(allowed, default=None)
 
 
 @pytest.mark.parametrize("memory, loss", itertools.product(MEMORIES, LOSSES))
 def test_speed_counts_only_in_turns_and_only_where_it_is_seen(memory: int, loss: float) -> None:
     found = advice(memory, loss, "speed")
-    for option in found.options:
+    for option in found.candidates:
         if option.recipe.name == "glu20+fp16":  # four milliseconds, but of another session
             assert option.speed is None and option.refused
-    allowed = [o for o in found.options if not o.refused]
+    allowed = [o for o in found.candidates if not o.refused]
     faster = [o for o in allowed if o.speed and o.speed.low > 0]
     if faster:
         assert found.best is not None and found.best.speed.value == max(o.speed.value for o in faster)
     elif any(o.recipe.name == "fp16" for o in allowed):
-        assert found.best.recipe.name == "fp16" and "none is seen to decode faster" in found.why
+        assert found.best.recipe.name == "fp16" and "none is seen to decode faster" in found.reason
 
 
 def test_more_memory_or_more_loss_never_gives_less() -> None:
@@ -108,30 +108,34 @@ def test_more_memory_or_more_loss_never_gives_less() -> None:
 
 def test_the_order_of_the_reports_changes_nothing() -> None:
     for goal in recommendation.GOALS:
-        wish = Wish("llava-shapes", 10_000_000, 5.0, goal)
-        turned = recommendation.recommend(wish, REPORTS[::-1], rows_of)
+        wish = Constraints("llava-shapes", 10_000_000, 5.0, goal)
+        turned = recommendation.recommend_from_reports(wish, REPORTS[::-1], rows_of)
         assert turned.best == advice(10_000_000, 5.0, goal).best
 
 
 def test_without_recorded_answers_only_fp16_is_certain() -> None:
-    found = recommendation.recommend(Wish("llava-shapes", 10_000_000, 100.0, "memory"), REPORTS, lambda r: {})
+    found = recommendation.recommend_from_reports(
+        Constraints("llava-shapes", 10_000_000, 100.0, "memory"), REPORTS, lambda r: {}
+    )
     assert found.best.recipe.name == "fp16"
-    assert all("not recorded" in o.refused for o in found.options if o.recipe.name != "fp16")
+    assert all("not recorded" in o.refused for o in found.candidates if o.recipe.name != "fp16")
 
 
 def test_what_stands_in_the_way_is_said() -> None:
-    assert "Nothing fits" in advice(100, 1.0, "memory").why
-    assert "may lose more" in advice(4_500_000, 0.0, "memory").why
+    assert "Nothing fits" in advice(100, 1.0, "memory").reason
+    assert "may lose more" in advice(4_500_000, 0.0, "memory").reason
     untimed = [replace(r, latency=replace(r.latency, session="")) if r.latency else r for r in REPORTS]
-    told = recommendation.recommend(Wish("llava-shapes", 10_000_000, 5.0, "speed"), untimed, rows_of)
-    assert told.best is None and "timed in turns" in told.why
+    told = recommendation.recommend_from_reports(
+        Constraints("llava-shapes", 10_000_000, 5.0, "speed"), untimed, rows_of
+    )
+    assert told.best is None and "timed in turns" in told.reason
 
 
 def test_arithmetic_takes_the_first_that_fits_and_claims_nothing_more() -> None:
     weights = {"llava-1.5-7b/fp16": 14_000, "llava-1.5-7b/int8": 8_000, "llava-1.5-7b/int4": 5_000}
     building = {"llava-1.5-7b/fp16": 15_000, "llava-1.5-7b/int8": 9_000, "llava-1.5-7b/int4": 6_000}
     for memory, name in ((20_000, "fp16"), (14_500, "int8"), (8_500, "int4"), (5_500, None)):
-        found = by_arithmetic(Wish("llava-1.5-7b", memory, 0.0, "speed"), weights, building)
+        found = recommend_from_size_estimates(Constraints("llava-1.5-7b", memory, 0.0, "speed"), weights, building)
         assert (found.best and found.best.recipe.name) == name
         assert not found.measured and found.basis.startswith("arithmetic")
         if found.best:
@@ -139,10 +143,10 @@ def test_arithmetic_takes_the_first_that_fits_and_claims_nothing_more() -> None:
 
 
 def test_amounts_of_memory() -> None:
-    assert read_amount("8GB") == 8 * 10**9 and read_amount(" 4.5 mb ") == 4_500_000
+    assert parse_bytes("8GB") == 8 * 10**9 and parse_bytes(" 4.5 mb ") == 4_500_000
     for text in ("8", "", "-8GB", "8 apples", "1e9GB", "0GB", "9" * 100 + "GB", "nanGB", None, 8):
         with pytest.raises(ValueError, match="not an amount"):
-            read_amount(text)
+            parse_bytes(text)
 
 
 @pytest.mark.parametrize(
@@ -157,14 +161,16 @@ def test_amounts_of_memory() -> None:
 )
 def test_an_impossible_wish_is_one_sentence(model, memory, loss, goal, sentence) -> None:
     with pytest.raises(ValueError, match=sentence):
-        Wish(model, memory, loss, goal)
+        Constraints(model, memory, loss, goal)
 
 
 def test_the_recorded_results_give_a_recipe_that_builds_and_loads_as_it_says(tmp_path, capsys, monkeypatch) -> None:
     assert main(["recommend", "--memory", "8GB", "--loss", "5", "--for", "memory"]) == 0
     said = capsys.readouterr().out
-    wish = Wish("llava-shapes", 8 * 10**9, 5.0, "memory")
-    found = recommendation.recommend(wish, grid.of_model("llava-shapes", store.load_all()), store.load_rows)
+    wish = Constraints("llava-shapes", 8 * 10**9, 5.0, "memory")
+    found = recommendation.recommend_from_reports(
+        wish, grid.comparable_reports("llava-shapes", store.load_all()), store.load_predictions
+    )
     assert said.startswith(str(found.best.recipe)) and found.command in said and found.python in said
     monkeypatch.chdir(tmp_path)
     assert main(found.command.split()[1:]) == 0

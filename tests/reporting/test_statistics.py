@@ -15,7 +15,7 @@ from vlmcomp.results import store
 from vlmcomp.results.schema import Latency
 
 
-def _rows(hits: list[bool], tag: str = "") -> store.Rows:
+def _rows(hits: list[bool], tag: str = "") -> store.Predictions:
     return [
         {"id": str(i), "type": "t", "question": f"q{i}", "reference": "red", "answer": "red" if hit else f"blue{tag}"}
         for i, hit in enumerate(hits)
@@ -31,23 +31,23 @@ def _timed(steps: list[float], session: str = "one") -> Latency:
     [(0, 0, 1.0), (5, 5, 1.0), (6, 0, 0.03125), (0, 6, 0.03125), (1, 9, 0.021484375), (10, 3, 0.09228515625)],
 )
 def test_mcnemar_is_the_binomial_test(to_wrong: int, to_right: int, p: float) -> None:
-    assert paired_statistics.mcnemar(to_wrong, to_right) == pytest.approx(p)
+    assert paired_statistics.mcnemar_p_value(to_wrong, to_right) == pytest.approx(p)
 
 
 def test_a_variant_against_itself_differs_in_nothing() -> None:
     mine = _rows([True, False, True, True])
     found = comparison.compare(mine, mine)
-    assert (found.same, found.to_wrong, found.to_right, found.p) == (1.0, 0, 0, 1.0)
+    assert (found.agreement, found.regressions, found.improvements, found.p_value) == (1.0, 0, 0, 1.0)
     assert vars(found.difference) == {"value": 0.0, "low": 0.0, "high": 0.0}
-    assert found.verdict == "no difference seen" and found.little_lost
+    assert found.verdict == "no difference seen" and found.within_tolerance
 
 
 def test_flips_are_counted_and_the_order_of_rows_does_not_matter() -> None:
     before, after = _rows([True, True, False, False]), _rows([True, False, True, False], tag="er")
     found = comparison.compare(before, list(reversed(after)))
-    assert (found.samples, found.to_wrong, found.to_right, found.same) == (4, 1, 1, 0.25)
+    assert (found.samples, found.regressions, found.improvements, found.agreement) == (4, 1, 1, 0.25)
     back = comparison.compare(after, before)
-    assert back.difference.value == -found.difference.value and back.p == found.p
+    assert back.difference.value == -found.difference.value and back.p_value == found.p_value
 
 
 def test_other_questions_are_refused() -> None:
@@ -62,11 +62,13 @@ def test_other_questions_are_refused() -> None:
 
 def test_a_large_loss_is_worse_and_a_small_one_on_few_questions_is_not_seen() -> None:
     many = comparison.compare(_rows([True] * 1000), _rows([True] * 940 + [False] * 60))
-    assert many.verdict == "worse" and not many.little_lost and many.difference.high < -0.04
+    assert many.verdict == "worse" and not many.within_tolerance and many.difference.high < -0.04
     few = comparison.compare(_rows([True] * 20), _rows([True] * 19 + [False]))
-    assert few.verdict == "no difference seen" and not few.little_lost  # not seen is not the same as shown to be small
+    assert (
+        few.verdict == "no difference seen" and not few.within_tolerance
+    )  # not seen is not the same as shown to be small
     little = comparison.compare(_rows([True] * 1000), _rows([True] * 995 + [False] * 5))
-    assert little.verdict == "worse" and little.little_lost
+    assert little.verdict == "worse" and little.within_tolerance
 
 
 def test_intervals_hold_the_truth_about_as_often_as_they_promise() -> None:
@@ -85,9 +87,9 @@ def test_a_slow_spell_that_hit_both_is_no_difference_and_a_real_one_is_seen() ->
     before = _timed(slow)
     assert not paired_statistics.speed_interval(
         before, _timed([t * 1.001 + d for t, d in zip(slow, [0.01, -0.02] * 4)])
-    ).seen
+    ).significant
     faster = paired_statistics.speed_interval(before, _timed([t / 2 for t in slow]))
-    assert faster.seen and faster.value == pytest.approx(1.0) and faster.low == pytest.approx(1.0)
+    assert faster.significant and faster.value == pytest.approx(1.0) and faster.low == pytest.approx(1.0)
     assert paired_statistics.speed_interval(before, _timed(slow, session="another")) is None
     assert paired_statistics.speed_interval(_timed(slow, session=""), _timed(slow, session="")) is None
 
@@ -118,4 +120,4 @@ def test_the_command_says_it_in_one_paragraph(tmp_path: Path, capsys: pytest.Cap
     assert "no difference seen" in said and "they were not timed in turns" in said and "x its speed" not in said
     assert len(said.strip().splitlines()) == 1
     assert main([*command[:2], "llava-shapes/int4", *command[3:]]) == 2
-    assert "has no machine that measured both alike" in capsys.readouterr().err
+    assert "measured both in the same way" in capsys.readouterr().err

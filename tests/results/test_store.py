@@ -21,7 +21,7 @@ def test_a_report_comes_back_as_it_was_stored(tmp_path: Path) -> None:
     again = store.load(file)
     assert again.latency.end_to_end_ms == [100.0, 101.0, 0.333333]  # six significant digits
     assert again.recipe == report.recipe and again.hardware == report.hardware and again.pruned == report.pruned
-    assert store.load_rows(again, tmp_path) == rows
+    assert store.load_predictions(again, tmp_path) == rows
     assert store.load_all(tmp_path) == [again]
 
 
@@ -29,7 +29,7 @@ def test_storing_what_was_loaded_changes_no_byte(tmp_path: Path) -> None:
     store.save(made.report(), made.rows("red"), tmp_path)
     before = {f: f.read_bytes() for f in tmp_path.rglob("*") if f.is_file()}
     report = store.load_all(tmp_path)[0]
-    store.save(report, store.load_rows(report, tmp_path), tmp_path)
+    store.save(report, store.load_predictions(report, tmp_path), tmp_path)
     assert {f: f.read_bytes() for f in tmp_path.rglob("*") if f.is_file()} == before
     assert len(before) == 2
 
@@ -59,7 +59,7 @@ def test_rows_of_an_older_report_do_not_outlive_it(tmp_path: Path) -> None:
     store.save(made.report(), made.rows("red"), tmp_path)
     store.save(made.failed("llava-shapes/fp16"), None, tmp_path)
     report = store.load_all(tmp_path)[0]
-    assert report.error == "it broke" and store.load_rows(report, tmp_path) == {}
+    assert report.error == "it broke" and store.load_predictions(report, tmp_path) == {}
 
 
 @pytest.mark.parametrize(
@@ -94,14 +94,14 @@ def test_damaged_rows_are_no_rows(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     file = next(tmp_path.rglob("*.gz"))
     for damage in (b"", b"no gzip", file.read_bytes()[:20]):
         file.write_bytes(damage)
-        assert store.load_rows(made.report(), tmp_path) == {}
+        assert store.load_predictions(made.report(), tmp_path) == {}
     assert len(caplog.messages) == 3
 
 
 @pytest.mark.parametrize("slug", ["", "..", "a/b", "A100", "../up"])
 def test_a_hardware_name_is_one_folder(slug: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not a hardware name"):
-        store.path(slug, Recipe("llava-shapes"), tmp_path)
+        store.report_path(slug, Recipe("llava-shapes"), tmp_path)
 
 
 def test_nothing_stored_is_no_error(tmp_path: Path) -> None:

@@ -10,16 +10,16 @@ import pytest
 import torch
 
 from tests.support.choices import assert_equal, assert_same, decoded, plain, stored
-from vlmcomp.compression.pipeline import build
+from vlmcomp.compression.pipeline import compress
 from vlmcomp.compression.quantization.bitsandbytes import to_bnb_int8
-from vlmcomp.experiments.decode_speed import SMALL
+from vlmcomp.experiments.decode_speed import BUNDLED_MODELS
 from vlmcomp.models import registry
 from vlmcomp.models.vlm import VLM
 from vlmcomp.recipe import PRECISIONS, Recipe
 from vlmcomp.runtime import weight_sharing
 from vlmcomp.runtime.config import ENV_RUNTIME, TRITON_DENSE
 from vlmcomp.runtime.engine import Engine
-from vlmcomp.runtime.generation import CAPTURED, COMPILED, GENERATE, STATIC, Decoder
+from vlmcomp.runtime.generation import CAPTURED, COMPILED, GENERATE, STATIC, GreedyGenerator
 from vlmcomp.runtime.linear import dispatch
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
@@ -29,51 +29,64 @@ TOKENS, ROUNDINGS = 12, 8  # compiled code rounds sums that PyTorch's modules ro
 @pytest.fixture
 def on_gpu(few: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], VLM]]:
     monkeypatch.setenv(ENV_RUNTIME, f"dense_kernel={TRITON_DENSE}")
-    yield lambda text: build(Recipe.parse(text), device="cuda")
+    yield lambda text: compress(Recipe.parse(text), device="cuda")
     torch.cuda.empty_cache()
 
 
 @pytest.mark.parametrize("way", [STATIC, CAPTURED, COMPILED])
-@pytest.mark.parametrize(("model", "precision"), itertools.product(SMALL, PRECISIONS))
+@pytest.mark.parametrize(("model", "precision"), itertools.product(BUNDLED_MODELS, PRECISIONS))
 def test_every_way_gives_the_tokens_of_generate(
     on_gpu: Callable, samples: list, model: str, precision: str, way: str
 ) -> None:
     vlm = on_gpu(f"{model}/{precision}")
     Engine(vlm)  # installs its kernels
-    decoder = Decoder(vlm.model, way, patience=0)
+    decoder = GreedyGenerator(vlm.model, way, capture_after_tokens=0)
     for image, question, _ in samples[:2]:
         inputs = vlm.encode([image], [question])
         wanted = plain(vlm, inputs, TOKENS, TOKENS)
         assert_same(vlm, inputs, decoded(decoder, inputs, TOKENS, TOKENS), wanted, ROUNDINGS)
-    assert decoder.way == way  # nothing was refused
+    assert decoder.mode == way  # nothing was refused
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_models_that_need_its_range_decode_in_bfloat16(
     on_gpu: Callable, samples: list, monkeypatch: pytest.MonkeyPatch, precision: str
 ) -> None:
-    monkeypatch.setitem(registry.MODELS, registry.DEFAULT, replace(registry.find(registry.DEFAULT), bfloat16=True))
-    vlm = on_gpu(f"{registry.DEFAULT}/{precision}")
+    monkeypatch.setitem(
+        registry.MODELS,
+        registry.DEFAULT_MODEL,
+        replace(registry.get_model_spec(registry.DEFAULT_MODEL), needs_bfloat16=True),
+    )
+    vlm = on_gpu(f"{registry.DEFAULT_MODEL}/{precision}")
     Engine(vlm)  # installs its kernels
-    decoder, inputs = Decoder(vlm.model, COMPILED, patience=0), vlm.encode(*([part] for part in samples[0][:2]))
+    decoder, inputs = (
+        GreedyGenerator(vlm.model, COMPILED, capture_after_tokens=0),
+        vlm.encode(*([part] for part in samples[0][:2])),
+    )
     assert_same(vlm, inputs, decoded(decoder, inputs, TOKENS), plain(vlm, inputs, TOKENS), ROUNDINGS)
-    assert decoder.way == COMPILED and vlm.dtype == torch.bfloat16
+    assert decoder.mode == COMPILED and vlm.dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("recipe", ["glu30+int8", "glu30+int4-torchao", "heads25+glu30+int8-torchao", "vis50+int4"])
 def test_what_is_pruned_decodes_alike(on_gpu: Callable, samples: list, recipe: str) -> None:
     vlm = on_gpu(f"llava-shapes/{recipe}")
     Engine(vlm)  # installs its kernels
-    decoder, inputs = Decoder(vlm.model, COMPILED, patience=0), vlm.encode(*([part] for part in samples[0][:2]))
+    decoder, inputs = (
+        GreedyGenerator(vlm.model, COMPILED, capture_after_tokens=0),
+        vlm.encode(*([part] for part in samples[0][:2])),
+    )
     assert_same(vlm, inputs, decoded(decoder, inputs, TOKENS), plain(vlm, inputs, TOKENS), ROUNDINGS)
-    assert decoder.way == COMPILED
+    assert decoder.mode == COMPILED
 
 
 @pytest.mark.parametrize("precision", [p for p in PRECISIONS if p != "int4-torchao"])
 def test_the_kernels_multiply_as_the_libraries_do(on_gpu: Callable, samples: list, precision: str) -> None:
     stock = on_gpu(f"llava-shapes/{precision}")
-    ours = weight_sharing.twin(stock)
-    assert Engine(ours).summary.kernel == dispatch.TITLES[TRITON_DENSE if precision == "fp16" else dispatch.TRITON]
+    ours = weight_sharing.clone_sharing_weights(stock)
+    assert (
+        Engine(ours).summary.kernel
+        == dispatch.KERNEL_DESCRIPTIONS[TRITON_DENSE if precision == "fp16" else dispatch.TRITON]
+    )
     inputs = stock.encode(*([part] for part in samples[0][:2]))
     with torch.inference_mode():
         for logits in (_of_prompt, _of_next):
@@ -112,5 +125,5 @@ def test_int8_is_packed_on_the_gpu_as_from_the_cpu() -> None:
 def test_an_unsettled_twin_generates_the_same(on_gpu: Callable, samples: list) -> None:
     vlm = on_gpu("llava-shapes/int8")
     inputs = vlm.encode(*([part] for part in samples[0][:2]))
-    other = weight_sharing.twin(vlm)
-    assert decoded(Decoder(other.model, GENERATE), inputs, TOKENS) == plain(vlm, inputs, TOKENS)
+    other = weight_sharing.clone_sharing_weights(vlm)
+    assert decoded(GreedyGenerator(other.model, GENERATE), inputs, TOKENS) == plain(vlm, inputs, TOKENS)

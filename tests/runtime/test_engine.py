@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vlmcomp.data.images import MAX_PIXELS, MAX_QUESTION, clean_question, open_image
+from vlmcomp.data.images import MAX_PIXELS, MAX_QUESTION, normalize_question, open_image
 from vlmcomp.runtime.engine import Engine
 
 
@@ -100,10 +100,10 @@ def test_rotation_and_transparency_are_honoured(tmp_path: Path) -> None:
 
 
 def test_questions_are_cleaned_or_refused() -> None:
-    assert clean_question("  Is there\n a\tstar? ") == "Is there a star?"
-    assert clean_question("what <image> is\x00 it") == "what is it"
+    assert normalize_question("  Is there\n a\tstar? ") == "Is there a star?"
+    assert normalize_question("what <image> is\x00 it") == "what is it"
     for empty in (None, "", " \n", "<image>"):
         with pytest.raises(ValueError, match="no question"):
-            clean_question(empty)
+            normalize_question(empty)
     with pytest.raises(ValueError, match="at most"):
-        clean_question("a" * (MAX_QUESTION + 1))
+        normalize_question("a" * (MAX_QUESTION + 1))

@@ -13,9 +13,9 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import GenerationConfig
 
 from tests.support.choices import assert_same, decoded, plain
-from vlmcomp.compression.pipeline import build
+from vlmcomp.compression.pipeline import compress
 from vlmcomp.compression.visual_tokens import pruner as token_pruner
-from vlmcomp.feedback import out_of_memory
+from vlmcomp.feedback import is_out_of_memory
 from vlmcomp.recipe import Recipe
 from vlmcomp.runtime import attention, generation, regional_compile
 from vlmcomp.runtime.config import (
@@ -29,9 +29,9 @@ from vlmcomp.runtime.config import (
     STATIC,
     RuntimeConfig,
 )
-from vlmcomp.runtime.decode_step import Step
+from vlmcomp.runtime.decode_step import DecodeStep
 from vlmcomp.runtime.engine import Engine
-from vlmcomp.runtime.generation import Decoder
+from vlmcomp.runtime.generation import GreedyGenerator
 from vlmcomp.runtime.linear import gpu as gpu_linear
 
 LONG = 2 * CAPTURE_AFTER_TOKENS
@@ -39,9 +39,9 @@ EVERY = ["llava-shapes/fp16", "blip2-shapes/fp16", "paligemma-shapes/fp16", "qwe
 SMALL = ["llava-shapes/int8", "llava-shapes/int4"]
 
 
-def _warm(decoder: Decoder, inputs: dict[str, torch.Tensor]) -> None:
+def _warm(decoder: GreedyGenerator, inputs: dict[str, torch.Tensor]) -> None:
     """Let ``decoder`` decode until it captures its step."""
-    while decoder.decoded < CAPTURE_AFTER_TOKENS:
+    while decoder.tokens_decoded < CAPTURE_AFTER_TOKENS:
         decoded(decoder, inputs, CAPTURE_AFTER_TOKENS, CAPTURE_AFTER_TOKENS)
     decoded(decoder, inputs, 2, 2)
 
@@ -51,19 +51,19 @@ def _warm(decoder: Decoder, inputs: dict[str, torch.Tensor]) -> None:
 def test_every_way_gives_the_tokens_of_generate(built: Callable, samples: list, recipe: str, way: str) -> None:
     vlm = built(recipe)
     Engine(vlm).generate(*samples[0][:2], 1)  # from now on its kernels are those that are asked
-    decoder = Decoder(vlm.model, way)
+    decoder = GreedyGenerator(vlm.model, way)
     for image, question, _ in samples[:2]:
         inputs = vlm.encode([image], [question])
         assert_same(vlm, inputs, decoded(decoder, inputs, LONG, LONG), plain(vlm, inputs, LONG, LONG))
         assert_same(vlm, inputs, decoded(decoder, inputs, LONG), plain(vlm, inputs, LONG, 0))
     packed = recipe.endswith("int4")  # bitsandbytes' 4-bit tensors cannot be traced
-    assert decoder.way == (STATIC if packed else way)
+    assert decoder.mode == (STATIC if packed else way)
     assert (decoder.capture_seconds > 0) == (way == CAPTURED)
 
 
 def test_a_step_is_captured_once_and_again_for_a_longer_sequence(built: Callable, samples: list) -> None:
     vlm = built("llava-shapes/fp16")
-    decoder, inputs = Decoder(vlm.model, CAPTURED), vlm.encode(*([part] for part in samples[0][:2]))
+    decoder, inputs = GreedyGenerator(vlm.model, CAPTURED), vlm.encode(*([part] for part in samples[0][:2]))
     assert decoded(decoder, inputs, 2, 2) and decoder.capture_seconds == 0  # who asks little does not wait
     _warm(decoder, inputs)
     first = decoder.capture_seconds
@@ -75,7 +75,7 @@ def test_a_step_is_captured_once_and_again_for_a_longer_sequence(built: Callable
 
 def test_prompts_of_other_lengths_share_a_captured_step(built: Callable, samples: list) -> None:
     vlm = built("qwen2-vl-shapes/fp16")
-    decoder = Decoder(vlm.model, CAPTURED)
+    decoder = GreedyGenerator(vlm.model, CAPTURED)
     _warm(decoder, vlm.encode(*([part] for part in samples[0][:2])))
     first = decoder.capture_seconds
     for size, asked in (((112, 84), samples[1][1]), ((96, 96), f"{samples[1][1]} " * 6), ((64, 128), "what?")):
@@ -86,9 +86,9 @@ def test_prompts_of_other_lengths_share_a_captured_step(built: Callable, samples
 
 @pytest.mark.parametrize("model", [recipe.partition("/")[0] for recipe in EVERY])
 def test_what_sees_half_an_image_decodes_alike(samples: list, model: str) -> None:
-    vlm = build(Recipe(model), device="cpu")
-    token_pruner.attach(vlm.model, 50)
-    decoder = Decoder(vlm.model, CAPTURED)
+    vlm = compress(Recipe(model), device="cpu")
+    token_pruner.attach_(vlm.model, 50)
+    decoder = GreedyGenerator(vlm.model, CAPTURED)
     for image, question, _ in samples[:3]:
         inputs = vlm.encode([image], [question])
         assert_same(vlm, inputs, decoded(decoder, dict(inputs), LONG, LONG), plain(vlm, inputs, LONG, LONG))
@@ -97,15 +97,15 @@ def test_what_sees_half_an_image_decodes_alike(samples: list, model: str) -> Non
 
 @pytest.mark.parametrize("wide", [True, False])
 def test_attention_may_be_wider_than_its_cache(samples: list, monkeypatch: pytest.MonkeyPatch, wide: bool) -> None:
-    monkeypatch.setattr(attention, "wide_pays", lambda: wide)
-    vlm = build(Recipe("qwen2-vl-shapes"), device="cpu")
+    monkeypatch.setattr(attention, "float32_attention_is_faster", lambda: wide)
+    vlm = compress(Recipe("qwen2-vl-shapes"), device="cpu")
     vlm.model.to(torch.bfloat16)
-    vlm = replace(vlm, dtype_computed="bfloat16")
-    decoder = Decoder(vlm.model, CAPTURED, patience=0)
+    vlm = replace(vlm, compute_dtype="bfloat16")
+    decoder = GreedyGenerator(vlm.model, CAPTURED, capture_after_tokens=0)
     for image, question, _ in samples[:3]:
         inputs = vlm.encode([image], [question])
         assert_same(vlm, inputs, decoded(decoder, inputs, LONG, LONG), plain(vlm, inputs, LONG, LONG))
-    assert decoder.way == CAPTURED
+    assert decoder.mode == CAPTURED
 
 
 @pytest.mark.parametrize(("heads", "shared"), [(4, 1), (4, 2), (4, 4)])
@@ -116,10 +116,10 @@ def test_one_token_attends_as_pytorch_does(heads: int, shared: int) -> None:
     mask = torch.zeros(1, 1, 1, 24)
     mask[..., 17:] = float("-inf")
     wanted = scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=0.3, enable_gqa=True)
-    found = attention.one_token(query, keys, values, mask, 0.3)
+    found = attention.single_query_attention(query, keys, values, mask, 0.3)
     assert found.shape == wanted.shape and torch.allclose(found, wanted, atol=1e-6)
     keys[:, :, 17:] = values[:, :, 17:] = 1e4
-    assert torch.equal(attention.one_token(query, keys, values, mask, 0.3), found)
+    assert torch.equal(attention.single_query_attention(query, keys, values, mask, 0.3), found)
 
 
 def test_stopping_ends_within_a_token(built: Callable, samples: list) -> None:
@@ -128,7 +128,7 @@ def test_stopping_ends_within_a_token(built: Callable, samples: list) -> None:
         heard: list[int] = []
         inputs = vlm.encode(*([part] for part in samples[0][:2]))
         note, enough = lambda token, at, heard=heard: heard.append(token), lambda heard=heard: len(heard) >= 3
-        Decoder(vlm.model, way).answer(inputs, LONG, LONG, note, enough)
+        GreedyGenerator(vlm.model, way).generate(inputs, LONG, LONG, note, enough)
         assert 3 <= len(heard) <= 4
 
 
@@ -136,17 +136,17 @@ def test_stopping_ends_within_a_token(built: Callable, samples: list) -> None:
     "setting", [{"repetition_penalty": 1.3}, {"no_repeat_ngram_size": 2}, {"suppress_tokens": [5]}]
 )
 def test_what_is_not_plainly_greedy_is_left_to_generate(samples: list, setting: dict) -> None:
-    vlm = build(Recipe("llava-shapes"), device="cpu")
+    vlm = compress(Recipe("llava-shapes"), device="cpu")
     settings = GenerationConfig(**vlm.model.generation_config.to_dict() | setting)
     vlm.model.generation_config = settings
-    decoder, inputs = Decoder(vlm.model, CAPTURED), vlm.encode(*([part] for part in samples[0][:2]))
-    assert decoder.way == GENERATE
+    decoder, inputs = GreedyGenerator(vlm.model, CAPTURED), vlm.encode(*([part] for part in samples[0][:2]))
+    assert decoder.mode == GENERATE
     assert_same(vlm, inputs, decoded(decoder, inputs, LONG, LONG), plain(vlm, inputs, LONG, LONG))
 
 
 def test_what_cannot_be_captured_is_said_once(built: Callable, samples: list, caplog: pytest.LogCaptureFixture) -> None:
     vlm = built("llava-shapes/int4")
-    decoder, inputs = Decoder(vlm.model, CAPTURED), vlm.encode(*([part] for part in samples[0][:2]))
+    decoder, inputs = GreedyGenerator(vlm.model, CAPTURED), vlm.encode(*([part] for part in samples[0][:2]))
     with caplog.at_level(logging.WARNING, logger="vlmcomp.runtime.generation"):
         for _ in range(3):
             _warm(decoder, inputs)
@@ -156,61 +156,67 @@ def test_what_cannot_be_captured_is_said_once(built: Callable, samples: list, ca
 @pytest.mark.skipif(shutil.which("g++") is None, reason="a CPU's kernels are made by a C++ compiler")
 def test_a_compiled_step_gives_the_tokens_of_generate(built: Callable, samples: list) -> None:
     vlm = built("llava-shapes/fp16")
-    decoder = Decoder(vlm.model, COMPILED, patience=0)
+    decoder = GreedyGenerator(vlm.model, COMPILED, capture_after_tokens=0)
     for image, question, _ in samples[:2]:
         inputs = vlm.encode([image], [question])
         assert_same(vlm, inputs, decoded(decoder, inputs, LONG, LONG), plain(vlm, inputs, LONG, LONG))
-    assert decoder.way == COMPILED and decoder.capture_seconds > 0
+    assert decoder.mode == COMPILED and decoder.capture_seconds > 0
 
 
 @pytest.mark.parametrize("recipe", EVERY)
 def test_all_layers_call_what_one_was_compiled_to(built: Callable, samples: list, recipe: str) -> None:
     vlm = built(recipe)
     Engine(vlm).generate(*samples[0][:2], 1)
-    decoder, inputs = Decoder(vlm.model, STATIC), vlm.encode(*([part] for part in samples[0][:2]))
+    decoder, inputs = GreedyGenerator(vlm.model, STATIC), vlm.encode(*([part] for part in samples[0][:2]))
     decoded(decoder, inputs, 2, 2)
-    step, before = decoder._step, len(regional_compile._CODE)
+    step, before = decoder._step, len(regional_compile._COMPILED)
     start = [tensor.clone() for tensor in step.tensors()]
     with torch.inference_mode():
-        wanted = step.run(*step.tensors()).clone()
-        with regional_compile.compiled(step.layers):
+        wanted = step.forward_fn(*step.tensors()).clone()
+        with regional_compile.compile_repeated_layers(step.layers):
             for _ in range(2):  # traced, and called again
-                step._return(start)
-                found = step.run(*step.tensors())
+                step.restore(start)
+                found = step.forward_fn(*step.tensors())
                 assert (found - wanted).norm() <= 0.03 * wanted.norm()
-    assert len(regional_compile._CODE) == before + 1 and len(step.layers) > 1
+    assert len(regional_compile._COMPILED) == before + 1 and len(step.layers) > 1
     assert not any("forward" in vars(layer) for layer in step.layers)
 
 
 def test_what_cannot_be_compiled_is_captured(built: Callable, samples: list, caplog: pytest.LogCaptureFixture) -> None:
     vlm = built("llava-shapes/int8")
     Engine(vlm).generate(*samples[0][:2], 1)  # FBGEMM's weights are no tensors, which torch.compile refuses
-    decoder, inputs = Decoder(vlm.model, COMPILED, patience=0), vlm.encode(*([part] for part in samples[0][:2]))
+    decoder, inputs = (
+        GreedyGenerator(vlm.model, COMPILED, capture_after_tokens=0),
+        vlm.encode(*([part] for part in samples[0][:2])),
+    )
     with caplog.at_level(logging.WARNING, logger="vlmcomp.runtime.generation"):
         for _ in range(3):
             assert_same(vlm, inputs, decoded(decoder, inputs, LONG, LONG), plain(vlm, inputs, LONG, LONG))
     assert len(caplog.records) == 1 and "without a compiled step" in caplog.text
-    assert decoder.way == CAPTURED
+    assert decoder.mode == CAPTURED
 
 
 def test_a_step_that_lacks_memory_to_be_captured_is_not_given_up(
     built: Callable, samples: list, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     vlm = built("llava-shapes/fp16")
-    decoder, inputs = Decoder(vlm.model, CAPTURED, patience=0), vlm.encode(*([part] for part in samples[0][:2]))
+    decoder, inputs = (
+        GreedyGenerator(vlm.model, CAPTURED, capture_after_tokens=0),
+        vlm.encode(*([part] for part in samples[0][:2])),
+    )
     with monkeypatch.context() as short:
-        short.setattr(Step, "capture", lambda *args, **kwargs: torch.empty(1 << 60))
+        short.setattr(DecodeStep, "capture", lambda *args, **kwargs: torch.empty(1 << 60))
         with pytest.raises(RuntimeError) as raised:
             decoded(decoder, inputs, LONG, LONG)
-    assert out_of_memory(raised.value)
+    assert is_out_of_memory(raised.value)
     assert_same(vlm, inputs, decoded(decoder, inputs, LONG, LONG), plain(vlm, inputs, LONG, LONG))
-    assert decoder.way == CAPTURED and decoder.capture_seconds > 0
+    assert decoder.mode == CAPTURED and decoder.capture_seconds > 0
 
 
 def test_an_overflow_is_told_and_leaves_nothing_behind(samples: list) -> None:
-    vlm = build(Recipe("llava-shapes"), device="cpu")
-    decoder, inputs = Decoder(vlm.model, STATIC), vlm.encode(*([part] for part in samples[0][:2]))
-    wanted, norm = decoded(decoder, inputs, LONG, LONG), decoder.inner.norm.weight.data
+    vlm = compress(Recipe("llava-shapes"), device="cpu")
+    decoder, inputs = GreedyGenerator(vlm.model, STATIC), vlm.encode(*([part] for part in samples[0][:2]))
+    wanted, norm = decoded(decoder, inputs, LONG, LONG), decoder.decoder.norm.weight.data
     kept = norm.clone()
     norm.fill_(float("inf"))
     with pytest.raises(ValueError, match="out of the range of torch"):

@@ -16,18 +16,19 @@ from vlmcomp.compression.quantization.quantize import quantize_linear
 from vlmcomp.runtime import weight_sharing
 from vlmcomp.runtime.linear import dispatch
 from vlmcomp.runtime.linear import gpu as gpu_linear
-from vlmcomp.runtime.linear.gpu import FEW, DenseLinear, Int4Linear, Nf4Linear
+from vlmcomp.runtime.linear.gpu import MAX_GEMV_TOKENS, DenseLinear, Nf4Linear, TorchaoInt4Linear
+from vlmcomp.runtime.linear.int8 import BnbInt8Linear, TorchaoInt8Linear
 from vlmcomp.runtime.triton import gemv
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 _REASON = "Failed to find C compiler."
-TOKENS = (1, FEW, FEW + 1)
+TOKENS = (1, MAX_GEMV_TOKENS, MAX_GEMV_TOKENS + 1)
 FORMS = {
     "fp16": DenseLinear,
-    "int8": dispatch.IntegerLinear8bit,
+    "int8": BnbInt8Linear,
     "int4": Nf4Linear,
-    "int8-torchao": dispatch.IntegerLinearOfTorchao,
-    "int4-torchao": Int4Linear,
+    "int8-torchao": TorchaoInt8Linear,
+    "int4-torchao": TorchaoInt4Linear,
 }
 
 
@@ -53,8 +54,8 @@ def _packed(precision: str, bias: bool) -> Attention:
 
 
 def _dense(linear: nn.Module) -> torch.Tensor:
-    if torchao_tensors.kind(linear.weight):
-        return torchao_tensors.dense(linear.weight)
+    if torchao_tensors.tensor_class(linear.weight):
+        return torchao_tensors.dequantize(linear.weight)
     if (state := getattr(linear.weight, "quant_state", None)) is not None:
         return dequantize_4bit(linear.weight.data, state)
     if linear.weight.dtype == torch.int8:
@@ -69,7 +70,7 @@ def test_it_multiplies_what_was_packed(precision: str, bias: bool) -> None:
     plain = Attention(bias).to(DEVICE)
     for mine, theirs in zip(plain.children(), block.children()):
         mine.weight.data, mine.bias = _dense(theirs).clone(), theirs.bias
-    dispatch.use(block, dispatch.TRITON_DENSE if precision == "fp16" else dispatch.TRITON)
+    dispatch.set_linear_kernel_(block, dispatch.TRITON_DENSE if precision == "fp16" else dispatch.TRITON)
     assert {type(linear) for linear in block.children()} == {FORMS[precision]}
     many = precision != "int4" or DEVICE == "cuda"  # a CPU's bitsandbytes repacks its weights for a prompt
     for tokens in TOKENS if many else TOKENS[:-1]:
@@ -83,15 +84,15 @@ def test_it_multiplies_what_was_packed(precision: str, bias: bool) -> None:
 def test_it_is_saved_as_it_was_packed(precision: str) -> None:
     block = _packed(precision, bias=True)
     before = stored(block)
-    weight = sum(weight_sharing.pieces(block).values())
-    dispatch.use(block, dispatch.TRITON_DENSE if precision == "fp16" else dispatch.TRITON)
+    weight = sum(weight_sharing.storage_bytes(block).values())
+    dispatch.set_linear_kernel_(block, dispatch.TRITON_DENSE if precision == "fp16" else dispatch.TRITON)
     assert_equal(stored(block), before)
-    assert sum(weight_sharing.pieces(block).values()) == weight  # nothing lies there twice
+    assert sum(weight_sharing.storage_bytes(block).values()) == weight  # nothing lies there twice
 
 
 def test_dense_weights_may_move_to_where_a_twin_has_them() -> None:
     block, other = _packed("fp16", bias=False), _packed("fp16", bias=False)
-    dispatch.use(block, dispatch.TRITON_DENSE)
+    dispatch.set_linear_kernel_(block, dispatch.TRITON_DENSE)
     for mine, theirs in zip(block.parameters(), other.parameters()):
         mine.data = theirs.data
     x = torch.randn(1, 1, 128, device=DEVICE)
@@ -101,8 +102,8 @@ def test_dense_weights_may_move_to_where_a_twin_has_them() -> None:
 def test_kernels_that_cannot_be_made_are_not_taken(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    runs, device = gpu_linear._runs.__wrapped__, torch.device(DEVICE)
-    assert runs(device, 0) and not caplog.messages and not gpu_linear.available(torch.device("cpu"))
+    runs, device = gpu_linear._triton_runs.__wrapped__, torch.device(DEVICE)
+    assert runs(device, 0) and not caplog.messages and not gpu_linear.triton_available(torch.device("cpu"))
 
     def refuse(*args: object) -> None:
         raise RuntimeError("Failed to find C compiler.\nand more")
@@ -114,7 +115,7 @@ def test_kernels_that_cannot_be_made_are_not_taken(
 
 def test_a_copy_shares_its_product_with_nobody() -> None:
     block = _packed("int8", bias=False)
-    dispatch.use(block, dispatch.TRITON)
+    dispatch.set_linear_kernel_(block, dispatch.TRITON)
     twin, x = copy.deepcopy(block), torch.randn(1, 1, 128, device=DEVICE)
-    assert twin.q_proj.shared is twin.k_proj.shared is not block.q_proj.shared
+    assert twin.q_proj.projection is twin.k_proj.projection is not block.q_proj.projection
     assert all(torch.equal(a, b) for a, b in zip(block(x), twin(x)))

@@ -10,7 +10,7 @@ from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
 from vlmcomp.compression.quantization import torchao as torchao_tensors
 from vlmcomp.runtime.triton import gemv, gemv_int4
-from vlmcomp.runtime.triton.attention import attend
+from vlmcomp.runtime.triton.attention import flash_decode
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SIZES = [(24, 160), (40, 2080), (10, 64), (5, 4128)]  # outputs and inputs, beside what programs take together
@@ -25,13 +25,16 @@ def on_device() -> Iterator[None]:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_activations_in_16_bits_are_summed_in_32(dtype: torch.dtype) -> None:
     x, codes, scale = torch.randn(2, 160).to(dtype), torch.randint(-127, 128, (24, 160)), torch.rand(24)
-    small = torchao_tensors.int4(torch.randn(24, 160))
-    pairs = gemv_int4.in_pairs(torchao_tensors.codes(small)), gemv_int4.in_one(small.scale.t(), small.zero_point.t())
-    halves = gemv_int4.halves(x, torchao_tensors.GROUP // 2)
+    small = torchao_tensors.to_int4(torch.randn(24, 160))
+    pairs = (
+        gemv_int4.pack_int4(torchao_tensors.unpack_int4(small)),
+        gemv_int4.pack_scales_and_zeros(small.scale.t(), small.zero_point.t()),
+    )
+    halves = gemv_int4.deinterleave(x, torchao_tensors.GROUP_SIZE // 2)
     dense = torch.randn(24, 160).to(dtype)
     for found, weights in (
         (gemv.multiply_int8(x, (codes + 128).to(torch.uint8), scale), codes * scale[:, None]),
-        (gemv_int4.multiply_int4(halves, *pairs), torchao_tensors.dense(small)),
+        (gemv_int4.multiply_int4(halves, *pairs), torchao_tensors.dequantize(small)),
         (gemv.multiply_dense(x, [dense]), dense.float()),
     ):
         assert found.dtype == dtype
@@ -46,21 +49,23 @@ def _close(found: torch.Tensor, wanted: torch.Tensor, off: float = 1e-5) -> bool
 def test_int8(outputs: int, inputs: int) -> None:
     x, codes, scale = torch.randn(2, inputs), torch.randint(-127, 128, (outputs, inputs)), torch.rand(outputs)
     held, dense = (codes + 128).to(torch.uint8), codes * scale[:, None]
-    assert torch.equal(gemv.unpack_int8(held, scale, torch.float32), dense)
+    assert torch.equal(gemv.dequantize_int8(held, scale, torch.float32), dense)
     assert _close(gemv.multiply_int8(x, held, scale), x @ dense.t(), 1e-3)
 
 
 @pytest.mark.parametrize(("outputs", "inputs"), SIZES)
 def test_int4(outputs: int, inputs: int) -> None:
-    x, small = torch.randn(2, inputs), torchao_tensors.int4(torch.randn(outputs, inputs))
-    codes, (scale, zero) = torchao_tensors.codes(small), (part.t() for part in (small.scale, small.zero_point))
-    held, both = gemv_int4.in_pairs(codes), gemv_int4.in_one(scale, zero)
-    assert torch.equal(gemv_int4.of_pairs(held).int(), codes)
-    assert all(map(torch.equal, gemv_int4.of_one(both), (scale, zero)))
-    dense = torchao_tensors.dense(small)
-    assert _close(gemv_int4.unpack_int4(held, both, torch.float32), dense)
+    x, small = torch.randn(2, inputs), torchao_tensors.to_int4(torch.randn(outputs, inputs))
+    codes, (scale, zero) = torchao_tensors.unpack_int4(small), (part.t() for part in (small.scale, small.zero_point))
+    held, both = gemv_int4.pack_int4(codes), gemv_int4.pack_scales_and_zeros(scale, zero)
+    assert torch.equal(gemv_int4.unpack_int4(held).int(), codes)
+    assert all(map(torch.equal, gemv_int4.unpack_scales_and_zeros(both), (scale, zero)))
+    dense = torchao_tensors.dequantize(small)
+    assert _close(gemv_int4.dequantize_int4(held, both, torch.float32), dense)
     assert _close(
-        gemv_int4.multiply_int4(gemv_int4.halves(x, torchao_tensors.GROUP // 2), held, both), x @ dense.t(), 3e-4
+        gemv_int4.multiply_int4(gemv_int4.deinterleave(x, torchao_tensors.GROUP_SIZE // 2), held, both),
+        x @ dense.t(),
+        3e-4,
     )
 
 
@@ -69,7 +74,7 @@ def test_nf4(outputs: int, inputs: int) -> None:
     x = torch.randn(2, inputs)
     small, state = quantize_4bit(torch.randn(outputs, inputs), quant_type="nf4", compress_statistics=True)
     levels = [state.absmax, state.code, state.state2.code, state.state2.absmax, state.offset]
-    found = gemv_int4.multiply_nf4(gemv_int4.halves(x, 1), small.view(outputs, -1), levels)
+    found = gemv_int4.multiply_nf4(gemv_int4.deinterleave(x, 1), small.view(outputs, -1), levels)
     assert _close(found, x @ dequantize_4bit(small, state).t())
 
 
@@ -90,4 +95,4 @@ def test_attention(size: tuple[int, int], heads: int, shared: int, slots: int, f
     mask[..., :filled] = 0
     plain = [part[:, :, :filled].repeat_interleave(shared, 1) for part in (keys, values)]
     wanted = torch.nn.functional.scaled_dot_product_attention(query, *plain, scale=0.3)
-    assert _close(attend(query, keys, values, mask, 0.3), wanted)
+    assert _close(flash_decode(query, keys, values, mask, 0.3), wanted)

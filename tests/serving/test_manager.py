@@ -1,4 +1,4 @@
-"""The manager: one build a recipe, never over budget, pins hold, memory that runs out is met once, no deadlock."""
+"""The manager: one build a recipe, never over budget, leased models stay, one retry without memory, no deadlock."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import random
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 
 import pytest
 import torch
 
-from vlmcomp.feedback import out_of_memory
-from vlmcomp.recipe import Recipe, Step
+from vlmcomp.feedback import is_out_of_memory
+from vlmcomp.recipe import PruningStep, Recipe
 from vlmcomp.runtime import device
-from vlmcomp.serving.manager import Manager, ManagerError
+from vlmcomp.serving.manager import ModelManager, ModelUnavailable
 
-RECIPES = [Recipe("toy", (Step("glu", n),)) for n in range(1, 7)]
-OTHERS = [Recipe("top", (Step("glu", n),)) for n in range(1, 4)]
+RECIPES = [Recipe("toy", (PruningStep("glu", n),)) for n in range(1, 7)]
+OTHERS = [Recipe("top", (PruningStep("glu", n),)) for n in range(1, 4)]
 
 
 class _Model:
@@ -36,11 +36,20 @@ def _alone(each: int) -> Callable[[int], Mapping[int, int]]:
     return lambda n: {n: each}
 
 
-def _manager(build: Callable, pieces: Callable, budget: int, **settings: object) -> Manager:
-    return Manager(build, pieces, lambda: budget, **settings)
+def _manager(build: Callable, memory_blocks: Callable, budget: int, **settings: object) -> ModelManager:
+    return ModelManager(build, memory_blocks, lambda: budget, **settings)
 
 
-def test_simultaneous_visitors_share_one_build_and_its_news() -> None:
+def _total(manager: ModelManager) -> int:
+    """Bytes of all models in memory, what they share counted once."""
+    with manager._condition:
+        blocks: dict[Hashable, int] = {}
+        for slot in manager._slots.values():
+            blocks |= slot.memory_blocks
+    return sum(blocks.values())
+
+
+def test_simultaneous_visitors_share_one_build_and_its_progress() -> None:
     builds, gate = [], threading.Event()
 
     def build(recipe: Recipe, progress: Callable) -> int:
@@ -50,12 +59,12 @@ def test_simultaneous_visitors_share_one_build_and_its_news() -> None:
         return _percent(recipe)
 
     manager = _manager(build, _alone(1), 100)
-    got: list[int] = []
-    told: list[str] = []
+    models: list[int] = []
+    reports: list[str] = []
 
     def visit() -> None:
-        with manager.lease(RECIPES[0], lambda text, share: told.append(text)) as thing:
-            got.append(thing)
+        with manager.lease(RECIPES[0], lambda text, fraction: reports.append(text)) as model:
+            models.append(model)
 
     threads = [threading.Thread(target=visit) for _ in range(5)]
     for t in threads:
@@ -65,17 +74,17 @@ def test_simultaneous_visitors_share_one_build_and_its_news() -> None:
     gate.set()
     for t in threads:
         t.join(10)
-    assert builds == [RECIPES[0]] and got == [1] * 5 and told == ["half"] * 5
+    assert builds == [RECIPES[0]] and models == [1] * 5 and reports == ["half"] * 5
 
 
 def test_the_least_recently_used_leaves_and_a_pinned_one_stays() -> None:
-    manager = _manager(lambda r, p: _percent(r), _alone(10), 20, patience_seconds=0.05)
+    manager = _manager(lambda r, p: _percent(r), _alone(10), 20, lease_timeout=0.05)
     with manager.lease(RECIPES[0]):
         with manager.lease(RECIPES[1]):
             pass
         with manager.lease(RECIPES[2]):
-            assert {h.recipe for h in manager.held()} == {RECIPES[0], RECIPES[2]}
-            with pytest.raises(ManagerError, match="no room"), manager.lease(RECIPES[3]):
+            assert {h.recipe for h in manager.loaded_models()} == {RECIPES[0], RECIPES[2]}
+            with pytest.raises(ModelUnavailable, match="no room"), manager.lease(RECIPES[3]):
                 pass
 
 
@@ -83,22 +92,22 @@ def test_what_variants_share_counts_once_and_goes_with_the_last() -> None:
     def build(recipe: Recipe, progress: object) -> dict[object, int]:
         return {"tower": 50, recipe: 10}
 
-    def join(thing: dict, others: list[dict]) -> None:
+    def share_weights(model: dict, others: list[dict]) -> None:
         if not others:  # a tower of its own
-            thing[object()] = thing.pop("tower")
+            model[object()] = model.pop("tower")
         for key in {key for other in others for key in other if type(key) is object}:
-            thing.pop("tower", None)
-            thing[key] = 50
+            model.pop("tower", None)
+            model[key] = 50
 
-    manager = _manager(build, dict, 80, join=join, estimate=lambda recipe: (10, 50))
+    manager = _manager(build, dict, 80, share_weights=share_weights, estimate=lambda recipe: (10, 50))
     for recipe in RECIPES[:3]:
         with manager.lease(recipe):
             pass
-    assert manager.held_bytes() == 80 and [h.own_bytes for h in manager.held()] == [10, 10, 10]
+    assert _total(manager) == 80 and [h.own_bytes for h in manager.loaded_models()] == [10, 10, 10]
     with manager.lease(OTHERS[0]):  # another model has another tower
-        assert [h.recipe for h in manager.held()] == [OTHERS[0]] and manager.held_bytes() == 60
+        assert [h.recipe for h in manager.loaded_models()] == [OTHERS[0]] and _total(manager) == 60
     with manager.lease(RECIPES[3]):
-        assert manager.held_bytes() == 60
+        assert _total(manager) == 60
 
 
 def test_too_large_is_one_sentence_and_a_failure_is_forgotten() -> None:
@@ -114,9 +123,9 @@ def test_too_large_is_one_sentence_and_a_failure_is_forgotten() -> None:
     with pytest.raises(RuntimeError, match="disk full"), manager.lease(RECIPES[0]):
         pass
     for _ in range(2):
-        with pytest.raises(ManagerError, match="choose a smaller"), manager.lease(RECIPES[0]):
+        with pytest.raises(ModelUnavailable, match="choose a smaller"), manager.lease(RECIPES[0]):
             pass
-    assert manager.held() == [] and len(tries) == 2  # the size is known now: nothing is built in vain
+    assert manager.loaded_models() == [] and len(tries) == 2  # the size is known now: nothing is built in vain
 
 
 def test_what_cannot_fit_is_neither_built_nor_makes_others_go() -> None:
@@ -126,9 +135,9 @@ def test_what_cannot_fit_is_neither_built_nor_makes_others_go() -> None:
     )
     with manager.lease(RECIPES[0]):
         pass
-    with pytest.raises(ManagerError, match="choose a smaller"), manager.lease(RECIPES[5]):
+    with pytest.raises(ModelUnavailable, match="choose a smaller"), manager.lease(RECIPES[5]):
         pass
-    assert builds == [RECIPES[0]] and [h.recipe for h in manager.held()] == [RECIPES[0]]
+    assert builds == [RECIPES[0]] and [h.recipe for h in manager.loaded_models()] == [RECIPES[0]]
 
 
 @pytest.mark.parametrize(
@@ -139,7 +148,7 @@ def test_what_cannot_fit_is_neither_built_nor_makes_others_go() -> None:
         RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory"),
     ],
 )
-def test_memory_that_runs_out_is_met_once_and_then_said(error: Exception) -> None:
+def test_memory_that_runs_out_is_retried_once_and_then_reported(error: Exception) -> None:
     left, builds = [0], []
 
     def build(recipe: Recipe, progress: Callable) -> int:
@@ -153,18 +162,20 @@ def test_memory_that_runs_out_is_met_once_and_then_said(error: Exception) -> Non
     with manager.lease(RECIPES[0]), manager.lease(RECIPES[1]):
         pass
     left[0] = 1
-    told: list[str] = []
-    with manager.lease(RECIPES[0]), manager.lease(RECIPES[2], lambda text, share: told.append(text)):
-        assert {h.recipe for h in manager.held()} == {RECIPES[0], RECIPES[2]}  # the idle one made room
-    assert builds[-2:] == [RECIPES[2]] * 2 and any("starting again" in text for text in told)
+    reports: list[str] = []
+    with manager.lease(RECIPES[0]), manager.lease(RECIPES[2], lambda text, fraction: reports.append(text)):
+        assert {h.recipe for h in manager.loaded_models()} == {RECIPES[0], RECIPES[2]}  # the idle one made room
+    assert builds[-2:] == [RECIPES[2]] * 2 and any("starting again" in text for text in reports)
     left[0] = 5
-    with pytest.raises(ManagerError, match=r"memory is too small to build toy/glu4\+fp16: choose a smaller variant"):
+    with pytest.raises(
+        ModelUnavailable, match=r"memory is too small to build toy/glu4\+fp16: choose a smaller variant"
+    ):
         with manager.lease(RECIPES[3]):
             pass
     assert left == [3]
     left[0] = 0
-    with manager.lease(RECIPES[3]) as thing:
-        assert thing == 4
+    with manager.lease(RECIPES[3]) as model:
+        assert model == 4
 
 
 def test_an_eviction_at_admission_delays_nobody_but_its_builder(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,7 +191,7 @@ def test_an_eviction_at_admission_delays_nobody_but_its_builder(monkeypatch: pyt
     leased: list[int] = []
 
     def answer() -> None:
-        with device.GPU:
+        with device.cuda_lock:
             answering.set()
             answered.wait(120)
 
@@ -189,7 +200,7 @@ def test_an_eviction_at_admission_delays_nobody_but_its_builder(monkeypatch: pyt
             leased.append(model)
 
     def visit() -> None:
-        while RECIPES[2] not in {h.recipe for h in manager.held()}:
+        while RECIPES[2] not in {h.recipe for h in manager.loaded_models()}:
             time.sleep(0.01)
         for recipe in (RECIPES[1], RECIPES[2]):
             with manager.lease(recipe) as model:
@@ -207,7 +218,7 @@ def test_an_eviction_at_admission_delays_nobody_but_its_builder(monkeypatch: pyt
         answered.set()
     for t in threads:
         t.join(60)
-    assert leased == [2, 3, 3] and freed.is_set() and {h.recipe for h in manager.held()} == set(RECIPES[1:3])
+    assert leased == [2, 3, 3] and freed.is_set() and {h.recipe for h in manager.loaded_models()} == set(RECIPES[1:3])
 
 
 @pytest.mark.parametrize("evict", ["for another", "when asked"])
@@ -223,12 +234,12 @@ def test_memory_is_freed_when_nothing_refers_to_an_evicted_model(evict: str, mon
         with manager.lease(RECIPES[1]):
             pass
     else:
-        manager.drop_idle()
+        manager.evict_idle()
     assert alive == [False]
 
 
 def test_only_memory_is_tried_again() -> None:
-    assert not any(map(out_of_memory, (ValueError("out of memory"), RuntimeError("boom"), OSError(28, "no space"))))
+    assert not any(map(is_out_of_memory, (ValueError("out of memory"), RuntimeError("boom"), OSError(28, "no space"))))
     builds = []
 
     def build(recipe: Recipe, progress: object) -> int:
@@ -261,10 +272,10 @@ def test_200_random_steps_never_break_the_budget_or_build_twice_at_once(seed: in
             raise ValueError("unlucky")
         return {(recipe, "own"): 5 * _percent(recipe), (recipe.model, "tower"): 20, "recipe": recipe}
 
-    def pieces(thing: dict) -> dict:
-        return {key: size for key, size in thing.items() if key != "recipe"}
+    def memory_blocks(model: dict) -> dict:
+        return {key: size for key, size in model.items() if key != "recipe"}
 
-    manager = _manager(build, pieces, 70, patience_seconds=0.02, estimate=lambda r: (5 * _percent(r), 20))
+    manager = _manager(build, memory_blocks, 70, lease_timeout=0.02, estimate=lambda r: (5 * _percent(r), 20))
     steps = iter(range(200))
 
     def visit(number: int) -> None:
@@ -276,15 +287,15 @@ def test_200_random_steps_never_break_the_budget_or_build_twice_at_once(seed: in
             first, second = rng.choices([*RECIPES, *OTHERS], k=2)
             try:
                 if rng.random() < 0.1:
-                    manager.drop_idle()
-                with contextlib.ExitStack() as held:
+                    manager.evict_idle()
+                with contextlib.ExitStack() as leases:
                     for recipe in (first, second) if rng.random() < 0.3 else (first,):
-                        thing = held.enter_context(manager.lease(recipe))
+                        model = leases.enter_context(manager.lease(recipe))
                         time.sleep(rng.random() * 0.004)
-                        here = {h.recipe for h in manager.held() if h.leases}
-                        if thing["recipe"] != recipe or recipe not in here or manager.held_bytes() > 70:
-                            broken.append((recipe, here, manager.held_bytes()))
-            except (ValueError, ManagerError):
+                        leased = {h.recipe for h in manager.loaded_models() if h.leases}
+                        if model["recipe"] != recipe or recipe not in leased or _total(manager) > 70:
+                            broken.append((recipe, leased, _total(manager)))
+            except (ValueError, ModelUnavailable):
                 continue
             except BaseException as error:
                 broken.append(error)
@@ -295,5 +306,5 @@ def test_200_random_steps_never_break_the_budget_or_build_twice_at_once(seed: in
     for t in threads:
         t.join(60)
     assert not any(t.is_alive() for t in threads) and broken == []
-    assert next(steps, None) is None and all(h.leases == 0 for h in manager.held())
-    assert manager.held_bytes() <= 70
+    assert next(steps, None) is None and all(h.leases == 0 for h in manager.loaded_models())
+    assert _total(manager) <= 70

@@ -6,7 +6,7 @@ import torch
 
 from vlmcomp.compression.quantization import torchao as torchao_tensors
 from vlmcomp.models.vlm import VLM
-from vlmcomp.runtime.generation import Decoder
+from vlmcomp.runtime.generation import GreedyGenerator
 
 _ROUNDINGS = 4  # of the dtype's epsilon: what sums in another order, through all layers, may move a logit
 
@@ -19,17 +19,17 @@ def plain(vlm: VLM, inputs: dict[str, torch.Tensor], tokens: int, least: int = 0
     return ids[0, inputs["input_ids"].shape[1] :].tolist()
 
 
-def decoded(decoder: Decoder, inputs: dict[str, torch.Tensor], tokens: int, least: int = 0) -> list[int]:
+def decoded(decoder: GreedyGenerator, inputs: dict[str, torch.Tensor], tokens: int, least: int = 0) -> list[int]:
     """The answer of ``decoder``."""
     heard: list[int] = []
-    decoder.answer(inputs, tokens, least, lambda token, at: heard.append(token))
+    decoder.generate(inputs, tokens, least, lambda token, at: heard.append(token))
     return heard
 
 
 def stored(module: torch.nn.Module) -> dict[str, list[torch.Tensor]]:
     """What would be saved of ``module``, packed weights taken apart."""
     return {
-        name: [p.clone() for p in torchao_tensors.parts(value) or [value]]
+        name: [p.clone() for p in torchao_tensors.inner_tensors(value) or [value]]
         for name, value in module.state_dict().items()
     }
 

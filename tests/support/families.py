@@ -23,10 +23,10 @@ from transformers import (
     Qwen3VLProcessor,
 )
 
-from vlmcomp.models.processor import image_only
+from vlmcomp.models.processor import without_video_processor
 from vlmcomp.training.blip2 import BLIP2
 from vlmcomp.training.llava import LLAVA
-from vlmcomp.training.model_spec import Blueprint, token_ids, train_tokenizer
+from vlmcomp.training.model_spec import TinyModelSpec, token_ids, train_tokenizer
 from vlmcomp.training.paligemma import PALIGEMMA
 from vlmcomp.training.qwen2_vl import QWEN2_VL
 
@@ -35,7 +35,7 @@ Made = tuple[PreTrainedModel, ProcessorMixin]
 
 
 def _paligemma2(tokenizer: PreTrainedTokenizerFast) -> Made:
-    model, processor = PALIGEMMA.make(tokenizer)
+    model, processor = PALIGEMMA.build(tokenizer)
     old = model.config.text_config
     shared = ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "head_dim")
     text = Gemma2Config(
@@ -52,7 +52,7 @@ def _paligemma2(tokenizer: PreTrainedTokenizerFast) -> Made:
 
 def _qwen(kind: str, processor_kind: Any, vision: dict[str, Any], text: dict[str, Any]) -> Callable[..., Made]:
     def make(tokenizer: PreTrainedTokenizerFast) -> Made:
-        model, processor = QWEN2_VL.make(tokenizer)
+        model, processor = QWEN2_VL.build(tokenizer)
         config = model.config.to_dict()
         patch = vision.get("patch_size", 8)
         shape = {"model_type": kind, "tie_word_embeddings": True}
@@ -63,7 +63,7 @@ def _qwen(kind: str, processor_kind: Any, vision: dict[str, Any], text: dict[str
         shape |= {"text_config": {**old, **rope, **heads, **token_ids(tokenizer), **text}, "vision_config": vision}
         images = processor.image_processor
         images.patch_size, images.size = patch, {"shortest_edge": (12 * patch) ** 2, "longest_edge": (12 * patch) ** 2}
-        made = image_only(processor_kind)(
+        made = without_video_processor(processor_kind)(
             image_processor=images, tokenizer=tokenizer, chat_template=processor.chat_template
         )
         return AutoModelForImageTextToText.from_config(AutoConfig.for_model(**shape, **ids)), made
@@ -118,12 +118,12 @@ SMOLVLM = replace(
     start=None,
     end="<end_of_utterance>",
 )
-FAMILIES: dict[str, tuple[Blueprint, Callable[[PreTrainedTokenizerFast], Made]]] = {
-    "llava-1.5-7b": (LLAVA, LLAVA.make),
-    "blip2-opt-2.7b": (BLIP2, BLIP2.make),
-    "paligemma-3b": (PALIGEMMA, PALIGEMMA.make),
+FAMILIES: dict[str, tuple[TinyModelSpec, Callable[[PreTrainedTokenizerFast], Made]]] = {
+    "llava-1.5-7b": (LLAVA, LLAVA.build),
+    "blip2-opt-2.7b": (BLIP2, BLIP2.build),
+    "paligemma-3b": (PALIGEMMA, PALIGEMMA.build),
     "paligemma2-3b": (PALIGEMMA, _paligemma2),
-    "qwen2-vl-2b": (QWEN2_VL, QWEN2_VL.make),
+    "qwen2-vl-2b": (QWEN2_VL, QWEN2_VL.build),
     "qwen2.5-vl-3b": (QWEN2_VL, _qwen("qwen2_5_vl", Qwen2_5_VLProcessor, _VISION25, {})),
     "smolvlm-256m": (SMOLVLM, _smolvlm),
     "qwen3-vl-2b": (QWEN2_VL, _qwen("qwen3_vl", Qwen3VLProcessor, _VISION3, {"head_dim": 32})),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from vlmcomp.results.schema import Hardware, Latency, Memory, Pruned, Quality, Report, Size
+from vlmcomp.results.schema import Hardware, Latency, Memory, PruningResult, Quality, Report, Size
 
 HARDWARE = Hardware("cpu-test-2c", "cpu", "Test CPU", 2, 8_000_000_000)
 
@@ -43,7 +43,7 @@ def report(recipe: str = "llava-shapes/fp16", exact: float = 0.75, ms: float = 4
         "revision": "sha256:0123",
         "weights": "trained here",
         "seeds": {"samples": 0, "latency": 0},
-        "pruned": [Pruned("glu30", 30, 30.0, 448, 640, "MLP neurons a layer", "a score", "8 samples")],
+        "pruned": [PruningResult("glu30", 30, 30.0, 448, 640, "MLP neurons a layer", "a score", "8 samples")],
         "size": Size({"decoder MLP": 3_000_000, "lm_head": 1_000_000}, {"decoder MLP": 1_500_000}, 4_100_000),
         "memory": Memory(1, 2, 3, "rss"),
         "latency": Latency(32, 80, 2, 2, [10.0, 11.0, 12.0], [ms, ms, ms + 1], [100.0, 101.0, 1 / 3]),

@@ -12,13 +12,13 @@ import threading
 import time
 from pathlib import Path
 
-from vlmcomp.compression.activation_stats import moments_bytes
-from vlmcomp.compression.pipeline import build
+from vlmcomp.compression.activation_stats import solver_memory_bytes
+from vlmcomp.compression.pipeline import compress
 from vlmcomp.compression.size import weight_bytes
-from vlmcomp.data.calibration_data import calibration_samples
+from vlmcomp.data.calibration_data import synthetic_calibration_data
 from vlmcomp.models import architecture
 from vlmcomp.models.loading import load
-from vlmcomp.models.registry import find
+from vlmcomp.models.registry import get_model_spec
 from vlmcomp.recipe import Recipe
 
 
@@ -27,8 +27,10 @@ def own() -> int:
 
 
 def main(text: str, source: str) -> None:
-    recipe, samples = Recipe.parse(text), list(calibration_samples(8))
-    build(Recipe.parse("llava-shapes/glu30+int4"), device="cpu", calibration=samples)  # libraries are loaded before
+    recipe, samples = Recipe.parse(text), list(synthetic_calibration_data(8))
+    compress(
+        Recipe.parse("llava-shapes/glu30+int4"), device="cpu", calibration_data=samples
+    )  # libraries are loaded before
     before, most, stop = own(), [0], threading.Event()
 
     def watch() -> None:
@@ -38,15 +40,15 @@ def main(text: str, source: str) -> None:
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    mapped = load(find(recipe.model), source, lambda text, share: None).model
-    layer = architecture.layers(mapped)[0]
+    mapped = load(get_model_spec(recipe.model), source, lambda text, share: None).model
+    layer = architecture.decoder_layers(mapped)[0]
     facts = {
         "loaded": own() - before,
         "dense": 4 * sum(p.numel() for p in mapped.parameters()),
         "layer": 4 * sum(p.numel() for p in layer.block.parameters()),
-        "moments": moments_bytes(layer.down.in_features, layer.down.out_features),
+        "moments": solver_memory_bytes(layer.down_proj.in_features, layer.down_proj.out_features),
     }
-    vlm = build(recipe, device="cpu", source=source, calibration=samples if recipe.steps else None)
+    vlm = compress(recipe, device="cpu", source=source, calibration_data=samples if recipe.steps else None)
     stop.set()
     watcher.join()
     print(json.dumps(facts | {"peak": most[0], "result": sum(weight_bytes(vlm.model).values())}))

@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from vlmcomp.app import page
-from vlmcomp.serving.recorded import EXAMPLES
+from vlmcomp.serving.recorded import EXAMPLES_DIR
 
-BLUE = EXAMPLES / "easy-vqa-6.png"  # easy-VQA's test image 6: a blue shape
+BLUE = EXAMPLES_DIR / "easy-vqa-6.png"  # easy-VQA's test image 6: a blue shape
 ASKED = "What color is the shape? Answer with one word."
 
 

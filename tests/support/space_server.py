@@ -1,4 +1,4 @@
-"""A Hub of Spaces on this machine: the part of its HTTP interface that makes a Space and takes commits, with large
+"""A Hub on this machine: the part of its HTTP interface that makes a Space or a model and takes commits, with large
 files by git LFS. It checks what it is given: token, hashes of LFS bytes, that commits name known bytes."""
 
 from __future__ import annotations
@@ -114,8 +114,11 @@ def _handler(hub: Spaces) -> type[BaseHTTPRequestHandler]:
         def _create(self, data: dict[str, Any]) -> None:
             if hub.refuses:
                 return self._answer({"error": hub.refuses[1]}, hub.refuses[0])
-            assert data["type"] == "space" and data["sdk"] == "gradio"
             repo = f"{data['organization']}/{data['name']}"
+            if data.get("type", "model") == "model":
+                hub.held[repo] = {".gitattributes": b"*.safetensors filter=lfs\n"}
+                return self._answer({"url": f"{hub.url}/{repo}"})
+            assert data["type"] == "space" and data["sdk"] == "gradio"
             hub.held[repo] = {".gitattributes": b"*.png filter=lfs\n", "README.md": b"---\nsdk: gradio\n---\n"}
             hub.hardware[repo] = data.get("hardware", "cpu-basic")
             self._answer({"url": f"{hub.url}/spaces/{repo}"})

@@ -1,5 +1,5 @@
-"""ZeroGPU's rules as far as ``spaces`` keeps them without its machines: environment flags, torch.cuda faked in the main
-process, one forked worker, a scheduler over HTTP. Run as a program; the GPU itself is stood in for by the CPU.
+"""ZeroGPU's rules as far as ``spaces`` applies them without its machines: environment flags, torch.cuda faked in the
+main process, one forked worker, a scheduler over HTTP. Run as a program; the CPU stands in for the GPU itself.
 
 Usage: zero_gpu.py BUDGET_BYTES RECIPE...; prints one JSON object.
 """
@@ -13,14 +13,14 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlparse
 
-ASKED: list[tuple[str, dict[str, list[str]]]] = []
+REQUESTS: list[tuple[str, dict[str, list[str]]]] = []
 
 
 class _Scheduler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         url = urlparse(self.path)
-        ASKED.append((url.path, parse_qs(url.query)))
-        known = any(path == "/release" for path, _ in ASKED)
+        REQUESTS.append((url.path, parse_qs(url.query)))
+        known = any(path == "/release" for path, _ in REQUESTS)
         body = {"idle": known, "nvidiaIndex": 0, "nvidiaUUID": "none", "allowToken": "one"}
         data = json.dumps(body if url.path == "/schedule" else {}).encode()
         self.send_response(200)
@@ -34,7 +34,7 @@ class _Scheduler(BaseHTTPRequestHandler):
 
 
 def _cpu_stands_in() -> None:
-    """What a worker does first: take its GPU, and copy to it what the main process placed there."""
+    """Let the CPU stand in for what a worker does first: take its GPU, and copy to it the main process's tensors."""
     from spaces.zero import torch as zero
     from spaces.zero.torch.patching import cuda_aliases
 
@@ -63,34 +63,35 @@ def main(budget: int, recipes: list[str]) -> None:
     from vlmcomp.data.images import open_image
     from vlmcomp.recipe import Recipe
     from vlmcomp.serving import backend, zerogpu
-    from vlmcomp.serving.manager import ManagerError
+    from vlmcomp.serving.manager import ModelUnavailable
     from vlmcomp.serving.recorded import examples
 
     utils.self_cgroup_device_path = lambda: "/"
     _cpu_stands_in()
-    chosen = backend.choose(os.environ, backend.device())
-    fixed = zerogpu.Fixed([Recipe.parse(r) for r in recipes], budget)
+    name = backend.select_backend(os.environ, backend.host_resources())
+    zero_gpu = zerogpu.ZeroGpuBackend([Recipe.parse(r) for r in recipes], budget)
     file, question = examples()[0]
-    told, failed = {}, {}
+    answers: dict[str, str] = {}
+    failed: dict[str, str] = {}
     for recipe in map(Recipe.parse, recipes):
         try:
-            *_, last = fixed.answers(recipe, open_image(file), question)
-            told[str(recipe)] = last.text
-        except ManagerError as error:
+            *_, last = zero_gpu.stream(recipe, open_image(file), question)
+            answers[str(recipe)] = last.text
+        except ModelUnavailable as error:
             failed[str(recipe)] = str(error)
-    first = next(iter(fixed._models.values()))
+    first = next(iter(zero_gpu._models.values()))
     found = {
-        "policy": chosen,
+        "backend": name,
         "cuda": torch.cuda.is_available(),
         "device": str(first.device),
         "claimed": torch.cuda.get_device_properties(0).total_memory,
-        "held": sum(h.own_bytes for h in fixed.held()),
-        "answers": told,
+        "loaded_bytes": sum(h.own_bytes for h in zero_gpu.loaded_models()),
+        "answers": answers,
         "failed": failed,
         "entries": len({id(f) for f in decorated_cache.values()}),
-        "seconds": [int(q["durationSeconds"][0]) for path, q in ASKED if path == "/schedule"],
-        "workers": len({q["pid"][0] for path, q in ASKED if path == "/allow"} - {str(os.getpid())}),
-        "allowed": sum(path == "/allow" for path, _ in ASKED),
+        "seconds": [int(q["durationSeconds"][0]) for path, q in REQUESTS if path == "/schedule"],
+        "workers": len({q["pid"][0] for path, q in REQUESTS if path == "/allow"} - {str(os.getpid())}),
+        "allowed": sum(path == "/allow" for path, _ in REQUESTS),
     }
     print(json.dumps(found))
 

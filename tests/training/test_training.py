@@ -14,12 +14,14 @@ import pytest
 import torch
 
 from vlmcomp.data.questions import NUMBERS, ONE_WORD, TYPES, sample_question
-from vlmcomp.data.scenes import CANVAS, COLOR_NAMES, KINDS, object_map, patch_labels, render, sample_scene
+from vlmcomp.data.scenes import CANVAS, COLOR_NAMES, SHAPE_KINDS, object_map, patch_labels, render_scene, sample_scene
 from vlmcomp.models import registry
+from vlmcomp.training import packed_forward
 from vlmcomp.training import trainer as training
-from vlmcomp.training.model_specs import BLUEPRINTS
-from vlmcomp.training.muon import orthogonalise
-from vlmcomp.training.packing import Packed, to_pixels
+from vlmcomp.training.model_specs import TINY_MODELS
+from vlmcomp.training.muon import orthogonalize
+from vlmcomp.training.optimizers import Optimizers
+from vlmcomp.training.packing import PackedVQADataset, process_images
 
 
 def _scenes(count: int, seed: int = 0) -> list:
@@ -29,18 +31,18 @@ def _scenes(count: int, seed: int = 0) -> list:
 
 def test_a_seed_names_a_scene_its_pixels_and_its_questions() -> None:
     for a, b in zip(_scenes(20), _scenes(20)):
-        assert a == b and np.array_equal(np.asarray(render(a)), np.asarray(render(b)))
+        assert a == b and np.array_equal(np.asarray(render_scene(a)), np.asarray(render_scene(b)))
         assert sample_question(random.Random(1), a) == sample_question(random.Random(1), b)
     assert _scenes(20, 1) != _scenes(20, 2)
 
 
 def test_scenes_keep_their_promises() -> None:
     scenes = _scenes(300)
-    assert {len(s.things) for s in scenes} == set(range(1, 9))
-    assert {t.kind for s in scenes for t in s.things} == set(KINDS)
-    assert {t.color for s in scenes for t in s.things} == set(COLOR_NAMES)
+    assert {len(s.objects) for s in scenes} == set(range(1, 9))
+    assert {t.kind for s in scenes for t in s.objects} == set(SHAPE_KINDS)
+    assert {t.color for s in scenes for t in s.objects} == set(COLOR_NAMES)
     for scene in scenes:
-        assert set(np.unique(object_map(scene.things))) - {0} == set(range(1, len(scene.things) + 1))
+        assert set(np.unique(object_map(scene.objects))) - {0} == set(range(1, len(scene.objects) + 1))
 
 
 @pytest.mark.parametrize("style", ["word", "sentence"])
@@ -67,7 +69,7 @@ def test_counts_and_existence_agree_with_the_scene() -> None:
             q = sample_question(rng, scene)
             text = q.text.lower()
             for color in COLOR_NAMES:
-                n = sum(t.color == color for t in scene.things)
+                n = sum(t.color == color for t in scene.objects)
                 if q.type == "count" and q.answer in NUMBERS and f"{color} objects" in text:
                     assert NUMBERS[n] == q.answer
                 if q.type == "exist" and q.answer in ("yes", "no") and f"{color} object" in text:
@@ -77,42 +79,44 @@ def test_counts_and_existence_agree_with_the_scene() -> None:
 def test_patch_labels_name_every_centre() -> None:
     for scene in _scenes(50):
         labels = patch_labels(scene, 12)
-        assert np.count_nonzero(labels["center_kind"]) == len(scene.things)
-        for thing in scene.things:
+        assert np.count_nonzero(labels["center_kind"]) == len(scene.objects)
+        for thing in scene.objects:
             spot = int(thing.y // 12) * (CANVAS // 12) + int(thing.x // 12)
-            assert KINDS[labels["center_kind"][spot] - 1] == thing.kind
+            assert SHAPE_KINDS[labels["center_kind"][spot] - 1] == thing.kind
             assert COLOR_NAMES[labels["center_color"][spot] - 1] == thing.color
 
 
-EMBEDDED = [m.name for m in registry.MODELS.values() if m.embedded]
+EMBEDDED = [m.name for m in registry.MODELS.values() if m.bundled]
 
 
 @pytest.mark.parametrize("name", EMBEDDED)
 def test_a_packed_sequence_computes_what_single_questions_do(name: str, built: Callable) -> None:
-    vlm, blueprint = built(f"{name}/fp16"), BLUEPRINTS[name]
-    vlm = replace(vlm, model=copy.deepcopy(vlm.model).float(), dtype_computed="float32")
-    start = training.opening(vlm.model, vlm.processor, blueprint)
-    data = Packed(vlm.processor, blueprint.wording, blueprint.plan, start)
+    vlm, spec = built(f"{name}/fp16"), TINY_MODELS[name]
+    vlm = replace(vlm, model=copy.deepcopy(vlm.model).float(), compute_dtype="float32")
+    start = packed_forward.make_prompt_prefix(vlm.model, vlm.processor, spec)
+    data = PackedVQADataset(vlm.processor, spec.prompt_template, spec.plan, start)
     scene, rng = _scenes(1, 3)[0], random.Random(0)
     questions = [sample_question(rng, scene) for _ in range(4)]
     row = {k: torch.from_numpy(v)[None] for k, v in data.pack(iter(questions)).items()}
-    image = render(scene)
-    patches = (CANVAS // blueprint.plan.patch) ** 2
+    image = render_scene(scene)
+    patches = (CANVAS // spec.plan.patch) ** 2
     with torch.inference_mode():
-        features, seen = training.see(vlm.model, to_pixels(vlm.processor, [image]), patches)
+        features, image_embeds = packed_forward.encode_images(
+            vlm.model, process_images(vlm.processor, [image]), patches
+        )
         assert features.shape[:2] == (1, patches)
-        packed = vlm.model.get_output_embeddings()(training.decode(vlm.model, seen, row))[0]
+        packed = vlm.model.get_output_embeddings()(packed_forward.forward_decoder(vlm.model, image_embeds, row))[0]
         for index, q in enumerate(questions, start=1):
             single = vlm.encode([image], [q.text], [q.answer])
             alone = vlm.model(**single).logits[0]
             spot = row["segment"][0] == index
             mine, ids = packed[spot], row["input_ids"][0][spot]
-            assert torch.equal(single["input_ids"][0, -len(ids) :], ids) or vlm.spec.suffix
-            end = alone[: len(alone) - vlm.spec.suffix]  # a suffix ends in its own end token
+            assert torch.equal(single["input_ids"][0, -len(ids) :], ids) or vlm.spec.is_prefix_lm
+            end = alone[: len(alone) - vlm.spec.is_prefix_lm]  # a suffix ends in its own end token
             torch.testing.assert_close(mine, end[-len(mine) :], atol=2e-3, rtol=1e-3)
 
 
-@pytest.mark.parametrize("name", BLUEPRINTS)
+@pytest.mark.parametrize("name", TINY_MODELS)
 def test_every_family_trains_a_step_of_both_stages(name: str, tmp_path: Path) -> None:
     small = {"tower_steps": 1, "steps": 1, "tower_scenes": 2, "images": 2, "easy_images": 1}
     training.train(name, tmp_path / "model", tmp_path / "work", save_every=1, **small)
@@ -121,10 +125,10 @@ def test_every_family_trains_a_step_of_both_stages(name: str, tmp_path: Path) ->
     assert (tmp_path / "model" / "model.safetensors").stat().st_size < 12e6
 
 
-def test_muon_makes_singular_values_alike() -> None:
+def test_muon_orthogonalizes() -> None:
     torch.manual_seed(0)
     for shape in ((24, 60), (60, 24)):
-        values = torch.linalg.svdvals(orthogonalise(torch.randn(shape), torch.float32))
+        values = torch.linalg.svdvals(orthogonalize(torch.randn(shape), torch.float32))
         assert values.min() > 0.6 and values.max() < 1.3
 
 
@@ -132,11 +136,11 @@ def test_training_resumes_where_it_stopped(tmp_path: Path, monkeypatch: pytest.M
     small = {"tower_steps": 2, "steps": 4, "tower_scenes": 2, "images": 2, "easy_images": 1}
     training.train("llava-shapes", tmp_path / "once", tmp_path / "work1", save_every=1, **small)
 
-    stages = training.Trainer._save
+    save = training.Trainer._save
 
-    def cut(self: training.Trainer, stage: str, optimizers: training.Optimizers) -> None:
-        stages(self, stage, optimizers)
-        if self.done["answers"] == 2:
+    def cut(self: training.Trainer, stage: str, optimizers: Optimizers) -> None:
+        save(self, stage, optimizers)
+        if self.steps_done["answers"] == 2:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(training.Trainer, "_save", cut)

@@ -32,29 +32,27 @@ _METHOD = """
 
 
 @cache
-def machines() -> str:
+def measured_machines() -> str:
     """What every machine's results were measured on and with."""
     lines = ["### What was measured, and on what"]
     for slug in results.hardware():
         mine = [r for r in results.reports() if r.hardware.slug == slug]
-        for group in grouping.groups(mine, timing=False):
+        for group in grouping.comparable_groups(mine, timing=False):
             lines.append(f"- **{slug}**, {len(group)} recipes: {results_tables.caption(group)}")
     return "\n".join(lines)
 
 
 @cache
-def study() -> str:
+def study_claims() -> str:
     """The founding study's claims beside ours."""
-    return (
-        f"### The study's claims, and ours\n\n{claims.render(grid.embedded(), list(results.reports()), results.rows)}"
-    )
+    return f"### The study's claims, and ours\n\n{claims.claims_table(grid.bundled_models(), list(results.reports()), results.rows)}"
 
 
-def view() -> gr.Markdown:
+def build() -> gr.Markdown:
     """Lays the view out; what ``study`` says is filled in when it is first looked at."""
     gr.Markdown(_METHOD, elem_classes="reading")
     claimed = gr.Markdown(
         "### The study's claims, and ours\n\nComparing…", elem_id="claims", elem_classes="reading wide"
     )
-    gr.Markdown(machines(), elem_classes="reading")
+    gr.Markdown(measured_machines(), elem_classes="reading")
     return claimed

@@ -6,9 +6,9 @@ import html
 import re
 
 from vlmcomp.app.handlers import Card, Comparison
-from vlmcomp.app.text_diff import marked
+from vlmcomp.app.text_diff import highlight_changes
+from vlmcomp.feedback import format_bytes
 from vlmcomp.reporting.palette import COLORS
-from vlmcomp.results.schema import amount
 
 EMPTY = (
     '<div class="empty"><b>Answers appear here, side by side.</b><br>'
@@ -45,20 +45,20 @@ def _body(card: Card, dense: Card | None) -> str:
         return f'<p class="waiting">{html.escape(card.status)}…</p>'
     text = html.escape(answer.text) or "(no words)"
     if card.agrees is False and dense is not None and dense.answer is not None:
-        text = marked(dense.answer.text, answer.text) or "(no words)"
-    return f'<p class="answer">{text}</p>{_figures(card)}{_coming(card)}'
+        text = highlight_changes(dense.answer.text, answer.text) or "(no words)"
+    return f'<p class="answer">{text}</p>{_measurements(card)}{_live_status(card)}'
 
 
-def _coming(card: Card) -> str:
+def _live_status(card: Card) -> str:
     """What a recorded answer waits for."""
     waits = card.recorded and card.status != "done"
     return f'<p class="waiting">the live answer: {html.escape(card.status)}…</p>' if waits else ""
 
 
-def _figures(card: Card) -> str:
+def _measurements(card: Card) -> str:
     answer = card.answer
     assert answer is not None
-    held = amount(card.weight_bytes) if card.weight_bytes else "–"
+    held = format_bytes(card.weight_bytes) if card.weight_bytes else "–"
     rows = (
         ("First token", f"{answer.ttft_ms:,.1f} ms"),
         ("Speed", f"{answer.tokens_per_second:,.1f} tokens/s"),
@@ -66,10 +66,10 @@ def _figures(card: Card) -> str:
         ("Memory", f"{held} of weights"),
     )
     shown = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in rows)
-    return f"<dl>{shown}</dl>{_shared(answer.shared_ms)}"
+    return f"<dl>{shown}</dl>{_shared_vision_note(answer.shared_ms)}"
 
 
-def _shared(ms: float) -> str:
+def _shared_vision_note(ms: float) -> str:
     """What an answer's figures count and did not cost."""
     said = f"The image was looked at once for all variants: {ms:,.1f} ms are counted here that were not spent."
     return f'<p class="shared">{said}</p>' if ms else ""
@@ -85,11 +85,11 @@ def _verdicts(card: Card, known: str | None) -> str:
     else:
         said.append(("same", "same as FP16") if card.agrees else ("differs", "changed from FP16"))
     if known:
-        said.append(("same", "✓ right") if right(card.answer.text, known) else ("differs", "✗ wrong"))
+        said.append(("same", "✓ right") if contains_answer(card.answer.text, known) else ("differs", "✗ wrong"))
     return '<p class="chips">' + "".join(f'<span class="chip {kind}">{text}</span>' for kind, text in said) + "</p>"
 
 
-def right(answer: str, known: str) -> bool:
+def contains_answer(answer: str, known: str) -> bool:
     """Whether an answer is the known one, or a sentence that holds it."""
     said, wanted = (f" {' '.join(re.findall(r'[a-z0-9]+', text.lower()))} " for text in (answer, known))
     return wanted in said
@@ -98,5 +98,5 @@ def right(answer: str, known: str) -> bool:
 def _origin(card: Card) -> str:
     kind, sign = ("recorded", "◷") if card.recorded else ("live", "●")
     text = html.escape(card.recorded or f"live on {card.device}")
-    why = f'<span class="why">{html.escape(card.why)}</span>' if card.why else ""
+    why = f'<span class="why">{html.escape(card.reason)}</span>' if card.reason else ""
     return f'<p class="badge {kind}"><span aria-hidden="true">{sign}</span> {text}</p>{why}'

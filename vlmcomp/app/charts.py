@@ -6,25 +6,29 @@ import html
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import plotly.graph_objects as go
 
 from vlmcomp.app import results
-from vlmcomp.app.results import View
+from vlmcomp.app.results import ResultFilter
+from vlmcomp.feedback import format_bytes
 from vlmcomp.recipe import Recipe
-from vlmcomp.reporting.figures import Bounds, Dot, arms, staircase
-from vlmcomp.reporting.grouping import MAIN_TASK
-from vlmcomp.reporting.palette import COLORS, QUIET
-from vlmcomp.reporting.recommend import needs
-from vlmcomp.results.schema import Report, amount
+from vlmcomp.reporting.figures_plotly import line_trace, point_trace
+from vlmcomp.reporting.grouping import choose_headline_task
+from vlmcomp.reporting.palette import COLORS, MUTED
+from vlmcomp.reporting.plot import Point, pareto_line, quality_point
+from vlmcomp.reporting.recommend import required_memory
+from vlmcomp.results.schema import Report
 
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "hexagon", "star", "cross", "pentagon")
 SIGNS = dict(zip(_SYMBOLS, "●■◆▲⬢★✚⬟", strict=True))
-_RING = "#f43f5e"  # about the opened point
+_FRONTIER_RING = "#7c3aed"
+_OPENED_ARROW = "#f43f5e"
 
 
 @dataclass(frozen=True)
-class Live:
+class LiveMeasurement:
     """One answer's latency as just measured. ``decode_ms_per_token`` is None where only one token came."""
 
     recipe: Recipe
@@ -44,31 +48,37 @@ def _scale(found: Sequence[Report]) -> tuple[float, str]:
     return (1e9, "GB") if largest >= 1e9 else (1e6, "MB")
 
 
-def dots(shown: Sequence[Report], view: View) -> list[Dot]:
-    """Places and 95 % intervals: x in ms per token or in the unit of the largest, y in percent."""
-    on = {(r.hardware.slug, r.recipe) for each in results.best(shown, view.axis) for r in each}
+def points(shown: Sequence[Report], view: ResultFilter, task: str | None = None) -> list[Point]:
+    """Coordinates and 95 % intervals: x in ms per token or in the unit of the largest, y in percent.
+
+    Args:
+        shown: reports with a score of ``task``.
+        view: its axis is x.
+        task: the task of y (None: the headline task of ``shown``).
+    """
+    task = task or choose_headline_task(shown) or ""
+    frontier = {r.recipe for each in results.frontiers(shown, view.axis, task) for r in each}
     unit, _ = _scale(shown)
     made = []
     for report in shown:
-        assert report.size is not None
         if view.axis == "size":
-            x, across = report.size.total_bytes / unit, None
+            assert report.size is not None
+            x, x_bounds = report.size.total_bytes / unit, None
         else:
-            found = results.decoding(report)
-            x, across = found.value, (found.low, found.high)
-        y, both = 100 * report.quality[MAIN_TASK].exact_match, results.against_fp16(report)[0]
-        up: Bounds = None
-        if both is not None:
-            up = tuple(y + 100 * (end - both.difference.value) for end in (both.difference.low, both.difference.high))  # type: ignore[assignment]
-        made.append(Dot(Recipe.parse(report.recipe), x, y, across, up, (report.hardware.slug, report.recipe) in on))
+            interval = results.decoding(report)
+            x, x_bounds = interval.value, (interval.low, interval.high)
+        compared = results.against_fp16(report, task)[0]
+        y = 100 * report.quality[task].exact_match
+        difference = compared.difference if compared else None
+        made.append(quality_point(report, x, x_bounds, y, difference, report.recipe in frontier))
     return made
 
 
-def hover(report: Report) -> str:
+def hover(report: Report, task: str) -> str:
     """The numbers of a point for people, each by its name."""
-    quality, timed, size = report.quality[MAIN_TASK], report.latency, report.size
+    quality, timed, size = report.quality[task], report.latency, report.size
     assert size is not None
-    both, speed = results.against_fp16(report)
+    both, speed = results.against_fp16(report, task)
     lines = [f"<b>{report.recipe}</b>", Recipe.parse(report.recipe).label, ""]
     lines.append(f"Exact match: {100 * quality.exact_match:.1f} % of {quality.samples:,} questions")
     if both is not None:
@@ -80,46 +90,41 @@ def hover(report: Report) -> str:
         lines.append(f"Decoding: {timed.decode_ms_per_token_median:.2f} ms per token")
         lines.append(f"End to end: {timed.end_to_end_ms_median:.2f} ms for {timed.new_tokens} tokens")
     if speed is not None:
-        lines.append(f"Speed to FP16: {speed.factor}")
-    lines.append(f"Weights: {size.total_bytes / 1e6:,.2f} MB; needs {amount(needs(report))}")
+        lines.append(f"Speed to FP16: {speed.speedup_text}")
+    lines.append(f"Weights: {size.total_bytes / 1e6:,.2f} MB; needs {format_bytes(required_memory(report))}")
     lines.append(f"{html.escape(report.hardware.name)}, {html.escape(report.date[:10])}")
     return "<br>".join(lines)
 
 
-def scatter(view: View, live: Sequence[Live] = (), opened: str | None = None) -> go.Figure:
+def scatter(view: ResultFilter, live: Sequence[LiveMeasurement] = (), opened: str | None = None) -> go.Figure:
     """Exact match of the view's reports against decoding time or weight bytes."""
-    shown = results.select(results.reports(), view).shown
+    selection = results.select(results.reports(), view)
+    shown, task = selection.shown, selection.task
     figure = go.Figure()
-    _style(figure, view, shown)
-    if not shown:
+    _style(figure, view, shown, task)
+    if not shown or task is None:
         figure.add_annotation(
             text="No recorded result fits this choice.", showarrow=False, x=0.5, y=0.5, xref="paper", yref="paper"
         )
         figure.update_xaxes(visible=False)
         figure.update_yaxes(visible=False)
         return figure
-    placed, shapes = dots(shown, view), symbols(results.models_on(view.hardware))
-    by_recipe = {str(dot.recipe): dot for dot in placed}
-    _add_lines(figure, shown, view, by_recipe)
-    largest = max(r.size.total_bytes for r in shown if r.size)
+    shapes = symbols(results.models_on(view.hardware))
+    by_recipe = {str(point.recipe): point for point in points(shown, view, task)}
+    for each in results.comparable(shown, view.axis):  # times of several sessions have no line in common
+        for line in pareto_line([by_recipe[r.recipe] for r in each]):
+            figure.add_trace(line_trace(line, dash="dot", width=2))
     for technique in COLORS:
-        inside = [(r, by_recipe[r.recipe]) for r in shown if by_recipe[r.recipe].recipe.technique == technique]
+        inside = [r for r in shown if by_recipe[r.recipe].recipe.technique == technique]
         if inside:
-            figure.add_trace(_bubbles(inside, technique, largest, shapes))
+            texts = [hover(report, task) for report in inside]
+            marker = _marker(inside, by_recipe, shown, shapes)
+            figure.add_trace(point_trace([by_recipe[r.recipe] for r in inside], technique, texts, marker))
     if view.axis == "speed":
-        _add_live(figure, shown, live, by_recipe, shapes)
+        _add_live(figure, live, by_recipe, shapes)
     if opened in by_recipe:
-        _point_out(figure, by_recipe[opened])
+        _annotate(figure, by_recipe[opened])
     return figure
-
-
-def _add_lines(figure: go.Figure, shown: Sequence[Report], view: View, by_recipe: Mapping[str, Dot]) -> None:
-    """One staircase for each set that compares: times of several sessions have no line in common."""
-    for each in results.comparable(shown, view.axis):
-        for line in staircase([by_recipe[r.recipe] for r in each]):
-            x, y = zip(*line.points, strict=True)
-            style = {"shape": "hv", "dash": "dot", "width": 2, "color": QUIET}
-            figure.add_trace(go.Scatter(x=x, y=y, mode="lines", name="Pareto line", line=style, hoverinfo="skip"))
 
 
 def _diameter(count: int, largest: int) -> float:
@@ -127,46 +132,27 @@ def _diameter(count: int, largest: int) -> float:
     return max(9.0, 34.0 * math.sqrt(count / largest)) if largest else 9.0
 
 
-def _errors(ends: Sequence[tuple[float, Bounds]], color: str) -> dict[str, object]:
-    below, above = (list(side) for side in zip(*(arms(middle, bounds) for middle, bounds in ends), strict=True))
-    shape = {"type": "data", "symmetric": False, "thickness": 1.2, "width": 3}
-    return {**shape, "array": above, "arrayminus": below, "color": color}
-
-
-def _bubbles(
-    inside: Sequence[tuple[Report, Dot]], technique: str, largest: int, shapes: Mapping[str, str]
-) -> go.Scatter:
-    color = COLORS[technique]
-    return go.Scatter(
-        x=[d.x for _, d in inside],
-        y=[d.y for _, d in inside],
-        error_x=_errors([(d.x, d.x_bounds) for _, d in inside], color),
-        error_y=_errors([(d.y, d.y_bounds) for _, d in inside], color),
-        customdata=[[r.recipe] for r, _ in inside],
-        mode="markers",
-        name=technique,
-        hovertext=[hover(r) for r, _ in inside],
-        hoverinfo="text",
-        marker={
-            "size": [_diameter(r.size.total_bytes, largest) for r, _ in inside if r.size],
-            "color": color,
-            "opacity": 0.85,
-            "symbol": [shapes[d.recipe.model] for _, d in inside],
-            "line": {"width": [3 if d.best else 1 for _, d in inside], "color": [_edge(d) for _, d in inside]},
+def _marker(
+    inside: Sequence[Report], by_recipe: Mapping[str, Point], shown: Sequence[Report], shapes: Mapping[str, str]
+) -> dict[str, Any]:
+    """Area by weight bytes, shape by model, a ring around the frontier's points."""
+    largest = max(r.size.total_bytes for r in shown if r.size)
+    on_frontier = [by_recipe[r.recipe].on_frontier for r in inside]
+    return {
+        "size": [_diameter(r.size.total_bytes, largest) for r in inside if r.size],
+        "opacity": 0.85,
+        "symbol": [shapes[by_recipe[r.recipe].recipe.model] for r in inside],
+        "line": {
+            "width": [3 if ringed else 1 for ringed in on_frontier],
+            "color": [_FRONTIER_RING if ringed else "#ffffff" for ringed in on_frontier],
         },
-    )
-
-
-def _edge(dot: Dot) -> str:
-    """The frontier's points are ringed."""
-    return "#7c3aed" if dot.best else "#ffffff"
+    }
 
 
 def _add_live(
     figure: go.Figure,
-    shown: Sequence[Report],
-    live: Sequence[Live],
-    by_recipe: Mapping[str, Dot],
+    live: Sequence[LiveMeasurement],
+    by_recipe: Mapping[str, Point],
     shapes: Mapping[str, str],
 ) -> None:
     """Hollow markers, one for each live answer whose recipe has a recorded quality on this view."""
@@ -192,7 +178,7 @@ def _add_live(
     )
 
 
-def live_hover(live: Live) -> str:
+def live_hover(live: LiveMeasurement) -> str:
     assert live.decode_ms_per_token is not None
     return "<br>".join(
         [
@@ -205,13 +191,20 @@ def live_hover(live: Live) -> str:
     )
 
 
-def _point_out(figure: go.Figure, dot: Dot) -> None:
+def _annotate(figure: go.Figure, point: Point) -> None:
     figure.add_annotation(
-        x=dot.x, y=dot.y, text=f"<b>{dot.recipe.name}</b>", showarrow=True, arrowcolor=_RING, arrowwidth=2, ax=0, ay=-38
+        x=point.x,
+        y=point.y,
+        text=f"<b>{point.recipe.name}</b>",
+        showarrow=True,
+        arrowcolor=_OPENED_ARROW,
+        arrowwidth=2,
+        ax=0,
+        ay=-38,
     )
 
 
-def _style(figure: go.Figure, view: View, shown: Sequence[Report]) -> None:
+def _style(figure: go.Figure, view: ResultFilter, shown: Sequence[Report], task: str | None) -> None:
     """Transparent ground; text and grid take the page's colours from the style sheet, so both themes fit."""
     figure.update_layout(
         template="none",
@@ -220,7 +213,7 @@ def _style(figure: go.Figure, view: View, shown: Sequence[Report]) -> None:
         margin={"l": 52, "r": 12, "t": 12, "b": 48},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
-        font={"family": "system-ui, sans-serif", "size": 13, "color": QUIET},
+        font={"family": "system-ui, sans-serif", "size": 13, "color": MUTED},
         showlegend=False,
         hoverlabel={"bgcolor": "#0f172a", "bordercolor": "#0f172a", "font": {"color": "#f8fafc", "size": 13}},
         hovermode="closest",
@@ -229,4 +222,5 @@ def _style(figure: go.Figure, view: View, shown: Sequence[Report]) -> None:
     title = f"Weights, {_scale(shown)[1]}" if view.axis == "size" else "Decoding, ms per token"
     words = {"text": f"{title} (less is better)", "font": {"size": 12}}  # has to fit a phone
     figure.update_xaxes(title=words, zeroline=False, automargin=True, rangemode="normal")
-    figure.update_yaxes(title="Exact match, %", zeroline=False, automargin=True)
+    y_title = f"Exact match on {task}, %" if task else "Exact match, %"
+    figure.update_yaxes(title=y_title, zeroline=False, automargin=True)

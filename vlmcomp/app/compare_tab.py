@@ -14,14 +14,14 @@ from PIL.Image import DecompressionBombError
 
 from vlmcomp.app import cards, handlers
 from vlmcomp.app.details import data_uri
-from vlmcomp.app.errors import refuse
-from vlmcomp.app.events import LIGHT, QUIET
+from vlmcomp.app.errors import user_errors
+from vlmcomp.app.events import NO_PROGRESS, UNQUEUED
 from vlmcomp.data.images import open_image
 from vlmcomp.models import registry
 from vlmcomp.recipe import Recipe
 
-STRIP = Path(__file__).with_name("strip.js").read_text(encoding="utf-8")
-NOTHING_KNOWN: dict[str, str] = {}
+EXAMPLE_STRIP_JS = Path(__file__).with_name("strip.js").read_text(encoding="utf-8")
+NO_KNOWN_ANSWER: dict[str, str] = {}
 
 
 class Upload(gr.Image):
@@ -39,23 +39,23 @@ class Upload(gr.Image):
 
 
 @dataclass(frozen=True)
-class Compare:
+class CompareComponents:
     """The components that others need. ``known``: the example or drawn scene on show, and its right answer."""
 
     image: gr.Image
     question: gr.Textbox
     model: gr.Dropdown
-    picked: gr.CheckboxGroup
-    known: gr.State
-    live: gr.State
-    runs: tuple[Any, ...]
+    variants: gr.CheckboxGroup
+    known_answer: gr.State
+    measurements: gr.State
+    ask_events: tuple[Any, ...]
 
 
-def choices(model: str) -> list[tuple[str, str]]:
+def variant_choices(model: str) -> list[tuple[str, str]]:
     return [(Recipe.parse(v).name, v) for v in handlers.variants(model)]
 
 
-def strip() -> str:
+def example_strip() -> str:
     """The examples as buttons with their images."""
     buttons = "".join(
         f'<button type="button" data-name="{html.escape(e.name)}" aria-label="Example: {html.escape(e.question)}">'
@@ -69,7 +69,7 @@ def _short(question: str) -> str:
     return question.removesuffix(" Answer with one word.")
 
 
-def shown_example(name: str | None) -> tuple[Any, Any, dict[str, str]]:
+def load_example(name: str | None) -> tuple[Any, Any, dict[str, str]]:
     """Image, question and what is known of an example.
 
     Raises:
@@ -82,23 +82,23 @@ def shown_example(name: str | None) -> tuple[Any, Any, dict[str, str]]:
     return open_image(found.image), found.question, known
 
 
-def _take(event: gr.EventData) -> tuple[Any, Any, dict[str, str]]:
+def _take_example(event: gr.EventData) -> tuple[Any, Any, dict[str, str]]:
     name = event._data.get("name") if isinstance(event._data, dict) else None
-    with refuse():
-        return shown_example(name)
+    with user_errors():
+        return load_example(name)
 
 
-def _surprise() -> tuple[Any, Any, dict[str, str]]:
+def _random_scene() -> tuple[Any, Any, dict[str, str]]:
     image, question, answer = handlers.random_scene()
     return image, question, {"question": question, "answer": answer}
 
 
-def _known(known: dict[str, str], question: str) -> str | None:
+def _known_answer(known: dict[str, str], question: str) -> str | None:
     """The right answer, as long as the question is the one that it answers."""
     return known.get("answer") or None if known.get("question") == question else None
 
 
-def _merged(before: Sequence[dict[str, Any]], comparison: handlers.Comparison) -> list[dict[str, Any]]:
+def _merge_live(before: Sequence[dict[str, Any]], comparison: handlers.Comparison) -> list[dict[str, Any]]:
     """The newest live answer of each recipe."""
     new = {str(m.recipe): {**asdict(m), "recipe": str(m.recipe)} for m in comparison.live}
     return [*({m["recipe"]: m for m in before or ()} | new).values()]
@@ -114,36 +114,38 @@ def _ask(
 ) -> Iterator[tuple[Any, ...]]:
     """Yields the cards, the live answers, what is in memory, and what would be run again."""
     again = (image, question, recipes, known)
-    with refuse():
+    with user_errors():
         told = handlers.compare(image, question, recipes, lambda text, share: progress(share, desc=text))
         with closing(told) as news:
             for comparison in news:
-                told = cards.cards(comparison, _known(known or {}, question))
-                yield told, _merged(live, comparison), handlers.status(), again
+                told = cards.cards(comparison, _known_answer(known or {}, question))
+                yield told, _merge_live(live, comparison), handlers.status(), again
 
 
-def _at_once(image: str | None, question: str, recipes: list[str], known: dict[str, str]) -> Any:
+def _show_recorded(image: str | None, question: str, recipes: list[str], known: dict[str, str]) -> Any:
     """The recorded answers, while the live ones wait for their turn on this machine."""
     try:
-        return cards.cards(handlers.recorded_first(image, question, recipes), _known(known or {}, question))
+        return cards.cards(handlers.recorded_first(image, question, recipes), _known_answer(known or {}, question))
     except ValueError:
         return gr.skip()  # the turn that follows says what is wrong
 
 
-def _again(last: Any, live: list[dict[str, Any]], progress: gr.Progress = gr.Progress()) -> Iterator[tuple[Any, ...]]:  # noqa: B008
-    with refuse():
+def _run_again(
+    last: Any, live: list[dict[str, Any]], progress: gr.Progress = gr.Progress()
+) -> Iterator[tuple[Any, ...]]:
+    with user_errors():
         if not last:
             raise ValueError("nothing was asked yet: ask first, then run it again")
     yield from _ask(*last, live, progress)
 
 
-def _choose_model(model: str) -> Any:
-    return gr.CheckboxGroup(choices=choices(model), value=handlers.default_variants(model))
+def _update_variants(model: str) -> Any:
+    return gr.CheckboxGroup(choices=variant_choices(model), value=handlers.default_variants(model))
 
 
-def view(model: str, gpu: dict[str, Any]) -> Compare:
+def build(model: str, gpu: dict[str, Any]) -> CompareComponents:
     """Lays the view out and wires it; ``gpu`` holds what keeps timed answers apart."""
-    known, live, last = gr.State(NOTHING_KNOWN), gr.State([]), gr.State(None)
+    known, live, last = gr.State(NO_KNOWN_ANSWER), gr.State([]), gr.State(None)
     with gr.Row(elem_classes="sides"):
         with gr.Column(scale=2, min_width=300):
             image = Upload(
@@ -154,14 +156,17 @@ def view(model: str, gpu: dict[str, Any]) -> Compare:
                 label="Image",
                 height=250,
             )
-            examples = gr.HTML(strip(), js_on_load=STRIP, elem_id="examples")
+            examples = gr.HTML(example_strip(), js_on_load=EXAMPLE_STRIP_JS, elem_id="examples")
         with gr.Column(scale=3, min_width=300):
             question = gr.Textbox(
                 label="Question", placeholder="What color is the shape?", max_lines=4, elem_id="question"
             )
             names = gr.Dropdown([(m.title, m.name) for m in registry.MODELS.values()], value=model, label="Model")
             picked = gr.CheckboxGroup(
-                choices(model), value=handlers.default_variants(model), label="Variants, two to six", elem_id="variants"
+                variant_choices(model),
+                value=handlers.default_variants(model),
+                label="Variants, two to six",
+                elem_id="variants",
             )
             with gr.Row(elem_classes="actions"):
                 go = gr.Button("Ask", variant="primary", elem_id="ask", min_width=90)
@@ -172,15 +177,15 @@ def view(model: str, gpu: dict[str, Any]) -> Compare:
     held = gr.Markdown(handlers.status(), elem_classes="status")
     outputs, inputs = [shown, live, held, last], [image, question, picked, known]
     busy = {"api_visibility": "private", "show_progress_on": held, **gpu}
-    first = [event(_at_once, inputs, shown, **QUIET) for event in (go.click, question.submit)]
+    first = [event(_show_recorded, inputs, shown, **NO_PROGRESS) for event in (go.click, question.submit)]
     runs = (
         *(event.then(_ask, [*inputs, live], outputs, **busy) for event in first),
-        again.click(_again, [last, live], outputs, **busy),
+        again.click(_run_again, [last, live], outputs, **busy),
     )
-    stop.click(None, cancels=list(runs), **LIGHT)
-    names.input(_choose_model, names, picked, **LIGHT)
-    examples.select(_take, None, [image, question, known], **LIGHT)
-    chance.click(_surprise, None, [image, question, known], **LIGHT)
+    stop.click(None, cancels=list(runs), **UNQUEUED)
+    names.input(_update_variants, names, picked, **UNQUEUED)
+    examples.select(_take_example, None, [image, question, known], **UNQUEUED)
+    chance.click(_random_scene, None, [image, question, known], **UNQUEUED)
     for event in (image.upload, image.clear):
-        event(lambda: NOTHING_KNOWN, None, known, **LIGHT)
-    return Compare(image, question, names, picked, known, live, runs)
+        event(lambda: NO_KNOWN_ANSWER, None, known, **UNQUEUED)
+    return CompareComponents(image, question, names, picked, known, live, runs)

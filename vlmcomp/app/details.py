@@ -13,22 +13,25 @@ from functools import cache
 from PIL import Image
 
 from vlmcomp.app import results
-from vlmcomp.app.text_diff import marked
+from vlmcomp.app.text_diff import highlight_changes
+from vlmcomp.data import task_registry
 from vlmcomp.data.answer_matching import exact_match
+from vlmcomp.data.tasks import Sample
+from vlmcomp.feedback import format_bytes
 from vlmcomp.recipe import Recipe
-from vlmcomp.reporting.grouping import MAIN_TASK, baseline_of
+from vlmcomp.reporting.grouping import choose_headline_task, find_baseline
 from vlmcomp.reporting.palette import COLORS
-from vlmcomp.reporting.recommend import needs
-from vlmcomp.results.schema import Report, amount
+from vlmcomp.reporting.recommend import required_memory
+from vlmcomp.results.schema import Report
 
-SHOWN = 6
+MAX_REGRESSIONS = 6
 EMPTY = (
     '<div class="empty">Click a point, take a row of the table, or choose a recipe above to see what it costs.</div>'
 )
 
 
 @dataclass(frozen=True)
-class Loss:
+class Regression:
     """A question that FP16 answered right and the variant did not."""
 
     id: str
@@ -39,38 +42,43 @@ class Loss:
     after: str
 
 
-def losses(report: Report) -> list[Loss]:
-    """All such questions, the answers furthest from the reference first."""
-    dense = baseline_of(results.group(report.hardware.slug, Recipe.parse(report.recipe).model))
+def regressions(report: Report, task: str | None = None) -> list[Regression]:
+    """All such questions of ``task`` (None: the headline task), the answers furthest from the reference first."""
+    dense = find_baseline(results.group(report.hardware.slug, Recipe.parse(report.recipe).model, task))
     if dense is None:
         return []
-    before = {(r["id"], r["question"]): r for r in results.rows(dense).get(MAIN_TASK, [])}
+    task = task or choose_headline_task([dense, report]) or ""
+    before = {(r["id"], r["question"]): r for r in results.rows(dense).get(task, [])}
     found = []
-    for row in results.rows(report).get(MAIN_TASK, []):
+    for row in results.rows(report).get(task, []):
         old = before.get((row["id"], row["question"]))
         if old is None or not exact_match(old["answer"], row["reference"]):
             continue
         if not exact_match(row["answer"], row["reference"]):
             told = (row["reference"], old["answer"], row["answer"])
-            found.append(Loss(row["id"], row["type"], row["question"], *told))
-    return sorted(found, key=lambda loss: (_near(loss), loss.id))
+            found.append(Regression(row["id"], row["type"], row["question"], *told))
+    return sorted(found, key=lambda loss: (_similarity(loss), loss.id))
 
 
-def _near(loss: Loss) -> float:
+def _similarity(loss: Regression) -> float:
     return difflib.SequenceMatcher(a=loss.reference.lower(), b=loss.after.lower(), autojunk=False).ratio()
 
 
 @cache
-def _samples() -> Mapping[str, object]:
-    from vlmcomp.data import task_registry
+def _samples(task: str) -> Mapping[str, Sample]:
+    """The samples by id of a task that ships; the images of other tasks would have to be downloaded."""
+    if task not in task_registry.TASKS:
+        return {}
+    try:
+        return {sample.id: sample for sample in task_registry.TASKS[task].all_samples}
+    except ValueError:  # its package is not installed
+        return {}
 
-    return {sample.id: sample for sample in task_registry.find(MAIN_TASK).everything}
 
-
-def picture(id: str) -> Image.Image | None:
-    """The image that the question was asked about, drawn anew."""
-    sample = _samples().get(id)
-    return None if sample is None else sample.image  # type: ignore[attr-defined]
+def sample_image(task: str, id: str) -> Image.Image | None:
+    """The image of a question, loaded anew; None if its task does not ship."""
+    sample = _samples(task).get(id)
+    return None if sample is None else sample.image
 
 
 def data_uri(image: Image.Image) -> str:
@@ -80,11 +88,16 @@ def data_uri(image: Image.Image) -> str:
 
 
 @cache
-def details(slug: str | None, recipe: str | None) -> str:
-    """The card of ``recipe`` on that machine as HTML; everything that people and models wrote is escaped."""
+def render(slug: str | None, recipe: str | None, task: str | None = None) -> str:
+    """The card of ``recipe`` on that machine as HTML; everything that people and models wrote is escaped.
+
+    ``task``: of the quality (None: the headline task).
+    """
     report = results.find(slug, recipe)
     if report is None:
         return EMPTY
+    if task not in report.quality:
+        task = choose_headline_task([report])
     name = Recipe.parse(report.recipe)
     head = (
         f"<header><h3>{html.escape(report.recipe)}</h3><p>{html.escape(name.label)} · {name.technique} · "
@@ -93,37 +106,37 @@ def details(slug: str | None, recipe: str | None) -> str:
     if report.error is not None or report.size is None:
         body = f'<p class="failure">It failed: {html.escape(report.error or "not measured")}</p>'
     else:
-        body = f'<div class="halves"><div>{_numbers(report)}</div><div>{_parts(report)}</div></div>{_lost(report)}'
+        body = f'<div class="halves"><div>{_numbers(report, task)}</div><div>{_parts(report)}</div></div>{_regressions_section(report, task)}'
     return f'<section class="details" style="--hue:{COLORS[name.technique]}" aria-live="polite">{head}{body}</section>'
 
 
-def _list(rows: list[tuple[str, str]]) -> str:
+def _description_list(rows: list[tuple[str, str]]) -> str:
     return "<dl>" + "".join(f"<div><dt>{a}</dt><dd>{html.escape(b)}</dd></div>" for a, b in rows) + "</dl>"
 
 
-def _numbers(report: Report) -> str:
-    quality, timed, size = report.quality.get(MAIN_TASK), report.latency, report.size
+def _numbers(report: Report, task: str | None) -> str:
+    quality, timed, size = report.quality.get(task or ""), report.latency, report.size
     assert size is not None
-    both, speed = results.against_fp16(report)
+    both, speed = results.against_fp16(report, task)
     rows: list[tuple[str, str]] = []
     if quality is not None:
         rows.append(("Exact match", f"{100 * quality.exact_match:.1f} % of {quality.samples:,}"))
         if both is not None:
             value, low, high = both.difference.points()
             rows.append(("Points to FP16", f"{value} ({low} to {high})"))
-            rows.append(("Same answer as FP16", f"{100 * both.same:.1f} %"))
+            rows.append(("Same answer as FP16", f"{100 * both.agreement:.1f} %"))
         rows.append(("Composite", f"{100 * quality.composite:.1f} %"))
     if timed is not None:
         rows.append(("First token", f"{timed.ttft_ms_median:.1f} ms"))
         rows.append(("Decoding", f"{timed.decode_ms_per_token_median:.2f} ms per token"))
-        told = speed.factor if speed is not None else "not timed in turns with FP16"
-        rows.append(("Speed to FP16", "1.00x" if name_is_dense(report) else told))
-    rows.append(("Weights", amount(size.total_bytes)))
-    rows.append(("Needs to answer", amount(needs(report))))
-    return f"<h4>Numbers</h4>{_list(rows)}"
+        told = speed.speedup_text if speed is not None else "not timed in turns with FP16"
+        rows.append(("Speed to FP16", "1.00x" if is_baseline(report) else told))
+    rows.append(("Weights", format_bytes(size.total_bytes)))
+    rows.append(("Needs to answer", format_bytes(required_memory(report))))
+    return f"<h4>Numbers</h4>{_description_list(rows)}"
 
 
-def name_is_dense(report: Report) -> bool:
+def is_baseline(report: Report) -> bool:
     return str(Recipe.parse(report.recipe).baseline) == report.recipe
 
 
@@ -144,28 +157,28 @@ def _parts(report: Report) -> str:
     return f'<h4>Parts</h4><dl class="parts">{rows}</dl>' + (f"<ul>{cut}</ul>" if cut else "")
 
 
-def _lost(report: Report) -> str:
-    if name_is_dense(report):
+def _regressions_section(report: Report, task: str | None) -> str:
+    if is_baseline(report):
         return "<p>It is the FP16 model: the others are held against it.</p>"
-    both = results.against_fp16(report)[0]
-    if both is None:
+    both = results.against_fp16(report, task)[0]
+    if both is None or task is None:
         return "<p>Its answers, or those of FP16, are not recorded.</p>"
-    found = losses(report)
+    found = regressions(report, task)
     head = (
-        f"<h4>What it loses against FP16</h4><p>{both.to_wrong} of {both.samples:,} answers went from right to wrong, "
-        f"{both.to_right} from wrong to right."
+        f"<h4>What it loses against FP16</h4><p>{both.regressions} of {both.num_samples:,} answers went from right to wrong, "
+        f"{both.improvements} from wrong to right."
     )
     if not found:
         return f"{head}</p>"
-    worst = f" The {min(SHOWN, len(found))} furthest from right:" if len(found) > 1 else ""
-    return f'{head}{worst}</p><div class="losses" role="list">{"".join(map(_loss, found[:SHOWN]))}</div>'
+    worst = f" The {min(MAX_REGRESSIONS, len(found))} furthest from right:" if len(found) > 1 else ""
+    return f'{head}{worst}</p><div class="losses" role="list">{"".join(_render_regression(loss, task) for loss in found[:MAX_REGRESSIONS])}</div>'
 
 
-def _loss(loss: Loss) -> str:
-    image = picture(loss.id)
+def _render_regression(loss: Regression, task: str) -> str:
+    image = sample_image(task, loss.id)
     shown = f'<img src="{data_uri(image)}" alt="the scene asked about" loading="lazy">' if image is not None else ""
     return (
         f'<article role="listitem">{shown}<div><p class="q">{html.escape(loss.question)}</p>'
         f"<p><span>FP16</span> {html.escape(loss.before)}</p>"
-        f"<p><span>variant</span> {marked(loss.before, loss.after)}</p></div></article>"
+        f"<p><span>variant</span> {highlight_changes(loss.before, loss.after)}</p></div></article>"
     )

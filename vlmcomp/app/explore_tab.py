@@ -11,31 +11,32 @@ from typing import Any
 import gradio as gr
 
 from vlmcomp.app import charts, details, results
-from vlmcomp.app.charts import Live
-from vlmcomp.app.errors import refuse
-from vlmcomp.app.events import QUIET
-from vlmcomp.app.results import View
+from vlmcomp.app.charts import LiveMeasurement
+from vlmcomp.app.errors import user_errors
+from vlmcomp.app.events import NO_PROGRESS
+from vlmcomp.app.results import ResultFilter
 from vlmcomp.recipe import Recipe
 from vlmcomp.reporting import export
-from vlmcomp.reporting.figures import plots
+from vlmcomp.reporting.figures import build_plots
 from vlmcomp.reporting.palette import COLORS
-from vlmcomp.reporting.recommend import needs, read_amount
+from vlmcomp.reporting.recommend import parse_bytes, required_memory
 
-BRIDGE = Path(__file__).with_name("bridge.js").read_text(encoding="utf-8")
-SAVE = Path(__file__).with_name("save.js").read_text(encoding="utf-8")
+CHART_CLICK_JS = Path(__file__).with_name("bridge.js").read_text(encoding="utf-8")
+SAVE_FILE_JS = Path(__file__).with_name("save.js").read_text(encoding="utf-8")
 _ANY = "any size"
 
 
 @dataclass(frozen=True)
-class Explore:
-    """The components of the view; ``filter`` holds those that choose what is shown, in the order of ``read_view``."""
+class ExploreComponents:
+    """The components of the view; ``filter`` holds those that choose what is shown, in the order of ``read_filter``."""
 
     hardware: gr.Dropdown
     families: gr.CheckboxGroup
     techniques: gr.CheckboxGroup
     axis: gr.Radio
-    fits: gr.Slider
-    least: gr.Slider
+    memory_limit: gr.Slider
+    min_exact_match: gr.Slider
+    task: gr.Dropdown
     opened: gr.Dropdown
     plot: gr.Plot
     legend: gr.HTML
@@ -44,62 +45,87 @@ class Explore:
 
     @property
     def filter(self) -> list[Any]:
-        return [self.hardware, self.families, self.techniques, self.axis, self.fits, self.least]
+        return [
+            self.hardware,
+            self.families,
+            self.techniques,
+            self.axis,
+            self.memory_limit,
+            self.min_exact_match,
+            self.task,
+        ]
 
     @property
     def drawn(self) -> list[Any]:
-        return [self.plot, self.legend, self.table, self.opened, self.card]
+        return [self.plot, self.legend, self.table, self.task, self.opened, self.card]
 
 
-def steps(hardware: str | None) -> list[int]:
+def memory_needs(hardware: str | None) -> list[int]:
     """What the results of a machine need to answer, in bytes, ascending: the places of the slider."""
-    return sorted({needs(r) for r in results.reports() if r.hardware.slug == hardware and r.size and not r.error})
+    return sorted(
+        {required_memory(r) for r in results.reports() if r.hardware.slug == hardware and r.size and not r.error}
+    )
 
 
-def largest(hardware: str | None) -> float:
+def largest_megabytes(hardware: str | None) -> float:
     """The slider's right end, in MB: everything fits there."""
-    return float(max(1, -(-max(steps(hardware), default=10**6) // 10**6)))
+    return float(max(1, -(-max(memory_needs(hardware), default=10**6) // 10**6)))
 
 
-def read_view(
-    hardware: str | None, families: Any, techniques: Any, axis: str, fits: float | None, least: float | None
-) -> View:
+def read_filter(
+    hardware: str | None,
+    families: Any,
+    techniques: Any,
+    axis: str,
+    fits: float | None,
+    least: float | None,
+    task: str | None = None,
+) -> ResultFilter:
     """The view of the filter's values; ``fits`` in MB, ``least`` in percent."""
-    whole = fits is None or fits >= largest(hardware)
-    return View(
+    whole = fits is None or fits >= largest_megabytes(hardware)
+    return ResultFilter(
         hardware,
         tuple(families or ()),
         tuple(techniques or ()),
         axis if axis in results.AXES else "speed",
         None if whole else int(fits * 1e6),
         (least or 0) / 100,
+        task or None,
     )
+
+
+def task_dropdown(hardware: str | None, families: Sequence[str], task: str | None = None) -> gr.Dropdown:
+    """A choice of the tasks that the families were measured on, visible if there are several."""
+    tasks = results.tasks_on(hardware, families)
+    chosen = task if task in tasks else next(iter(tasks), None)
+    return gr.Dropdown(tasks, value=chosen, label="Task", visible=len(tasks) > 1, min_width=160)
 
 
 def megabytes(text: str, hardware: str | None) -> float:
     """Where the slider stands for an amount such as ``60MB``; at its end for none."""
-    return min(read_amount(text) / 1e6, largest(hardware)) if text else largest(hardware)
+    return min(parse_bytes(text) / 1e6, largest_megabytes(hardware)) if text else largest_megabytes(hardware)
 
 
 def draw(*values: Any) -> tuple[Any, ...]:
     """What ``Explore.drawn`` shows, of the filter's values, what is open, and the live answers."""
     *chosen, opened, live = values
-    view = read_view(*chosen)
-    measured = [Live(**{**m, "recipe": Recipe.parse(m["recipe"])}) for m in live or ()]
+    view = read_filter(*chosen)
+    measured = [LiveMeasurement(**{**m, "recipe": Recipe.parse(m["recipe"])}) for m in live or ()]
     lines = results.table(view)
     # every recipe of this machine, whatever the filter: a list that shrinks while it is open fails in the browser
-    names = [r.recipe for r in results.select(results.reports(), View(view.hardware, axis="size")).shown]
+    names = [r.recipe for r in results.select(results.reports(), ResultFilter(view.hardware, axis="size")).shown]
     opened = opened if opened in names else None
     return (
         charts.scatter(view, measured, opened),
         legend(view, len(lines)),
         lines,
+        task_dropdown(view.hardware, view.models, view.task),
         gr.Dropdown(names, value=opened),
-        details.details(view.hardware, opened),
+        details.render(view.hardware, opened, view.task),
     )
 
 
-def legend(view: View, count: int) -> str:
+def legend(view: ResultFilter, count: int) -> str:
     """What the marks mean, as text: colours, shapes, rings, lines, and what was left out."""
     shapes = charts.symbols(results.models_on(view.hardware))
     families = [m for m in shapes if not view.models or m in view.models]
@@ -123,7 +149,7 @@ def legend(view: View, count: int) -> str:
 def _of_hardware(hardware: str | None, families: Sequence[str]) -> tuple[Any, Any]:
     there = results.models_on(hardware)
     kept = [m for m in families or () if m in there] or there[:1]
-    end = largest(hardware)
+    end = largest_megabytes(hardware)
     return gr.CheckboxGroup(there, value=kept), gr.Slider(0, end, end)
 
 
@@ -138,11 +164,12 @@ def _row(event: gr.SelectData) -> Any:
 
 def save_table(*chosen: Any) -> dict[str, str]:
     """The flat rows of the view as a CSV file."""
-    shown = results.select(results.reports(), read_view(*chosen)).shown
-    with refuse():
+    selection = results.select(results.reports(), read_filter(*chosen))
+    shown = selection.shown
+    with user_errors():
         if not shown:
             raise ValueError("there is nothing to save: no result fits this choice")
-        text = export.FORMATS["csv"](export.flatten(_with_baselines(shown), results.rows))
+        text = export.WRITERS["csv"](export.to_rows(_with_baselines(shown), results.rows, selection.task))
     head, *lines = text.splitlines(keepends=True)
     column = head.split(",").index("recipe")
     names = {r.recipe for r in shown}
@@ -160,15 +187,16 @@ def save_chart(kind: str, *chosen: Any) -> dict[str, str]:
     """The plot of the view as a PNG or a page of its own."""
     from vlmcomp.reporting import figures_matplotlib as pictures
 
-    view = read_view(*chosen)
-    shown = results.select(results.reports(), view).shown
-    with refuse():
+    view = read_filter(*chosen)
+    selection = results.select(results.reports(), view)
+    with user_errors():
         name = "quality-size" if view.axis == "size" else "quality-latency"
-        made = next((p for p in plots(shown, results.rows) if p.name == name), None)
+        plots = build_plots(selection.shown, results.rows, selection.task)
+        made = next((plot for plot in plots if plot.name == name), None)
         if made is None:
             raise ValueError("there is nothing to draw: no result fits this choice")
     type_ = {"png": "image/png", "html": "text/html"}[kind]
-    return _file(f"{name}.{kind}", type_, pictures.PICTURES[kind](made))
+    return _file(f"{name}.{kind}", type_, pictures.WRITERS[kind](made))
 
 
 def _file(name: str, type_: str, content: bytes) -> dict[str, str]:
@@ -178,24 +206,25 @@ def _file(name: str, type_: str, content: bytes) -> dict[str, str]:
 def _filters(model: str) -> tuple[Any, ...]:
     machines = results.hardware()
     first = machines[0] if machines else None
-    there, end = results.models_on(first), largest(first)
+    there, end = results.models_on(first), largest_megabytes(first)
     with gr.Row(elem_classes="filters"):
         hardware = gr.Dropdown(machines, value=first, label="Measured on", min_width=220)
         axis = gr.Radio([(t, n) for n, t in results.AXES.items()], value="speed", label="Chart", min_width=220)
         fits = gr.Slider(0, end, end, label="Fits in, MB", info=f"right end: {_ANY}", min_width=200)
         least = gr.Slider(0, 100, 0, step=1, label="At least, % exact match", min_width=200)
     with gr.Row(elem_classes="filters"):
-        families = gr.CheckboxGroup(there, value=results.usual_models(first, model), label="Family")
+        families = gr.CheckboxGroup(there, value=results.default_models(first, model), label="Family")
         techniques = gr.CheckboxGroup(list(COLORS), value=[], label="Technique (none: all)")
-    return hardware, families, techniques, axis, fits, least
+        task = task_dropdown(first, results.default_models(first, model))
+    return hardware, families, techniques, axis, fits, least, task
 
 
-def view(model: str, live: gr.State) -> Explore:
+def build(model: str, live: gr.State) -> ExploreComponents:
     """Lays the view out and wires it."""
     filters = _filters(model)
     plot = gr.Plot(elem_id="scatter", show_label=False, label="Quality against speed or size")
     key = gr.HTML("", elem_id="legend")
-    bridge = gr.HTML("", js_on_load=BRIDGE, elem_id="bridge")
+    bridge = gr.HTML("", js_on_load=CHART_CLICK_JS, elem_id="bridge")
     with gr.Row(elem_classes="actions"):
         csv = gr.Button("Table as CSV", size="sm", elem_id="csv", scale=0, min_width=130)
         png = gr.Button("Chart as PNG", size="sm", elem_id="png", scale=0, min_width=130)
@@ -209,22 +238,24 @@ def view(model: str, live: gr.State) -> Explore:
         elem_id="table",
         label="The same as a table",
     )
-    made = Explore(*filters, opened, plot, key, table, card)
+    made = ExploreComponents(*filters, opened, plot, key, table, card)
     inputs = [*made.filter, opened, live]
-    again = {"fn": draw, "inputs": inputs, "outputs": made.drawn, "trigger_mode": "always_last", **QUIET}
-    moved = made.hardware.input(_of_hardware, [made.hardware, made.families], [made.families, made.fits], **QUIET)
+    again = {"fn": draw, "inputs": inputs, "outputs": made.drawn, "trigger_mode": "always_last", **NO_PROGRESS}
+    moved = made.hardware.input(
+        _of_hardware, [made.hardware, made.families], [made.families, made.memory_limit], **NO_PROGRESS
+    )
     moved.then(**{k: v for k, v in again.items() if k != "trigger_mode"})
-    for event in (made.families.input, made.techniques.input, made.axis.input, opened.input):
+    for event in (made.families.input, made.techniques.input, made.axis.input, made.task.input, opened.input):
         event(**again)
-    for slider in (made.fits, made.least):
+    for slider in (made.memory_limit, made.min_exact_match):
         slider.release(**again)
     for event, take in ((bridge.select, _clicked), (table.select, _row)):
-        event(take, None, opened, **QUIET).then(**{k: v for k, v in again.items() if k != "trigger_mode"})
+        event(take, None, opened, **NO_PROGRESS).then(**{k: v for k, v in again.items() if k != "trigger_mode"})
     _wire_saving(made, csv, png, page)
     return made
 
 
-def _wire_saving(made: Explore, csv: gr.Button, png: gr.Button, page: gr.Button) -> None:
+def _wire_saving(made: ExploreComponents, csv: gr.Button, png: gr.Button, page: gr.Button) -> None:
     held = gr.JSON(visible="hidden")
 
     def chart(kind: str) -> Any:
@@ -232,9 +263,9 @@ def _wire_saving(made: Explore, csv: gr.Button, png: gr.Button, page: gr.Button)
 
     for button, make in ((csv, save_table), (png, chart("png")), (page, chart("html"))):
         done = button.click(make, made.filter, held, api_visibility="private", show_progress="minimal")
-        done.success(None, held, None, js=SAVE, api_visibility="private")
+        done.success(None, held, None, js=SAVE_FILE_JS, api_visibility="private")
 
 
 def fits_text(fits: float | None, hardware: str | None) -> str:
     """The slider's place for a link; empty at its end."""
-    return "" if fits is None or fits >= largest(hardware) else f"{fits:g}MB"
+    return "" if fits is None or fits >= largest_megabytes(hardware) else f"{fits:g}MB"

@@ -15,22 +15,21 @@ from typing import Any
 from PIL import Image
 
 from vlmcomp.app import results
-from vlmcomp.app.charts import Live
-from vlmcomp.app.text_diff import same
-from vlmcomp.data.images import clean_question, open_image
-from vlmcomp.feedback import Progress
+from vlmcomp.app.charts import LiveMeasurement
+from vlmcomp.app.text_diff import same_words
+from vlmcomp.data.images import normalize_question, open_image
+from vlmcomp.feedback import Progress, format_bytes
 from vlmcomp.models import registry
 from vlmcomp.recipe import Recipe
 from vlmcomp.reporting import grouping
 from vlmcomp.results.answer import Answer
-from vlmcomp.results.schema import amount
-from vlmcomp.runtime.vision_cache import SharedVision
+from vlmcomp.runtime.vision_cache import VisionCache
 from vlmcomp.serving import recorded
-from vlmcomp.serving.backend import Policy, here
+from vlmcomp.serving.backend import AnswerBackend, create_backend
 
 MAX_VARIANTS = 6
-_USUAL = ("fp16", "int8", "int4", "glu30+fp16")
-_STEPS = ("glu10", "glu20", "glu30", "glu40", "glu50", "heads25", "heads50")
+_DEFAULT_VARIANTS = ("fp16", "int8", "int4", "glu30+fp16")
+_PRUNING_STEPS = ("glu10", "glu20", "glu30", "glu40", "glu50", "heads25", "heads50")
 
 
 @dataclass(frozen=True)
@@ -44,18 +43,21 @@ class Example:
 
 
 @cache
-def backend() -> Policy:
+def backend() -> AnswerBackend:
     """What answers here. Made once; on ZeroGPU before the app is launched, by the main thread."""
-    mlp = registry.find(registry.DEFAULT).mlp
+    mlp = registry.get_model_spec(registry.DEFAULT_MODEL).mlp
     combined = (f"{mlp}30+int8", f"heads25+{mlp}30+int4")
-    return here(
-        [Recipe.parse(v) for v in (*default_variants(registry.DEFAULT), *(f"{registry.DEFAULT}/{c}" for c in combined))]
+    return create_backend(
+        [
+            Recipe.parse(v)
+            for v in (*default_variants(registry.DEFAULT_MODEL), *(f"{registry.DEFAULT_MODEL}/{c}" for c in combined))
+        ]
     )
 
 
 def warm_up() -> None:
     """Import what the first live answer needs: seconds that nobody has to wait for."""
-    if backend().name == "resident":
+    if backend().name == "local":
         importlib.import_module("vlmcomp.compression.pipeline")
 
 
@@ -75,7 +77,7 @@ class Card:
     error: bool = False
     device: str = ""
     recorded: str = ""
-    why: str = ""
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -83,22 +85,22 @@ class Comparison:
     """All cards of one question, and what was measured so far."""
 
     cards: tuple[Card, ...]
-    live: tuple[Live, ...] = ()
+    live: tuple[LiveMeasurement, ...] = ()
 
 
 def variants(model: str) -> list[str]:
     """The recipes offered for ``model``: the standard ones and those measured, as the tables order them."""
     known = {r.recipe for r in results.reports() if r.error is None and Recipe.parse(r.recipe).model == model}
-    mlp = registry.find(model).mlp
-    names = ["fp16", "int8", "int4", *(f"{s.replace('glu', mlp)}+fp16" for s in _STEPS)]
+    mlp = registry.get_model_spec(model).mlp
+    names = ["fp16", "int8", "int4", *(f"{s.replace('glu', mlp)}+fp16" for s in _PRUNING_STEPS)]
     names += [f"{mlp}30+int8", f"{mlp}30+int4", "heads25+int8", f"heads25+{mlp}30+int4"]
-    names += ["vis50+fp16", "vis50+int8"] if "vis" in registry.find(model).steps else []
+    names += ["vis50+fp16", "vis50+int8"] if "vis" in registry.get_model_spec(model).pruning_targets else []
     offered = known | {f"{model}/{name}" for name in names}
-    return sorted(offered, key=lambda text: grouping.place(Recipe.parse(text)))
+    return sorted(offered, key=lambda text: grouping.sort_key(Recipe.parse(text)))
 
 
 def default_variants(model: str) -> list[str]:
-    return [f"{model}/{n.replace('glu', registry.find(model).mlp)}" for n in _USUAL]
+    return [f"{model}/{n.replace('glu', registry.get_model_spec(model).mlp)}" for n in _DEFAULT_VARIANTS]
 
 
 def parse_recipes(texts: Sequence[str] | None) -> list[Recipe]:
@@ -113,7 +115,7 @@ def parse_recipes(texts: Sequence[str] | None) -> list[Recipe]:
     if len(recipes) > MAX_VARIANTS:
         raise ValueError(f"{len(recipes)} variants are too many for one question: choose at most {MAX_VARIANTS}")
     for recipe in recipes:
-        registry.check(recipe)
+        registry.validate_recipe(recipe)
     return sorted(recipes, key=lambda r: r != r.baseline)
 
 
@@ -128,26 +130,26 @@ def compare(
     Raises:
         ValueError: image, question or recipes cannot be used, in one sentence.
     """
-    chosen, text, picture = parse_recipes(recipes), clean_question(question), open_image(image)
+    chosen, text, picture = parse_recipes(recipes), normalize_question(question), open_image(image)
     first = _recorded_cards(chosen, picture, text)
     cards = dict(first)
-    live: list[Live] = []
-    vision = SharedVision()
+    measurements: list[LiveMeasurement] = []
+    vision = VisionCache()
     yield Comparison(tuple(cards.values()))
     for recipe in chosen:
         cards[recipe] = replace(cards[recipe], status="building")
-        yield Comparison(tuple(cards.values()), tuple(live))
+        yield Comparison(tuple(cards.values()), tuple(measurements))
         try:
             with closing(_live_cards(recipe, picture, text, progress, vision)) as news:
                 for card in news:
-                    cards[recipe] = _judge(card, cards.get(recipe.baseline))
-                    yield Comparison(tuple(cards.values()), tuple(live))
+                    cards[recipe] = _with_agreement(card, cards.get(recipe.baseline))
+                    yield Comparison(tuple(cards.values()), tuple(measurements))
         except Exception as error:  # any failure of one variant is that card's news, not the page's end
             sentence = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            cards[recipe] = _judge(_instead(first[recipe], sentence), cards.get(recipe.baseline))
+            cards[recipe] = _with_agreement(_fallback_card(first[recipe], sentence), cards.get(recipe.baseline))
         else:
-            live.append(_measured(recipe, cards[recipe].answer))
-        yield Comparison(tuple(cards.values()), tuple(live))
+            measurements.append(_live_measurement(recipe, cards[recipe].answer))
+        yield Comparison(tuple(cards.values()), tuple(measurements))
 
 
 def recorded_first(image: Any, question: str | None, recipes: Sequence[str] | None) -> Comparison:
@@ -162,50 +164,51 @@ def recorded_first(image: Any, question: str | None, recipes: Sequence[str] | No
 
 def _recorded_cards(chosen: Sequence[Recipe], picture: Image.Image, text: str) -> dict[Recipe, Card]:
     cards: dict[Recipe, Card] = {}
-    there = recorded.find(chosen, picture, text)
+    there = recorded.lookup(chosen, picture, text)
     for recipe in chosen:
         card = Card(recipe, "waiting")
         if found := there.get(recipe):
-            card = replace(card, answer=found.answer, weight_bytes=found.weight_bytes, recorded=found.place)
-        cards[recipe] = _judge(card, cards.get(recipe.baseline))
+            card = replace(card, answer=found.answer, weight_bytes=found.weight_bytes, recorded=found.provenance)
+        cards[recipe] = _with_agreement(card, cards.get(recipe.baseline))
     return cards
 
 
-def _live_cards(recipe: Recipe, picture: Any, text: str, progress: Progress, vision: SharedVision) -> Iterator[Card]:
+def _live_cards(recipe: Recipe, picture: Any, text: str, progress: Progress, vision: VisionCache) -> Iterator[Card]:
     def told_on(what: str, share: float) -> None:
         progress(f"{recipe.name}: {what}", share)
 
-    told = backend().answers(recipe, picture, text, told_on, vision)
+    told = backend().stream(recipe, picture, text, told_on, vision)
     with closing(told) as news:
         for answer in news:
             state = "done" if answer.finished else "answering"
             yield Card(recipe, state, answer, backend().weight_bytes(recipe), device=device())
 
 
-def _instead(first: Card, why: str) -> Card:
+def _fallback_card(first: Card, why: str) -> Card:
     """The recorded answer that was there at first, or else what went wrong."""
     return replace(first, status="done", why=why) if first.recorded else Card(first.recipe, why, error=True)
 
 
-def _judge(card: Card, baseline: Card | None) -> Card:
+def _with_agreement(card: Card, baseline: Card | None) -> Card:
     if baseline is None or baseline.answer is None or card.answer is None or card.recipe == baseline.recipe:
         return card
     if not (card.answer.finished and baseline.answer.finished):
         return card
-    return replace(card, agrees=same(card.answer.text, baseline.answer.text))
+    return replace(card, agrees=same_words(card.answer.text, baseline.answer.text))
 
 
-def _measured(recipe: Recipe, answer: Answer | None) -> Live:
+def _live_measurement(recipe: Recipe, answer: Answer | None) -> LiveMeasurement:
     assert answer is not None
     decode = answer.decode_ms_per_token if answer.new_tokens > 1 else None
-    return Live(recipe, answer.ttft_ms, decode, answer.total_ms, answer.new_tokens)
+    return LiveMeasurement(recipe, answer.ttft_ms, decode, answer.total_ms, answer.new_tokens)
 
 
 def examples() -> list[Example]:
     """The bundled examples."""
-    items = json.loads((recorded.EXAMPLES / "examples.json").read_text(encoding="utf-8"))
+    items = json.loads((recorded.EXAMPLES_DIR / "examples.json").read_text(encoding="utf-8"))
     return [
-        Example(Path(i["image"]).stem, recorded.EXAMPLES / i["image"], i["question"], i.get("answer")) for i in items
+        Example(Path(i["image"]).stem, recorded.EXAMPLES_DIR / i["image"], i["question"], i.get("answer"))
+        for i in items
     ]
 
 
@@ -216,12 +219,12 @@ def example(name: str | None) -> Example | None:
 def random_scene(seed: int | None = None) -> tuple[Image.Image, str, str]:
     """A scene drawn by chance, a question about it, and the right answer."""
     from vlmcomp.data.questions import sample_question
-    from vlmcomp.data.scenes import render, sample_scene
+    from vlmcomp.data.scenes import render_scene, sample_scene
 
     rng = random.Random(seed)
     scene = sample_scene(rng)
     question = sample_question(rng, scene)
-    return render(scene), question.text, question.answer
+    return render_scene(scene), question.text, question.answer
 
 
 @cache
@@ -229,17 +232,17 @@ def device() -> str:
     """What answers here, for people."""
     from vlmcomp import hardware
 
-    here = hardware.hardware(None)
+    here = hardware.get_hardware(None)
     return here.name if here.device != "cpu" else f"{here.name} CPU, {here.cores} cores"
 
 
 def status() -> str:
     """What answers here and what is in memory, in one line."""
-    if backend().name == "replay":
+    if backend().name == "recorded":
         return "No model runs on this machine: the examples show recorded answers."
-    held = backend().held()
+    held = backend().loaded_models()
     if not held:
         return "No model is in memory yet: the first question builds it."
-    names = ", ".join(f"{h.recipe.name} ({amount(backend().weight_bytes(h.recipe))})" for h in held)
+    names = ", ".join(f"{h.recipe.name} ({format_bytes(backend().weight_bytes(h.recipe))})" for h in held)
     budget = backend().budget_bytes
-    return f"In memory: {names}" + (f"; room for {amount(budget)}." if budget else ".")
+    return f"In memory: {names}" + (f"; room for {format_bytes(budget)}." if budget else ".")

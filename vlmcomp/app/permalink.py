@@ -10,8 +10,9 @@ from urllib.parse import urlencode
 from vlmcomp.app import handlers, results
 from vlmcomp.models import registry
 from vlmcomp.recipe import Recipe
+from vlmcomp.reporting.grouping import list_tasks
 from vlmcomp.reporting.palette import COLORS
-from vlmcomp.reporting.recommend import GOALS, read_amount
+from vlmcomp.reporting.recommend import GOALS, parse_bytes
 
 VIEWS = ("compare", "explore", "choose", "about")
 
@@ -21,7 +22,7 @@ class Link:
     """One state of the page. ``variants`` are names such as ``glu30+int8``; ``fits`` is text such as ``8GB``."""
 
     view: str = "compare"
-    model: str = registry.DEFAULT
+    model: str = registry.DEFAULT_MODEL
     variants: tuple[str, ...] = ()
     example: str = ""
     question: str = ""
@@ -35,6 +36,7 @@ class Link:
     memory: str = ""
     loss: float = 1.0
     goal: str = "memory"
+    task: str = ""
 
     def query(self) -> str:
         """``?view=explore&...``: only what differs from the usual."""
@@ -66,18 +68,18 @@ def _number(low: float, high: float) -> Callable[[str], float]:
     return read
 
 
-def _amount(text: str) -> str:
-    read_amount(text)
+def _memory(text: str) -> str:
+    parse_bytes(text)
     return text
 
 
 def _question(text: str) -> str:
-    from vlmcomp.data.images import clean_question
+    from vlmcomp.data.images import normalize_question
 
-    return clean_question(text)
+    return normalize_question(text)
 
 
-_READ: Mapping[str, Callable[[str], Any]] = {
+_READERS: Mapping[str, Callable[[str], Any]] = {
     "view": _one_of(lambda: VIEWS),
     "model": _one_of(lambda: registry.MODELS),
     "example": _one_of(lambda: {e.name for e in handlers.examples()}),
@@ -86,12 +88,13 @@ _READ: Mapping[str, Callable[[str], Any]] = {
     "families": _some_of(lambda: registry.MODELS),
     "techniques": _some_of(lambda: COLORS),
     "axis": _one_of(lambda: results.AXES),
-    "fits": _amount,
+    "fits": _memory,
     "least": _number(0, 100),
     "opened": _one_of(lambda: {r.recipe for r in results.reports()}),
-    "memory": _amount,
+    "memory": _memory,
     "loss": _number(0, 100),
     "goal": _one_of(lambda: GOALS),
+    "task": _one_of(lambda: list_tasks(results.reports())),
 }
 
 NAMES = tuple(f.name for f in fields(Link))
@@ -103,7 +106,7 @@ def read(query: Mapping[str, str]) -> tuple[Link, list[str]]:
     Parts of other names are passed over: they may be the host's.
     """
     found, bad = Link(), []
-    for name, reader in _READ.items():
+    for name, reader in _READERS.items():
         if name not in query:
             continue
         try:

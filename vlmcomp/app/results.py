@@ -9,13 +9,19 @@ from functools import cache
 from typing import Any
 
 from vlmcomp.recipe import Recipe
-from vlmcomp.reporting.comparison import Paired
-from vlmcomp.reporting.figures import timed_alike
-from vlmcomp.reporting.grid import of_model
-from vlmcomp.reporting.grouping import MAIN_TASK, baseline_of, order, paired
-from vlmcomp.reporting.pareto import Ways, frontier, ways
-from vlmcomp.reporting.recommend import needs
-from vlmcomp.reporting.statistics import Interval, median_interval, speed_interval
+from vlmcomp.reporting.comparison import PairedComparison
+from vlmcomp.reporting.grid import comparable_reports
+from vlmcomp.reporting.grouping import (
+    choose_headline_task,
+    comparable_timings,
+    compare_to_baseline,
+    find_baseline,
+    list_tasks,
+    sort_reports,
+)
+from vlmcomp.reporting.pareto import Comparators, build_comparators, pareto_frontier
+from vlmcomp.reporting.recommend import required_memory
+from vlmcomp.reporting.statistics import Interval, decode_interval, speed_interval
 from vlmcomp.results import store
 from vlmcomp.results.schema import Quality, Report
 
@@ -23,10 +29,11 @@ AXES = {"speed": "Quality vs speed", "size": "Quality vs size"}
 
 
 @dataclass(frozen=True)
-class View:
+class ResultFilter:
     """What the visitor chose to see: one hardware, families and techniques (none: all), an axis, and two bounds.
 
-    ``fits_bytes``: the memory that it must fit in, None for any; ``least``: exact match, a share.
+    ``fits_bytes``: the memory that it must fit in, None for any; ``min_exact_match``: a share. ``task``: of the quality;
+    the headline task of the shown reports where they do not have it.
     """
 
     hardware: str | None = None
@@ -34,7 +41,8 @@ class View:
     techniques: tuple[str, ...] = ()
     axis: str = "speed"
     fits_bytes: int | None = None
-    least: float = 0.0
+    min_exact_match: float = 0.0
+    task: str | None = None
 
 
 @dataclass(frozen=True)
@@ -43,6 +51,7 @@ class Selection:
 
     shown: tuple[Report, ...]
     left_out: tuple[tuple[Report, str], ...]
+    task: str | None = None
 
 
 @cache
@@ -51,14 +60,14 @@ def reports() -> tuple[Report, ...]:
     return tuple(store.load_all())
 
 
-def rows(report: Report) -> dict[str, store.Rows]:
-    return store.load_rows(report)
+def rows(report: Report) -> dict[str, store.Predictions]:
+    return store.load_predictions(report)
 
 
 @cache
-def told() -> Ways:
-    """How two reports are told apart; remembered for all visitors."""
-    return ways(rows)
+def comparators(task: str) -> Comparators:
+    """Comparators of reports by goal, with quality on ``task``; cached for all visitors."""
+    return build_comparators(rows, task)
 
 
 def hardware() -> list[str]:
@@ -71,7 +80,7 @@ def models_on(slug: str | None) -> list[str]:
     return sorted({Recipe.parse(r.recipe).model for r in reports() if r.hardware.slug == slug})
 
 
-def usual_models(slug: str | None, model: str) -> list[str]:
+def default_models(slug: str | None, model: str) -> list[str]:
     """``model``, or the first that was measured there."""
     there = models_on(slug)
     return [model] if model in there else there[:1]
@@ -81,37 +90,47 @@ def find(slug: str | None, recipe: str | None) -> Report | None:
     return next((r for r in reports() if r.hardware.slug == slug and r.recipe == recipe), None)
 
 
-def group(slug: str | None, model: str) -> list[Report]:
+def group(slug: str | None, model: str, task: str | None = None) -> list[Report]:
     """The comparable reports of a model on a machine: with them its own FP16 report."""
-    return of_model(model, [r for r in reports() if r.hardware.slug == slug])
+    return comparable_reports(model, [r for r in reports() if r.hardware.slug == slug], task)
 
 
-def select(found: Sequence[Report], view: View) -> Selection:
+def tasks_on(slug: str | None, models: Sequence[str] = ()) -> list[str]:
+    """Tasks that models (none: all) were measured on at a machine, the headline task first."""
+    return list_tasks([r for r in reports() if _is_of(r, slug, models)])
+
+
+def _is_of(report: Report, slug: str | None, models: Sequence[str]) -> bool:
+    return report.hardware.slug == slug and (not models or Recipe.parse(report.recipe).model in models)
+
+
+def select(found: Sequence[Report], view: ResultFilter) -> Selection:
     """Split the reports of the view's hardware, families and techniques into those it shows and the others."""
     kept: list[Report] = []
     left: list[tuple[Report, str]] = []
-    for report in order(found):
-        recipe = Recipe.parse(report.recipe)
-        wanted = (not view.models or recipe.model in view.models) and report.hardware.slug == view.hardware
-        if not wanted or (view.techniques and recipe.technique not in view.techniques):
+    candidates = [r for r in sort_reports(found) if _is_of(r, view.hardware, view.models)]
+    tasks = list_tasks(candidates)
+    task = view.task if view.task in tasks else next(iter(tasks), "")
+    for report in candidates:
+        if view.techniques and Recipe.parse(report.recipe).technique not in view.techniques:
             continue
         if report.error is not None:
             left.append((report, f"failed: {report.error}"))
-        elif report.size is None or MAIN_TASK not in report.quality or (view.axis == "speed" and not report.latency):
+        elif report.size is None or task not in report.quality or (view.axis == "speed" and not report.latency):
             left.append((report, "not measured in full"))
-        elif view.fits_bytes is not None and needs(report) > view.fits_bytes:
+        elif view.fits_bytes is not None and required_memory(report) > view.fits_bytes:
             left.append((report, "does not fit"))
-        elif report.quality[MAIN_TASK].exact_match < view.least:
+        elif report.quality[task].exact_match < view.min_exact_match:
             left.append((report, "below the least quality"))
         else:
             kept.append(report)
-    kinds = Counter(_asked(r.quality[MAIN_TASK]) for r in kept)
+    kinds = Counter(_asked(r.quality[task]) for r in kept)
     common = kinds.most_common(1)[0][0] if kinds else None
-    alike = [r for r in kept if _asked(r.quality[MAIN_TASK]) == common]
+    alike = [r for r in kept if _asked(r.quality[task]) == common]
     if view.axis == "speed":
-        alike = timed_alike(alike)
+        alike = comparable_timings(alike)
     left += [(r, "was asked or timed otherwise than the others") for r in kept if r not in alike]
-    return Selection(tuple(alike), tuple(left))
+    return Selection(tuple(alike), tuple(left), task or None)
 
 
 def _asked(quality: Quality) -> tuple[object, ...]:
@@ -126,30 +145,37 @@ def comparable(shown: Sequence[Report], axis: str) -> list[list[Report]]:
     return [[r for r in shown if r.latency and r.latency.session == session] for session in sessions]
 
 
-def best(shown: Sequence[Report], axis: str) -> list[list[Report]]:
+def frontiers(shown: Sequence[Report], axis: str, task: str | None = None) -> list[list[Report]]:
     """The frontier of quality and the axis in each comparable set, ties inside the noise being ties."""
+    task = task or choose_headline_task(shown)
+    if task is None:
+        return []
     goals = ["quality", "memory" if axis == "size" else "latency"]
-    return [frontier(each, rows, goals, told=told()) for each in comparable(shown, axis)]
+    return [pareto_frontier(each, rows, goals, task, comparators(task)) for each in comparable(shown, axis)]
 
 
 @cache
-def _against_fp16(slug: str, recipe: str) -> tuple[Paired | None, Interval | None]:
-    report, dense = find(slug, recipe), baseline_of(group(slug, Recipe.parse(recipe).model))
+def _against_fp16(slug: str, recipe: str, task: str | None) -> tuple[PairedComparison | None, Interval | None]:
+    report = find(slug, recipe)
+    dense = find_baseline(group(slug, Recipe.parse(recipe).model, task))
     if report is None or dense is None or report is dense or report.error is not None:
         return None, None
-    both = paired(rows, report, dense) if MAIN_TASK in report.quality and MAIN_TASK in dense.quality else None
+    both = compare_to_baseline(rows, report, dense, task)
     return both, speed_interval(dense.latency, report.latency) if dense.latency and report.latency else None
 
 
-def against_fp16(report: Report) -> tuple[Paired | None, Interval | None]:
-    """What changed against FP16 on the same machine, and the speed gained; None where it is not known."""
-    return _against_fp16(report.hardware.slug, report.recipe)
+def against_fp16(report: Report, task: str | None = None) -> tuple[PairedComparison | None, Interval | None]:
+    """What changed against FP16 on the same machine, and the speed gained; None where it is not known.
+
+    ``task``: of the quality (None: the headline task of the two).
+    """
+    return _against_fp16(report.hardware.slug, report.recipe, task)
 
 
 @cache
 def _decoding(slug: str, recipe: str) -> Interval | None:
     report = find(slug, recipe)
-    return median_interval(report.latency.decode_ms_per_token) if report and report.latency else None
+    return decode_interval(report.latency) if report and report.latency else None
 
 
 def decoding(report: Report) -> Interval:
@@ -173,15 +199,16 @@ HEAD = (
 )
 
 
-def table(view: View) -> list[list[Any]]:
+def table(view: ResultFilter) -> list[list[Any]]:
     """The rows of the view as numbers, one a report, under ``HEAD``."""
-    shown = select(reports(), view).shown
-    on = {r.recipe for each in best(shown, view.axis) for r in each}
+    selection = select(reports(), view)
+    task = selection.task
+    on = {r.recipe for each in frontiers(selection.shown, view.axis, task) for r in each}
     lines = []
-    for report in shown:
-        quality, size, timed = report.quality[MAIN_TASK], report.size, report.latency
-        assert size is not None
-        both, speed = against_fp16(report)
+    for report in selection.shown:
+        assert report.size is not None and task is not None
+        quality, size, timed = report.quality[task], report.size, report.latency
+        both, speed = against_fp16(report, task)
         lines.append(
             [
                 report.recipe,
@@ -192,36 +219,44 @@ def table(view: View) -> list[list[Any]]:
                 round(timed.decode_ms_per_token_median, 2) if timed else None,
                 f"{1 + speed.value:.2f}x" if speed else None,
                 round(size.total_bytes / 1e6, 2),
-                round(needs(report) / 1e6, 1),
+                round(required_memory(report) / 1e6, 1),
                 "yes" if report.recipe in on else "",
             ]
         )
     return lines
 
 
-def plain(slug: str | None = None, model: str | None = None) -> list[dict[str, Any]]:
+def to_records(slug: str | None = None, model: str | None = None, task: str | None = None) -> list[dict[str, Any]]:
     """Results as plain numbers for programs, in the units that their names say.
 
+    Args:
+        slug: the machine (None: all).
+        model: the model (None: all).
+        task: the task of the scores (None: of each model its headline task).
+
     Raises:
-        ValueError: no results of that machine or model, naming those there are.
+        ValueError: no results of that machine, model or task, naming those there are.
     """
     for name, value, known in (
         ("hardware", slug, {r.hardware.slug for r in reports()}),
         ("model", model, {Recipe.parse(r.recipe).model for r in reports()}),
+        ("task", task, set(list_tasks(reports()))),
     ):
         if value is not None and value not in known:
             raise ValueError(f"no results of {name} '{str(value)[:60]}': choose {' or '.join(sorted(known))}")
     wanted = [r for r in reports() if slug in (None, r.hardware.slug)]
-    return [_plain(r) for r in wanted if model in (None, Recipe.parse(r.recipe).model)]
+    return [_plain(r, task) for r in wanted if model in (None, Recipe.parse(r.recipe).model)]
 
 
-def _plain(report: Report) -> dict[str, Any]:
-    quality, timed = report.quality.get(MAIN_TASK), report.latency
+def _plain(report: Report, task: str | None) -> dict[str, Any]:
+    task = task or next(iter(tasks_on(report.hardware.slug, [Recipe.parse(report.recipe).model])), "")
+    quality, timed = report.quality.get(task), report.latency
     facts: Mapping[str, Any] = {
         "recipe": report.recipe,
         "hardware": report.hardware.slug,
         "date": report.date,
         "error": report.error,
+        "task": task or None,
         "exact_match": quality.exact_match if quality else None,
         "composite": quality.composite if quality else None,
         "ttft_ms": timed.ttft_ms_median if timed else None,

@@ -6,12 +6,12 @@ import difflib
 import html
 
 
-def same(one: str, other: str) -> bool:
+def same_words(one: str, other: str) -> bool:
     """Whether two answers have the same words."""
     return one.lower().split() == other.lower().split()
 
 
-def marked(before: str, after: str) -> str:
+def highlight_changes(before: str, after: str) -> str:
     """``after`` with the words marked that ``before`` has not, and those struck out that it lost.
 
     Without its marks the text is ``after``; case is not a difference.

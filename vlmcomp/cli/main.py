@@ -1,4 +1,4 @@
-"""The command line: one subcommand a verb, and errors as one sentence."""
+"""The command line: parses the arguments, runs one subcommand, and prints errors as one sentence."""
 
 from __future__ import annotations
 
@@ -8,33 +8,36 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from vlmcomp.cli import benchmark, compress, deploy, report
+from vlmcomp.cli import benchmark, compress, deploy, extras, report
 from vlmcomp.cli.options import Subcommands
+
+EARLIER_NAMES = {"build": "compress", "study": "experiment"}  # of subcommands; still accepted
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse whose errors are one sentence, without the usage above it."""
+    """An argument parser whose errors are one sentence, without the usage above it."""
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(f"{message} (see {self.prog} --help)")
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> tuple[argparse.ArgumentParser, Subcommands]:
+    """The parser of the command line, and its subcommands."""
     parser = _Parser(
         prog="vlmcomp",
-        description="Compress vision-language models and measure what it costs.",
-        epilog="example: vlmcomp ask llava-shapes/int8 --image photo.png --question 'What color is the shape?'",
+        description="Compress vision-language models and measure what it costs in quality, latency and size.",
+        epilog="'vlmcomp COMMAND --help' describes the options of a command and shows an example.",
     )
-    verbs = Subcommands(parser)
-    for group in (compress, benchmark, report, deploy):
-        group.add(verbs)
-    return parser
+    subcommands = Subcommands(parser)
+    for module in (compress, benchmark, report, deploy):
+        module.add_subcommands(subcommands)
+    return parser, subcommands
 
 
-def _sentence(error: Exception) -> str:
-    """The error as one line for people."""
+def _error_sentence(error: Exception) -> str:
+    """The error on one line."""
     if isinstance(error, ImportError):
-        return f"{error.name or error} cannot be imported: pip install -r requirements.txt"
+        return extras.import_error_sentence(error)
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"
     if isinstance(error, RuntimeError):
@@ -43,27 +46,30 @@ def _sentence(error: Exception) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command.
+    """Runs one subcommand.
 
     Returns:
-        0; 1 if a recipe of a sweep failed; 2 for bad input, told in one sentence on stderr; 130 when interrupted.
+        0; 1 if a recipe of a sweep failed; 2 for bad input, with one sentence on stderr; 130 if interrupted.
     """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words:
+        words[0] = EARLIER_NAMES.get(words[0], words[0])
     try:
-        args = _parser().parse_args(argv)
+        args = make_parser()[0].parse_args(words)
         status = args.run(args) or 0
         sys.stdout.flush()
         return status
-    except BrokenPipeError:  # the reader, such as head, has seen enough
+    except BrokenPipeError:  # the reader, such as head, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
-        print("vlmcomp: stopped; what was finished is kept", file=sys.stderr)
+        print("vlmcomp: interrupted; finished results are saved", file=sys.stderr)
         return 130
     except (ValueError, OSError, ImportError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "out of memory" not in str(error):
             raise
-        print(f"vlmcomp: {_sentence(error)}", file=sys.stderr)
+        print(f"vlmcomp: {_error_sentence(error)}", file=sys.stderr)
         return 2

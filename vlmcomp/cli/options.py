@@ -1,4 +1,4 @@
-"""What the verbs' options have in common."""
+"""Subcommands and the options that several of them share."""
 
 from __future__ import annotations
 
@@ -12,36 +12,58 @@ from vlmcomp.results import store
 
 Run = Callable[[argparse.Namespace], int | None]  # returns the exit status; None is 0
 
-RECIPE = "MODEL/STEPS+PRECISION, for example llava-shapes/heads25+glu30+int4"
+RECIPE = "MODEL/STEPS+PRECISION, such as llava-shapes/heads25+glu30+int4"
 
 
 class Subcommands:
-    """The subcommands of a parser."""
+    """The subcommands of a parser; ``parsers`` holds each by its name."""
 
     def __init__(self, parser: argparse.ArgumentParser) -> None:
-        self._subparsers = parser.add_subparsers(required=True, metavar="VERB")
+        self._action = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
+        self.parsers: dict[str, argparse.ArgumentParser] = {}
 
-    def add(self, name: str, run: Run, text: str, *examples: str) -> argparse.ArgumentParser:
-        """A verb; ``examples`` are what may follow its name."""
-        shown = "\n".join(["examples:", *(f"  vlmcomp {name} {e}".rstrip() for e in examples)])
-        kind = argparse.RawDescriptionHelpFormatter
-        sub = self._subparsers.add_parser(name, help=text, description=text, epilog=shown, formatter_class=kind)
+    def add(self, name: str, run: Run, description: str, example: str) -> argparse.ArgumentParser:
+        """Adds a subcommand.
+
+        Args:
+            name: the word that follows ``vlmcomp``.
+            run: called with the parsed arguments.
+            description: one line for the list of subcommands and for the subcommand's own help.
+            example: arguments of an example call, shown below the subcommand's help.
+        """
+        sub = self._action.add_parser(
+            name,
+            help=description,
+            description=description,
+            epilog=f"example:\n  vlmcomp {name} {example}".rstrip(),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
         sub.set_defaults(run=run)
+        self.parsers[name] = sub
         return sub
 
 
+def add_renamed(sub: Any, name: str, old: str, **settings: Any) -> None:
+    """Adds the option ``name`` to a parser or group, and its earlier spelling ``old``, which the help does not show."""
+    option = sub.add_argument(name, **settings)
+    hidden = settings | {"dest": option.dest, "help": argparse.SUPPRESS, "default": argparse.SUPPRESS}
+    sub.add_argument(old, **hidden)
+
+
 def add_device(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--device", type=_device, help="cpu, cuda or cuda:N; default: a GPU if there is one")
+    """Adds ``--device``."""
+    sub.add_argument("--device", type=_device, help="cpu, cuda or cuda:N (default: a GPU if there is one)")
 
 
 def add_weights_options(sub: argparse.ArgumentParser) -> None:
-    """Where a recipe is built, and of which weights."""
+    """Adds ``--device`` and ``--source``: where a recipe is built, and from which weights."""
     add_device(sub)
-    sub.add_argument("--source", help="folder or Hub id of the dense weights, instead of the model's own")
+    sub.add_argument("--source", help="folder or Hub id of the unpruned FP16 weights, instead of the model's own")
 
 
-def add_results_folder(sub: Any, name: str = "--root") -> None:
-    sub.add_argument(name, default=str(store.PRECOMPUTED), help="folder of the reports")
+def add_results_folder(sub: argparse.ArgumentParser, name: str = "--root") -> None:
+    """Adds the option ``name``: the folder of the reports."""
+    sub.add_argument(name, metavar="DIR", default=str(store.PRECOMPUTED), help="folder of the reports")
 
 
 def _device(text: str) -> str:
@@ -51,12 +73,12 @@ def _device(text: str) -> str:
 
 
 def stderr_progress() -> Callable[[str, float], None]:
-    """Progress as one line a stage, so that stdout holds the result alone and an error stands on its own line."""
-    told: set[str] = set()
+    """Progress on stderr, one line a stage: stdout holds the result alone, and an error starts on a line of its own."""
+    printed: set[str] = set()
 
-    def say(text: str, share: float) -> None:
-        if share < 1 and text not in told:
-            told.add(text)
-            print(f"{text} ...", file=sys.stderr, flush=True)
+    def progress(stage: str, fraction: float) -> None:
+        if fraction < 1 and stage not in printed:
+            printed.add(stage)
+            print(f"{stage} ...", file=sys.stderr, flush=True)
 
-    return say
+    return progress

@@ -1,4 +1,4 @@
-"""The verbs that read reports: tables and plots, the verdict on two recipes, the recipe for a device."""
+"""``report``, ``compare`` and ``recommend``: the subcommands that read reports."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 from vlmcomp import files
-from vlmcomp.cli.options import RECIPE, Subcommands, add_results_folder
+from vlmcomp.cli import extras
+from vlmcomp.cli.options import RECIPE, Subcommands, add_renamed, add_results_folder
 from vlmcomp.models import registry
 from vlmcomp.recipe import Recipe
 from vlmcomp.reporting import export, grouping, results_tables
@@ -16,152 +17,202 @@ from vlmcomp.results import store
 from vlmcomp.results.schema import Report
 
 
-def add(verbs: Subcommands) -> None:
-    reported = ("", "--readme README.md", "--format csv --out results.csv", "--plots plots --model llava-shapes")
-    _report_options(verbs.add("report", report, "print the results as tables, or draw them", *reported))
-    text = "say what differs between two measured recipes"
-    sub = verbs.add("compare", compare, text, "llava-shapes/int4 llava-shapes/fp16")
+def add_subcommands(subcommands: Subcommands) -> None:
+    """Adds this module's subcommands."""
+    text = "print the results as tables, export or plot them, or update the docs with them"
+    _report_options(subcommands.add("report", report, text, "--format csv --out results.csv"))
+    text = "compare two measured recipes: quality, speed and memory"
+    sub = subcommands.add("compare", compare, text, "llava-shapes/int4 llava-shapes/fp16")
     sub.add_argument("recipe", metavar="RECIPE", help=RECIPE)
-    sub.add_argument("other", metavar="OTHER", help="the recipe it is held against")
+    sub.add_argument("baseline", metavar="BASELINE", help="recipe to compare with")
     add_results_folder(sub)
-    wanted = ("--memory 8GB --loss 2 --for memory --model llava-1.5-7b", "--memory 70MB --loss 1 --for speed")
-    sub = verbs.add("recommend", recommend, "choose a recipe for a device from the measured results", *wanted)
-    sub.add_argument("--memory", required=True, metavar="AMOUNT", help="what the device has, such as 8GB")
-    text = "of exact match that may go (default: 1)"
-    sub.add_argument("--loss", type=float, default=1.0, metavar="POINTS", help=text)
-    sub.add_argument("--for", dest="goal", choices=advice.GOALS, default="memory", help="default: memory")
-    sub.add_argument("--model", default=registry.DEFAULT, help=f"default: {registry.DEFAULT}")
-    sub.add_argument("--hardware", metavar="SLUG", help="only this machine's results")
+    _recommend_options(subcommands)
+
+
+def _recommend_options(subcommands: Subcommands) -> None:
+    example = "--memory 8GB --max-accuracy-drop 2 --optimize-for memory --model llava-1.5-7b"
+    text = "choose a recipe for a device from the measured results"
+    sub = subcommands.add("recommend", recommend, text, example)
+    sub.add_argument("--memory", required=True, metavar="SIZE", help="memory of the device, such as 8GB")
+    text = "largest acceptable loss of exact match, in percentage points (default: 1)"
+    add_renamed(sub, "--max-accuracy-drop", "--loss", type=float, default=1.0, metavar="POINTS", help=text)
+    text = "memory: the smallest recipe that qualifies; speed: the fastest (default: memory)"
+    add_renamed(sub, "--optimize-for", "--for", choices=advice.GOALS, default="memory", help=text)
+    text = f"model to compress (default: {registry.DEFAULT_MODEL})"
+    sub.add_argument("--model", default=registry.DEFAULT_MODEL, help=text)
+    sub.add_argument("--hardware", metavar="SLUG", help="use only the results of this machine")
+    text = "task of the accuracy drop (default: the one that most results of the model have)"
+    sub.add_argument("--task", metavar="NAME", help=text)
     add_results_folder(sub)
 
 
 def _report_options(sub: argparse.ArgumentParser) -> None:
     add_results_folder(sub)
-    sub.add_argument("--model", help="only this model's results")
-    sub.add_argument("--hardware", metavar="SLUG", help="only this machine's results")
-    way = sub.add_mutually_exclusive_group()
-    way.add_argument("--readme", metavar="FILE", help="rewrite the generated blocks and plots of this file instead")
-    way.add_argument("--format", choices=list(export.FORMATS), help="one flat row a recipe, with every circumstance")
-    text = "draw one machine's results into this folder, as PNG, SVG and self-contained Plotly HTML"
-    way.add_argument("--plots", metavar="DIR", help=text)
-    sub.add_argument("--out", metavar="FILE", help="write the tables there instead of printing them")
-    text = "first compute every score anew from the recorded answers; needs no model"
+    sub.add_argument("--model", help="only the results of this model")
+    sub.add_argument("--hardware", metavar="SLUG", help="only the results of this machine")
+    text = "only the results on this task, as the measure of quality (default: the one that most results have)"
+    sub.add_argument("--task", metavar="NAME", help=text)
+    output = sub.add_mutually_exclusive_group()
+    text = "update the generated blocks and plots of README.md and docs/*.md in DIR (default: the current folder)"
+    output.add_argument("--docs", nargs="?", const=".", metavar="DIR", help=text)
+    output.add_argument("--readme", metavar="FILE", help=argparse.SUPPRESS)  # earlier spelling: updates one file
+    text = "one flat row per recipe with everything that was recorded"
+    output.add_argument("--format", choices=list(export.WRITERS), help=text)
+    text = "plot the results of one machine into this folder, as PNG, SVG and self-contained Plotly HTML"
+    output.add_argument("--plots", metavar="DIR", help=text)
+    sub.add_argument("--out", metavar="FILE", help="write the tables to this file instead of printing them")
+    text = "first recompute every score from the recorded answers; loads no model"
     sub.add_argument("--rescore", action="store_true", help=text)
-    sub.add_argument("--encoder", help="BERTScore encoder of --rescore; default: the one that was used")
+    text = "BERTScore encoder of --rescore (default: the one that was used)"
+    add_renamed(sub, "--bertscore-model", "--encoder", metavar="NAME", help=text)
 
 
 def compare(args: argparse.Namespace) -> None:
+    """Prints how a recipe differs from another, once for each machine that measured both."""
     from vlmcomp.reporting import comparison
 
-    root, wanted = Path(args.root), [str(Recipe.parse(r)) for r in (args.recipe, args.other)]
-    groups = [{r.recipe: r for r in group if r.error is None} for group in grouping.groups(store.load_all(root))]
-    pairs = [[found[r] for r in wanted] for found in groups if all(r in found for r in wanted)]
+    root = Path(args.root)
+    recipes = [str(Recipe.parse(r)) for r in (args.recipe, args.baseline)]
+    groups = [
+        {r.recipe: r for r in group if r.error is None} for group in grouping.comparable_groups(store.load_all(root))
+    ]
+    pairs = [[group[r] for r in recipes] for group in groups if all(r in group for r in recipes)]
     if not pairs:
-        raise ValueError(f"{root} has no machine that measured both alike: run 'vlmcomp bench {' '.join(wanted)}'")
+        raise ValueError(f"no machine in {root} measured both in the same way: run 'vlmcomp bench {' '.join(recipes)}'")
     for after, before in pairs:
-        rows = (store.load_rows(r, root) for r in (after, before))
-        print(f"On {after.hardware.slug}. {comparison.verdict(after, before, *rows)}\n")
+        predictions = (store.load_predictions(r, root) for r in (after, before))
+        print(f"On {after.hardware.slug}. {comparison.verdict(after, before, *predictions)}\n")
 
 
-def _rescored(reports: list[Report], root: Path, encoder: str | None) -> list[Report]:
-    """The reports with new scores, and saved; those without recorded answers as they are. Nothing is saved before all
-    are computed."""
+def _rescore_all(reports: list[Report], root: Path, bertscore_model: str | None) -> list[Report]:
+    """Recomputes and saves the scores of reports with recorded answers; nothing is saved before all are computed.
+
+    Args:
+        reports: of any models and machines.
+        root: folder of the reports.
+        bertscore_model: encoder of BERTScore; None for the one that each report used.
+
+    Returns:
+        All reports, those without recorded answers unchanged.
+    """
     from vlmcomp.evaluation.quality import rescore
 
-    done: list[tuple[Report, dict[str, store.Rows]]] = []
-    for found in reports:
-        rows = store.load_rows(found, root)
-        if found.error is None and rows:
-            found = rescore(found, rows, encoder)
-        elif found.error is None:
-            print(f"{found.recipe} has no recorded answers and keeps its scores", file=sys.stderr)
-        done.append((found, rows))
-    for found, rows in done:
-        if rows:
-            store.save(found, rows, root)
-    return [found for found, _ in done]
+    extras.require(extras.TEXT_METRICS, "--rescore")
+    rescored: list[tuple[Report, dict[str, store.Predictions]]] = []
+    for report in reports:
+        predictions = store.load_predictions(report, root)
+        if report.error is None and predictions:
+            report = rescore(report, predictions, bertscore_model)
+        elif report.error is None:
+            print(f"{report.recipe} has no recorded answers: its scores are unchanged", file=sys.stderr)
+        rescored.append((report, predictions))
+    for report, predictions in rescored:
+        if predictions:
+            store.save(report, predictions, root)
+    return [report for report, _ in rescored]
 
 
-def _chosen(reports: list[Report], args: argparse.Namespace) -> list[Report]:
-    """The reports of ``--model`` and ``--hardware``."""
-    for name, read in (("model", lambda r: Recipe.parse(r.recipe).model), ("hardware", lambda r: r.hardware.slug)):
-        wanted, known = getattr(args, name), sorted({read(r) for r in reports})
+def _matching(
+    reports: list[Report], model: str | None = None, hardware: str | None = None, task: str | None = None
+) -> list[Report]:
+    """The reports of a model, of a machine and on a task; None for all. Failed reports belong to every task.
+
+    Raises:
+        ValueError: no reports of that model or machine, or on that task.
+    """
+    for name, wanted, value_of in (
+        ("model", model, lambda r: Recipe.parse(r.recipe).model),
+        ("hardware", hardware, lambda r: r.hardware.slug),
+    ):
+        known = sorted({value_of(r) for r in reports})
         if wanted and wanted not in known:
             raise ValueError(f"no reports of --{name} {wanted}: choose {' or '.join(known)}")
-        reports = [r for r in reports if wanted in (None, read(r))]
-    return reports
+        reports = [r for r in reports if not wanted or value_of(r) == wanted]
+    tasks = grouping.list_tasks(reports)
+    if task and task not in tasks:
+        raise ValueError(f"no reports of --task {task}: choose {' or '.join(tasks)}")
+    return [r for r in reports if not task or task in r.quality or r.error is not None]
 
 
 def report(args: argparse.Namespace) -> None:
+    """Prints the results as tables, or writes them as files, plots or blocks of the docs."""
     root = Path(args.root)
     reports = store.load_all(root)
-    if not reports:  # an empty block must not wipe the README's
+    if not reports:  # an empty block must not replace a filled one
         raise ValueError(f"there are no reports in {root}: run 'vlmcomp bench' first")
-    if args.readme and (args.model or args.hardware):
-        raise ValueError("--readme shows every model: leave out --model and --hardware")
-    if args.out and (args.readme or args.plots):
-        raise ValueError("--out is for tables: leave it out with --readme and --plots")
-    reports = _chosen(reports, args)
+    docs = args.docs or args.readme
+    if docs and (args.model or args.hardware or args.task):
+        option = "--docs" if args.docs else "--readme"
+        raise ValueError(f"{option} shows every model: remove --model, --hardware and --task")
+    if args.out and (docs or args.plots):
+        raise ValueError("--out is for tables: remove it, or --docs and --plots")
+    reports = _matching(reports, args.model, args.hardware, args.task)
     if args.rescore:
-        reports = _rescored(reports, root, args.encoder)
-    if args.readme:
-        _rewrite(Path(args.readme), reports, root)
+        reports = _rescore_all(reports, root, args.bertscore_model)
+    if docs:
+        _update_docs(Path(docs), reports, root)
         return
 
-    def rows(found: Report) -> dict[str, store.Rows]:
-        return store.load_rows(found, root)
+    def load_predictions(report: Report) -> dict[str, store.Predictions]:
+        return store.load_predictions(report, root)
 
     if args.plots:
         from vlmcomp.reporting import figures_matplotlib
 
-        for file in figures_matplotlib.save_all(reports, rows, Path(args.plots), print):
+        extras.require(["matplotlib"], "--plots")
+        for file in figures_matplotlib.save_all(reports, load_predictions, Path(args.plots), print, args.task):
             print(file)
         return
-    text = (
-        export.FORMATS[args.format](export.flatten(reports, rows))
-        if args.format
-        else results_tables.block(reports, rows)
-    )
+    if args.format:
+        text = export.WRITERS[args.format](export.to_rows(reports, load_predictions, args.task))
+    else:
+        text = results_tables.results_section(reports, load_predictions, args.task)
     if not args.out:
         print(text)
         return
     Path(args.out).parent.mkdir(parents=True, exist_ok=True)
     files.write_text(Path(args.out), text + "\n")
-    print(f"{args.out} holds {len(reports)} reports of {root}")
+    print(f"wrote {len(reports)} reports of {root} to {args.out}")
 
 
-def _rewrite(file: Path, reports: list[Report], root: Path) -> None:
+def _update_docs(path: Path, reports: list[Report], root: Path) -> None:
+    """Updates one file, or ``README.md`` and ``docs/*.md`` of a folder, from the reports in ``root``."""
     from vlmcomp.cli import generated_docs
 
-    try:
-        new = generated_docs.update_blocks(file.read_text(encoding="utf-8"), reports, root)
-        pictures = generated_docs.render_figures(new, reports, root)
-    except ValueError as error:
-        raise ValueError(f"{file}: {error}") from None
-    for name, picture in pictures.items():
-        (file.parent / name).parent.mkdir(parents=True, exist_ok=True)
-        files.write_bytes(file.parent / name, picture)
-    files.write_text(file, new)
-    print(f"{file} holds the results of {root}")
+    extras.require(["matplotlib"], "--docs")
+    if path.is_dir():
+        updated = generated_docs.update_folder(path, reports, root)
+    else:
+        generated_docs.update_file(path, reports, root)
+        updated = [path]
+    for file in updated:
+        print(f"updated {file} from {root}")
 
 
 def recommend(args: argparse.Namespace) -> int | None:
-    wish, root = advice.Wish(args.model, advice.read_amount(args.memory), args.loss, args.goal), Path(args.root)
-    reports = store.load_all(root)
-    known = sorted({r.hardware.slug for r in reports})
-    if args.hardware and args.hardware not in known:
-        raise ValueError(f"no reports of --hardware {args.hardware}: choose {' or '.join(known)}")
-    reports = [r for r in reports if args.hardware in (None, r.hardware.slug)]
-    found = advice.advise(wish, reports, lambda report: store.load_rows(report, root), _published)
+    """Prints the recipe that suits a device best, why, and how to build it.
+
+    Returns:
+        1 if no recipe qualifies.
+    """
+    root = Path(args.root)
+    memory = advice.parse_bytes(args.memory)
+    constraints = advice.Constraints(args.model, memory, args.max_accuracy_drop, args.optimize_for)
+    reports = _matching(store.load_all(root), hardware=args.hardware, task=args.task)
+
+    def load_predictions(report: Report) -> dict[str, store.Predictions]:
+        return store.load_predictions(report, root)
+
+    found = advice.recommend(constraints, reports, load_predictions, _size_estimate, args.task)
     if found.best is None:
-        print(f"nothing will do. {found.why}\n({found.basis})")
+        print(f"no recipe qualifies: {found.reason}\n({found.basis})")
         return 1
-    print(f"{found.best.recipe}\n{found.why}\n{found.cost}\n({found.basis})\n")
+    print(f"{found.best.recipe}\n{found.reason}\n{found.cost}\n({found.basis})\n")
     print(f"{found.command}\n\n{found.python}")
     return None
 
 
-def _published(name: str) -> tuple[dict[str, int], dict[str, int]]:
+def _size_estimate(name: str) -> tuple[dict[str, int], dict[str, int]]:
     from vlmcomp.compression import size_estimate
 
-    return size_estimate.by_recipe(name)
+    return size_estimate.estimate_by_recipe(name)

@@ -1,0 +1,1 @@
+from vlmcomp.models import quiet_libraries  # noqa: F401

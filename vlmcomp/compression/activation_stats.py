@@ -1,49 +1,63 @@
-"""What pruning keeps of the activations: running sums of a Linear's inputs and of the outputs wanted of it."""
+"""Activation statistics of one Linear for pruning: running means over its inputs and target outputs."""
 
 from __future__ import annotations
 
 import torch
 
 
-class Moments:
-    """Weighted running sums over tokens of a Linear's inputs x (n) and the outputs t (out) that are wanted of it.
+class ActivationStats:
+    """Weighted running means over tokens of a Linear's inputs x (n) and its target outputs t (out).
 
-    ``gram`` (n, n) and ``cross`` (out, n) are the means of x x^T and t x^T, ``mean`` (n) and ``wanted`` (out)
-    those of x and t, ``power`` that of t^T t; all float32, read once everything is added.
+    Attributes:
+        gram: (n, n) mean of x x^T. All attributes are float32 and valid after every ``update``.
+        cross: (out, n) mean of t x^T.
+        mean: (n) mean of x.
+        target_mean: (out) mean of t.
+        target_sq_norm: mean of t^T t.
+        total_weight: sum of the tokens' weights.
     """
 
-    def __init__(self, inputs: int, outputs: int, device: torch.device | str = "cpu") -> None:
-        self.gram = torch.zeros(inputs, inputs, device=device)
-        self.cross = torch.zeros(outputs, inputs, device=device)
-        self.mean, self.wanted = torch.zeros(inputs, device=device), torch.zeros(outputs, device=device)
-        self.power, self.total = 0.0, 0.0
+    def __init__(self, in_features: int, out_features: int, device: torch.device | str = "cpu") -> None:
+        self.gram = torch.zeros(in_features, in_features, device=device)
+        self.cross = torch.zeros(out_features, in_features, device=device)
+        self.mean = torch.zeros(in_features, device=device)
+        self.target_mean = torch.zeros(out_features, device=device)
+        self.target_sq_norm = 0.0
+        self.total_weight = 0.0
 
     @classmethod
-    def of(cls, x: torch.Tensor, target: torch.Tensor) -> Moments:
-        """Those of x (N, n) and target (N, out), every row counting alike."""
-        moments = cls(x.shape[1], target.shape[1], x.device)
-        moments.add(x, target, torch.ones(len(x), device=x.device))
-        return moments
+    def from_tokens(cls, x: torch.Tensor, target: torch.Tensor) -> ActivationStats:
+        """Statistics of x (N, n) and target (N, out) with equal weights."""
+        stats = cls(x.shape[1], target.shape[1], x.device)
+        stats.update(x, target, torch.ones(len(x), device=x.device))
+        return stats
 
-    def add(self, x: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> None:
-        """x (..., n), target (..., out), weight (...): tokens of weight 0 cost nothing. Keeps means up to date."""
-        chosen = weight.flatten() > 0
-        x, target = x.flatten(0, -2)[chosen].float(), target.flatten(0, -2)[chosen].float()
-        share = weight.flatten()[chosen].to(x.device)
-        self.total += float(share.sum())
+    def update(self, x: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> None:
+        """Add tokens.
+
+        Args:
+            x: (..., n) inputs.
+            target: (..., out) target outputs.
+            weight: (...) of every token; tokens of weight 0 are skipped.
+        """
+        used = weight.flatten() > 0
+        x = x.flatten(0, -2)[used].float()
+        target = target.flatten(0, -2)[used].float()
+        weight = weight.flatten()[used].to(x.device)
+        self.total_weight += float(weight.sum())
         if not len(x):
             return
-        new = share / self.total
+        new = weight / self.total_weight
         old = 1 - float(new.sum())
-        heavy = x * new[:, None]
-        self.gram.addmm_(heavy.T, x, beta=old)
-        self.cross.addmm_(target.T, heavy, beta=old)
-        self.mean.mul_(old).add_(heavy.sum(0))
-        self.wanted.mul_(old).add_(new @ target)
-        self.power = old * self.power + float(new @ target.square().sum(1))
+        weighted_x = x * new[:, None]
+        self.gram.addmm_(weighted_x.T, x, beta=old)
+        self.cross.addmm_(target.T, weighted_x, beta=old)
+        self.mean.mul_(old).add_(weighted_x.sum(0))
+        self.target_mean.mul_(old).add_(new @ target)
+        self.target_sq_norm = old * self.target_sq_norm + float(new @ target.square().sum(1))
 
 
-def moments_bytes(inputs: int, outputs: int) -> int:
-    """Bytes of one reader's ``Moments`` and of solving it: float32 sums, and in float64 three matrices (n, n) and
-    three (out, n)."""
-    return inputs * (4 * (inputs + outputs) + 8 * (3 * inputs + 3 * outputs))
+def solver_memory_bytes(in_features: int, out_features: int) -> int:
+    """Bytes of one Linear's ``ActivationStats`` and of solving it: float32 sums, and in float64 three (n, n) and three
+    (out, n) matrices."""
+    return in_features * (4 * (in_features + out_features) + 8 * (3 * in_features + 3 * out_features))

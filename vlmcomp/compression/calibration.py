@@ -1,9 +1,9 @@
-"""Image + question + answer sequences as the decoder's layers get them: what a model is calibrated on."""
+"""Calibration data as the decoder layers receive it: image + question + answer sequences, or plain text."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,182 +11,201 @@ import torch
 from PIL import Image
 from transformers import PreTrainedModel
 
-from vlmcomp.compression.visual_tokens import pruner as token_pruner
+from vlmcomp.compression.visual_tokens import pruner as visual_tokens
 from vlmcomp.models import architecture
+from vlmcomp.models.forward_override import override_forward
 from vlmcomp.models.vlm import VLM
 
-BATCH = 8  # sequences at a time
-FEWEST = 2  # one sample says nothing about what varies
-PAD, IMAGE, QUESTION, ANSWER = range(4)
+BATCH_SIZE = 8  # sequences
+MIN_SAMPLES = 2  # one sample shows no variance
+PAD, IMAGE, QUESTION, ANSWER = range(4)  # token types
 
 
 @dataclass(frozen=True)
-class Weights:
-    """How much an image, a question and an answer token count in the statistics.
+class TokenWeights:
+    """Weight of an image, a question and an answer token in the activation statistics.
 
-    The default was chosen on scenes that no test asks about: image tokens are many and say little one by one.
+    The default was chosen on scenes that no test asks about: image tokens are many, and each carries little.
     """
 
     image: float = 0.03
     question: float = 1.0
     answer: float = 1.0
 
-    def of(self, kinds: torch.Tensor) -> torch.Tensor:
-        """The weight of every token of ``kinds`` (any shape); padding counts nothing."""
-        return torch.tensor([0.0, self.image, self.question, self.answer])[kinds]
+    def for_types(self, token_types: torch.Tensor) -> torch.Tensor:
+        """The weight of every token of ``token_types`` (any shape); that of padding is 0."""
+        return torch.tensor([0.0, self.image, self.question, self.answer])[token_types]
 
 
 @dataclass
-class Tokens:
-    """A batch of sequences at the decoder's door: hidden states (B, T, hidden) in RAM, kinds (B, T), and of every
-    layer the other arguments and what the decoder adds to the stream after it (image features, in some families).
+class CalibrationBatch:
+    """Inputs of the decoder layers for one batch of sequences, in RAM.
 
-    Where image tokens were left out, ``whole`` is the batch with all of them, and ``columns`` (B, T) says where in it
-    each token stands.
+    Attributes:
+        hidden: (B, T, hidden) hidden states before the first layer.
+        token_types: (B, T).
+        layer_kwargs: the other arguments of every layer.
+        deepstack_residuals: by layer, what the decoder adds to the hidden states after it (image features, in some
+            families).
+        unpruned: the same batch with all image tokens, where some were pruned.
+        kept_positions: (B, T) position of each token in ``unpruned``.
     """
 
     hidden: torch.Tensor
-    kinds: torch.Tensor
-    arguments: tuple[dict[str, Any], ...]
-    added: tuple[torch.Tensor | None, ...] = ()
-    whole: Tokens | None = None
-    columns: torch.Tensor | None = None
+    token_types: torch.Tensor
+    layer_kwargs: tuple[dict[str, Any], ...]
+    deepstack_residuals: tuple[torch.Tensor | None, ...] = ()
+    unpruned: CalibrationBatch | None = None
+    kept_positions: torch.Tensor | None = None
 
     @property
-    def dense(self) -> Tokens:
-        """The batch as the dense model sees it."""
-        return self.whole or self
+    def dense(self) -> CalibrationBatch:
+        """The batch as the dense model receives it."""
+        return self.unpruned or self
 
-    def shared(self, stream: torch.Tensor) -> torch.Tensor:
-        """Of a stream of the ``dense`` batch, the tokens that this one has."""
-        if self.columns is None:
-            return stream
-        columns = self.columns.clamp_max(stream.shape[1] - 1)  # padding may lie beyond
-        return stream.gather(1, columns[..., None].expand(-1, -1, stream.shape[2]))
+    def select_kept(self, hidden: torch.Tensor) -> torch.Tensor:
+        """The tokens of this batch out of the hidden states of the ``dense`` batch."""
+        if self.kept_positions is None:
+            return hidden
+        positions = self.kept_positions.clamp_max(hidden.shape[1] - 1)  # those of padding may be out of range
+        return hidden.gather(1, positions[..., None].expand(-1, -1, hidden.shape[2]))
 
-    def after(self, layer: int, stream: torch.Tensor) -> torch.Tensor:
-        """The stream that leaves ``layer`` for the next one."""
-        more = self.added[layer] if layer < len(self.added) else None
-        return stream if more is None else stream + more.to(stream.device)
+    def add_deepstack(self, layer: int, hidden: torch.Tensor) -> torch.Tensor:
+        """The next layer's hidden states from the output of ``layer``."""
+        residual = self.deepstack_residuals[layer] if layer < len(self.deepstack_residuals) else None
+        return hidden if residual is None else hidden + residual.to(hidden.device)
 
-    def of(self, layer: int, device: torch.device) -> dict[str, Any]:
-        """The arguments of ``layer`` on ``device``."""
-        return _moved(self.arguments[layer], device)
+    def layer_inputs(self, layer: int, device: torch.device) -> dict[str, Any]:
+        """The keyword arguments of ``layer`` on ``device``."""
+        return _to_device(self.layer_kwargs[layer], device)
 
     @property
-    def count(self) -> int:
-        return int((self.kinds != PAD).sum())
+    def num_tokens(self) -> int:
+        return int((self.token_types != PAD).sum())
 
 
-def size(calibration: Sequence[Tokens]) -> str:
+def summarize(batches: Sequence[CalibrationBatch]) -> str:
     """``512 samples, 48,113 tokens``."""
-    return f"{sum(len(t.kinds) for t in calibration)} samples, {sum(t.count for t in calibration):,} tokens"
+    samples = sum(len(batch.token_types) for batch in batches)
+    return f"{samples} samples, {sum(batch.num_tokens for batch in batches):,} tokens"
 
 
-# A tensor by its id, kept so that the id stays its own, and its copy.
-_Known = dict[int, tuple[torch.Tensor, torch.Tensor]]
+# id of a tensor -> the tensor, referenced so that the id stays unique, and its copy
+_Copies = dict[int, tuple[torch.Tensor, torch.Tensor]]
 
 
-def _moved(value: Any, device: torch.device | str, known: _Known | None = None) -> Any:
-    """``value`` with every tensor in it on ``device``; a tensor in ``known`` is not moved again."""
-    known = {} if known is None else known
+def _to_device(value: Any, device: torch.device | str, copies: _Copies | None = None) -> Any:
+    """``value`` with every tensor in it on ``device``; tensors in ``copies`` are not copied again."""
+    copies = {} if copies is None else copies
     if isinstance(value, torch.Tensor):
-        if id(value) not in known:
-            known[id(value)] = value, value.to(device)
-        return known[id(value)][1]
+        if id(value) not in copies:
+            copies[id(value)] = value, value.to(device)
+        return copies[id(value)][1]
     if isinstance(value, dict):
-        return {key: _moved(part, device, known) for key, part in value.items()}
+        return {key: _to_device(part, device, copies) for key, part in value.items()}
     if isinstance(value, tuple | list):
-        return type(value)(_moved(part, device, known) for part in value)
+        return type(value)(_to_device(part, device, copies) for part in value)
     return value
 
 
-class Stop(Exception):
-    """Raised where what follows need not run."""
+class StopForward(Exception):
+    """Ends a forward pass whose remainder is not needed."""
 
 
-def enter(model: PreTrainedModel, inputs: dict[str, Any], kinds: torch.Tensor) -> Tokens:
-    """What the decoder's layers are called with for a batch whose tokens are of these ``kinds`` (B, T).
+def capture_layer_inputs(model: PreTrainedModel, inputs: dict[str, Any], token_types: torch.Tensor) -> CalibrationBatch:
+    """Record the arguments of every decoder layer for one batch.
 
-    Stand-ins that return zeros take the layers' places, so that nothing is computed but what lies between them.
+    Placeholders that return zeros replace the layers, so that only what lies between them is computed.
+
+    Args:
+        model: the whole model; weights of the decoder layers are not used.
+        inputs: keyword arguments of the model.
+        token_types: (B, T) of the batch.
     """
-    blocks = [layer.block for layer in architecture.layers(model)]
-    hidden: list[torch.Tensor] = []
-    added: list[torch.Tensor | None] = []
-    arguments: list[dict[str, Any]] = []
-    shared: _Known = {}  # most arguments are the same in every layer: they are kept once
+    blocks = [layer.block for layer in architecture.decoder_layers(model)]
+    first_hidden: list[torch.Tensor] = []
+    residuals: list[torch.Tensor | None] = []
+    layer_kwargs: list[dict[str, Any]] = []
+    copies: _Copies = {}  # most arguments are the same in every layer and are stored once
 
-    def stand_in(*args: Any, **kwargs: Any) -> torch.Tensor:
+    def record(*args: Any, **kwargs: Any) -> torch.Tensor:
         kwargs = {k: v for k, v in kwargs.items() if k not in ("past_key_values", "cache", "use_cache")}
-        stream = args[0] if args else kwargs.pop("hidden_states")
-        if hidden:
-            added.append(stream.cpu() if stream.any() else None)
+        hidden = args[0] if args else kwargs.pop("hidden_states")
+        if first_hidden:
+            residuals.append(hidden.cpu() if hidden.any() else None)
         else:
-            hidden.append(stream.cpu())
-        arguments.append(_moved(kwargs, "cpu", shared))
-        if len(arguments) == len(blocks):
-            raise Stop
-        return torch.zeros_like(stream)
+            first_hidden.append(hidden.cpu())
+        layer_kwargs.append(_to_device(kwargs, "cpu", copies))
+        if len(layer_kwargs) == len(blocks):
+            raise StopForward
+        return torch.zeros_like(hidden)
 
-    try:
+    with ExitStack() as overrides, suppress(StopForward):
         for block in blocks:
-            block.forward = stand_in
-        with suppress(Stop):
-            model(**inputs, use_cache=False)
-    finally:
-        for block in blocks:
-            del block.forward  # the class's own again
-    return Tokens(hidden[0], kinds, tuple(arguments), tuple(added))
+            overrides.enter_context(override_forward(block, record))
+        model(**inputs, use_cache=False)
+    return CalibrationBatch(first_hidden[0], token_types, tuple(layer_kwargs), tuple(residuals))
 
 
 @torch.no_grad()
-def sequences(vlm: VLM, samples: Iterable[tuple[Image.Image, str, str]], batch: int = BATCH) -> list[Tokens]:
-    """What the first decoder layer gets for each (image, question, answer): answers calibrate as well as prompts.
+def calibration_batches(
+    vlm: VLM, samples: Iterable[tuple[Image.Image, str, str]], batch_size: int = BATCH_SIZE
+) -> list[CalibrationBatch]:
+    """Decoder inputs of (image, question, answer) samples, in batches of like length.
+
+    Args:
+        vlm: encodes the samples and computes everything before the decoder.
+        samples: the answers are part of the sequences, so the statistics cover generated tokens too.
+        batch_size: sequences in a batch.
 
     Raises:
-        ValueError: fewer than ``FEWEST`` samples, or one that is not an image, a question and an answer.
+        ValueError: fewer than ``MIN_SAMPLES`` samples, or one that is not an image, a question and an answer.
     """
-    rows = [_row(vlm, index, sample) for index, sample in enumerate(samples)]
-    if len(rows) < FEWEST:
-        raise ValueError(f"calibration needs at least {FEWEST} samples of image, question and answer, not {len(rows)}")
+    rows = [_checked_sample(vlm, index, sample) for index, sample in enumerate(samples)]
+    if len(rows) < MIN_SAMPLES:
+        raise ValueError(
+            f"calibration needs at least {MIN_SAMPLES} samples of image, question and answer, not {len(rows)}"
+        )
     rows.sort(key=lambda row: row[3])
-    found = []
-    for start in range(0, len(rows), batch):
-        images, questions, answers, _ = map(list, zip(*rows[start : start + batch]))
-        tokens, ids = _enter(vlm, images, questions, answers)
-        if (seeing := token_pruner.of(vlm.model)) is not None:
-            tokens.columns = seeing.columns(ids)
-            with seeing.opened():
-                tokens.whole, _ = _enter(vlm, images, questions, answers)
-        found.append(tokens)
-    return found
+    batches = []
+    for start in range(0, len(rows), batch_size):
+        images, questions, answers, _ = map(list, zip(*rows[start : start + batch_size]))
+        batch, ids = _capture(vlm, images, questions, answers)
+        token_pruner = visual_tokens.get_token_pruner(vlm.model)
+        if token_pruner is not None:
+            batch.kept_positions = token_pruner.kept_positions(ids)
+            with token_pruner.disabled():
+                batch.unpruned, _ = _capture(vlm, images, questions, answers)
+        batches.append(batch)
+    return batches
 
 
-def _enter(
+def _capture(
     vlm: VLM, images: list[Image.Image], questions: list[str], answers: list[str]
-) -> tuple[Tokens, torch.Tensor]:
-    """The batch at the decoder's door, and its token ids."""
+) -> tuple[CalibrationBatch, torch.Tensor]:
+    """The batch and its token ids (B, T)."""
     inputs = vlm.encode(images, questions, answers)
-    return enter(vlm.model, inputs, _kinds(vlm, inputs, answers)), inputs["input_ids"]
+    return capture_layer_inputs(vlm.model, inputs, _token_types(vlm, inputs, answers)), inputs["input_ids"]
 
 
-def _kinds(vlm: VLM, inputs: dict[str, torch.Tensor], answers: Sequence[str]) -> torch.Tensor:
-    """(B, T) on the CPU: what every token of whole sequences is."""
-    ids, mask = inputs["input_ids"].cpu(), inputs["attention_mask"].cpu()
-    kinds = torch.full(ids.shape, QUESTION)
-    kinds[ids == vlm.model.config.image_token_id] = IMAGE
-    for kind, seen, answer in zip(kinds, mask, answers):
-        end, tokens = int(seen.sum()), _length(vlm, f"{vlm.spec.joint}{answer}") + vlm.spec.suffix
-        kind[end - tokens : end] = ANSWER
-        kind[end:] = PAD
-    return kinds
+def _token_types(vlm: VLM, inputs: dict[str, torch.Tensor], answers: Sequence[str]) -> torch.Tensor:
+    """(B, T) on the CPU: the type of every token of sequences that are padded on the right."""
+    ids = inputs["input_ids"].cpu()
+    lengths = inputs["attention_mask"].cpu().sum(1).tolist()
+    token_types = torch.full(ids.shape, QUESTION)
+    token_types[ids == vlm.model.config.image_token_id] = IMAGE
+    for row, length, answer in zip(token_types, lengths, answers):
+        num_answer_tokens = _num_tokens(vlm, f"{vlm.spec.answer_separator}{answer}") + vlm.spec.is_prefix_lm
+        row[length - num_answer_tokens : length] = ANSWER
+        row[length:] = PAD
+    return token_types
 
 
-def _length(vlm: VLM, text: str) -> int:
+def _num_tokens(vlm: VLM, text: str) -> int:
     return len(vlm.processor.tokenizer(text, add_special_tokens=False).input_ids)
 
 
-def _row(vlm: VLM, index: int, sample: Any) -> tuple[Image.Image, str, str, int]:
+def _checked_sample(vlm: VLM, index: int, sample: Any) -> tuple[Image.Image, str, str, int]:
     """The sample and the number of tokens of its text."""
     try:
         image, question, answer = sample
@@ -197,15 +216,25 @@ def _row(vlm: VLM, index: int, sample: Any) -> tuple[Image.Image, str, str, int]
             f"calibration sample {index} must be an image, a question and an answer, "
             f"not {', '.join(type(part).__name__ for part in sample)}"
         )
-    return image, question, answer, _length(vlm, f"{question} {answer}")
+    return image, question, answer, _num_tokens(vlm, f"{question} {answer}")
 
 
 @torch.no_grad()
-def texts(model: PreTrainedModel, ids: torch.Tensor, batch: int = BATCH) -> list[Tokens]:
-    """The same for plain text: ``ids`` (N, T) of a decoder without an image; every token is an answer token."""
+def text_batches(model: PreTrainedModel, ids: torch.Tensor, batch_size: int = BATCH_SIZE) -> list[CalibrationBatch]:
+    """Decoder inputs of plain text without images.
+
+    Args:
+        model: a VLM's model or a decoder alone.
+        ids: (N, T) token ids without padding; every token counts as an answer token.
+        batch_size: sequences in a batch.
+
+    Raises:
+        ValueError: no sequence.
+    """
     if not len(ids):
         raise ValueError("calibration needs at least one sequence")
-    found = []
-    for part in ids.split(batch):
-        found.append(enter(model, {"input_ids": part.to(model.device)}, torch.full(part.shape, ANSWER)))
-    return found
+    batches = []
+    for part in ids.split(batch_size):
+        inputs = {"input_ids": part.to(model.device)}
+        batches.append(capture_layer_inputs(model, inputs, torch.full(part.shape, ANSWER)))
+    return batches

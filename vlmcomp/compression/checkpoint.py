@@ -1,4 +1,4 @@
-"""A built VLM <-> a directory: the stock Hugging Face layout, and recipe.json beside it."""
+"""Saves and loads a VLM in the layout of transformers, with recipe.json beside its files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ from transformers import (
     PreTrainedModel,
 )
 
-from vlmcomp import __version__
 from vlmcomp.compression.pruning import heads
 from vlmcomp.compression.quantization import torchao as torchao_tensors
 from vlmcomp.compression.quantization.bitsandbytes import is_cpu_repacked, silence_bitsandbytes
@@ -32,32 +31,35 @@ from vlmcomp.models import processor, registry
 from vlmcomp.models.dtypes import compute_dtype
 from vlmcomp.models.vlm import VLM
 from vlmcomp.recipe import Recipe
-from vlmcomp.results.schema import Pruned
+from vlmcomp.results.schema import PruningResult
+from vlmcomp.version import __version__
 
-_FILE = "recipe.json"
+FILE = "recipe.json"  # beside the files of transformers
 
 
 def is_checkpoint(folder: Path) -> bool:
-    return (Path(folder) / _FILE).is_file()
+    return (Path(folder) / FILE).is_file()
 
 
-def beyond_stock(model: PreTrainedModel) -> str:
-    """Why ``load`` alone brings back what ``save`` writes, and stock ``from_pretrained`` does not; empty if it does."""
-    if hasattr(model.config.get_text_config(), heads.KEPT):
-        return "stock classes of this family hold no such number of heads"
-    return "stock classes take these weights but see all image tokens" if token_pruner.of(model) else ""
+def custom_loading_reason(model: PreTrainedModel) -> str:
+    """Why transformers' ``from_pretrained`` alone does not restore what ``save`` writes; empty if it does."""
+    if hasattr(model.config.get_text_config(), heads.HEADS_CONFIG_KEY):
+        return "transformers' class of this family has no configuration for this number of heads"
+    if token_pruner.get_token_pruner(model):
+        return "transformers loads these weights but keeps all image tokens"
+    return ""
 
 
-def stock(model: PreTrainedModel) -> bool:
-    """Whether stock ``from_pretrained`` takes what ``save`` writes and answers alike."""
-    return not beyond_stock(model)
+def loads_with_transformers(model: PreTrainedModel) -> bool:
+    """Whether transformers' ``from_pretrained`` restores what ``save`` writes, with the same outputs."""
+    return not custom_loading_reason(model)
 
 
 def save(vlm: VLM, folder: Path) -> None:
-    """Write ``vlm`` to a new folder in the stock layout; all of it appears at once or not at all.
+    """Write ``vlm`` to a new folder in the layout of transformers, atomically.
 
     Raises:
-        ValueError: the folder holds something already, or this INT4 model has already answered on a CPU.
+        ValueError: the folder is not empty, or this INT4 model has already run on a CPU.
     """
     folder = Path(folder)
     if folder.exists() and any(folder.iterdir()):
@@ -65,131 +67,143 @@ def save(vlm: VLM, folder: Path) -> None:
     if is_cpu_repacked(vlm.model):
         raise ValueError(
             "this INT4 model has already answered on a CPU, which repacks its weights beyond exact saving: "
-            "build it again and save it before asking"
+            "build it again and save it before generating"
         )
     folder.parent.mkdir(parents=True, exist_ok=True)
-    half = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        with _stock_config(vlm.model), _sixteen_bits(vlm.model):
-            vlm.model.save_pretrained(half)
-        _name_dtype(half / "config.json", "float16" if vlm.dtype == torch.float32 else vlm.dtype_computed)
-        vlm.processor.save_pretrained(half)
-        facts = {
-            "recipe": str(vlm.recipe),
-            "vlmcomp": __version__,
-            "dtype_stored": vlm.dtype_stored,
-            "backend": vlm.backend,
-            "build_seconds": round(vlm.build_seconds, 2),
-            "pruned": [asdict(p) for p in vlm.pruned],
-        }
-        (half / _FILE).write_text(json.dumps(facts, indent=2) + "\n")
-        half.chmod(0o755)
+        with _transformers_config(vlm.model), _float16_weights(vlm.model):
+            vlm.model.save_pretrained(partial)
+        _write_dtype(partial / "config.json", "float16" if vlm.dtype == torch.float32 else vlm.compute_dtype)
+        vlm.processor.save_pretrained(partial)
+        (partial / FILE).write_text(json.dumps(_metadata(vlm), indent=2) + "\n")
+        partial.chmod(0o755)
         if folder.exists():
             folder.rmdir()
-        half.rename(folder)
+        partial.rename(folder)
     finally:
-        shutil.rmtree(half, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
 
 
-def _name_dtype(file: Path, dtype: str) -> None:
-    """Loaders take the dtype that the config names; transformers names that of the first weight, which some families
-    keep wider than the rest."""
+def _metadata(vlm: VLM) -> dict[str, Any]:
+    """Content of recipe.json; its keys are a file format."""
+    return {
+        "recipe": str(vlm.recipe),
+        "vlmcomp": __version__,
+        "dtype_stored": vlm.storage_dtype,
+        "backend": vlm.quantization_backend,
+        "build_seconds": round(vlm.build_seconds, 2),
+        "pruned": [asdict(result) for result in vlm.pruned],
+    }
+
+
+def _write_dtype(file: Path, dtype: str) -> None:
+    """Write the dtype that loaders use to the config: transformers writes that of the first weight, which some families
+    store in a wider dtype than the rest."""
     config = json.loads(file.read_text())
     config["dtype"] = dtype
     file.write_text(json.dumps(config, indent=2) + "\n")
 
 
 @contextmanager
-def _sixteen_bits(model: PreTrainedModel) -> Iterator[None]:
-    """A model that computes in float32, stored in float16 for the time of saving; ``build`` rounded its weights."""
+def _float16_weights(model: PreTrainedModel) -> Iterator[None]:
+    """The weights of a model that computes in float32 are float16 inside the context; ``compress`` has rounded them."""
     wide = [p for p in model.parameters() if p.dtype == torch.float32 and model.dtype == torch.float32]
-    kept = [p.data for p in wide]
+    originals = [p.data for p in wide]
     try:
-        for p in wide:
-            p.data = p.data.half()
+        for parameter in wide:
+            parameter.data = parameter.data.half()
         yield
     finally:
-        for p, data in zip(wide, kept):
-            p.data = data
+        for parameter, data in zip(wide, originals):
+            parameter.data = data
 
 
 @contextmanager
-def _stock_config(model: PreTrainedModel) -> Iterator[None]:
-    """A text config that stock loaders accept, for the time of saving.
+def _transformers_config(model: PreTrainedModel) -> Iterator[None]:
+    """The model has a text config that transformers can load inside the context.
 
     Llama's config refuses a number of heads that does not divide the hidden size, 24 of 32 for one. Mistral's is
-    the same block with a head width of its own, and takes the weights as they are.
+    the same block with an explicit head width, and loads the weights as they are.
     """
-    text = model.config.get_text_config()
-    if text.model_type != "llama" or text.hidden_size % text.num_attention_heads == 0:
+    text_config = model.config.get_text_config()
+    if text_config.model_type != "llama" or text_config.hidden_size % text_config.num_attention_heads == 0:
         yield
         return
-    if text.attention_bias or text.mlp_bias:
-        raise ValueError(f"no stock class holds a Llama decoder with biases and {text.num_attention_heads} heads")
-    shared = {k: v for k, v in text.to_dict().items() if k in MistralConfig().to_dict() and k != "model_type"}
+    if text_config.attention_bias or text_config.mlp_bias:
+        raise ValueError(
+            f"transformers has no class for a Llama decoder with biases and {text_config.num_attention_heads} heads"
+        )
+    known = MistralConfig().to_dict().keys() - {"model_type"}
+    shared = {name: value for name, value in text_config.to_dict().items() if name in known}
     model.config.text_config = MistralConfig(**shared | {"sliding_window": None})
     try:
         yield
     finally:
-        model.config.text_config = text
+        model.config.text_config = text_config
 
 
-def _class(folder: Path) -> Any:
-    """The class that loads the checkpoint in ``folder``: the stock one, or one whose attention is as narrow."""
+def _model_class(folder: Path) -> Any:
+    """The class that loads the checkpoint in ``folder``: transformers' own, or a subclass with narrowed attention."""
     config = AutoConfig.from_pretrained(folder)
-    if not hasattr(config.get_text_config(), heads.KEPT):
+    if not hasattr(config.get_text_config(), heads.HEADS_CONFIG_KEY):
         return AutoModelForImageTextToText
-    kind = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
+    original = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
 
-    def make(self: PreTrainedModel, config: Any, *args: Any, **kwargs: Any) -> None:
-        kind.__init__(self, config, *args, **kwargs)
-        heads.fit(self)
+    def init(self: PreTrainedModel, config: Any, *args: Any, **kwargs: Any) -> None:
+        original.__init__(self, config, *args, **kwargs)
+        heads.narrow_meta_attention(self)
 
-    return type(kind.__name__, (kind,), {"__init__": make, "__module__": kind.__module__})
+    return type(original.__name__, (original,), {"__init__": init, "__module__": original.__module__})
 
 
 def load(folder: Path, device: str | None = None) -> VLM:
-    """Load what ``save`` wrote; its answers are those of the model that was saved.
+    """Load what ``save`` wrote; it gives the outputs of the saved model.
+
+    Args:
+        folder: a checkpoint.
+        device: a GPU if there is one, by default.
 
     Raises:
-        ValueError: not such a folder, one that is damaged, or one that needs a library that is not installed.
+        ValueError: not a checkpoint, a damaged one, or one that needs a library that is not installed.
     """
-    folder, device = Path(folder), device or default_device()
+    folder = Path(folder)
+    device = device or default_device()
     if not is_checkpoint(folder):
-        raise ValueError(f"{folder} is not a vlmcomp checkpoint: it has no {_FILE}")
+        raise ValueError(f"{folder} is not a vlmcomp checkpoint: it has no {FILE}")
     silence_bitsandbytes()
     try:
-        facts = json.loads((folder / _FILE).read_text())
-        recipe = Recipe.parse(facts["recipe"])
+        metadata = json.loads((folder / FILE).read_text())
+        recipe = Recipe.parse(metadata["recipe"])
         require_backend(recipe.precision)
-        entry = registry.find(recipe.model)
-        dtype = compute_dtype(device, entry)
-        pruned = [Pruned(**p) for p in facts["pruned"]]
-        reader = processor.load(folder)
-        model = _class(folder).from_pretrained(folder, dtype=dtype, device_map={"": device}).eval()
+        spec = registry.get_model_spec(recipe.model)
+        dtype = compute_dtype(device, spec)
+        pruned = [PruningResult(**result) for result in metadata["pruned"]]
+        loaded_processor = processor.load(folder)
+        model = _model_class(folder).from_pretrained(folder, dtype=dtype, device_map={"": device}).eval()
     except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"the checkpoint in {folder} is damaged: {str(error).splitlines()[0]}") from error
-    compute_in(model, dtype)
-    if recipe.unseen:
-        token_pruner.attach(model, recipe.unseen)
+    cast_weights_(model, dtype)
+    if recipe.visual_tokens_pruned:
+        token_pruner.attach_(model, recipe.visual_tokens_pruned)
     return VLM(
         model=model,
-        processor=reader,
+        processor=loaded_processor,
         recipe=recipe,
-        spec=entry,
-        dtype_stored=facts["dtype_stored"],
-        dtype_computed=str(dtype).removeprefix("torch."),
-        backend=facts["backend"],
+        spec=spec,
+        storage_dtype=metadata["dtype_stored"],
+        compute_dtype=str(dtype).removeprefix("torch."),
+        quantization_backend=metadata["backend"],
         pruned=pruned,
-        build_seconds=facts["build_seconds"],
+        build_seconds=metadata["build_seconds"],
     )
 
 
-def compute_in(model: nn.Module, dtype: torch.dtype) -> None:
-    """Let the 16-bit weights of a loaded model be of ``dtype``. Stock loaders leave those beside quantized ones as they
-    were saved, whatever dtype they are asked for."""
+def cast_weights_(model: nn.Module, dtype: torch.dtype) -> None:
+    """Cast the 16-bit weights of a loaded model to ``dtype``: transformers leaves those beside quantized ones in the
+    dtype of the checkpoint, whatever dtype is requested."""
     for parameter in model.parameters():
-        if parameter.dtype in (torch.float16, torch.bfloat16) and not torchao_tensors.kind(parameter):
+        if parameter.dtype in (torch.float16, torch.bfloat16) and not torchao_tensors.tensor_class(parameter):
             parameter.data = parameter.data.to(dtype)
     for module in model.modules():
         if hasattr(module, "compute_dtype"):  # bitsandbytes' Linear4bit

@@ -1,4 +1,4 @@
-"""Change the decoder layer by layer on calibration sequences: each change sees what the changed model gives it."""
+"""Edits the decoder layer by layer on calibration data; each edit sees the activations of the already edited model."""
 
 from __future__ import annotations
 
@@ -12,121 +12,173 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from vlmcomp.compression.activation_stats import Moments
-from vlmcomp.compression.calibration import Stop, Tokens, Weights
+from vlmcomp.compression.activation_stats import ActivationStats
+from vlmcomp.compression.calibration import CalibrationBatch, StopForward, TokenWeights
 from vlmcomp.models import architecture
 
 
-def _nothing(layer: architecture.Layer) -> None:
+def _nothing(layer: architecture.DecoderLayer) -> None:
     pass
 
 
 @dataclass(frozen=True)
-class Care:
-    """What is done to every layer beside its edits: ``arrive`` before it first runs (bring its weights to the device),
-    ``finish`` after its last edit (round them), ``leave`` after it has run for the last time (pack them)."""
+class LayerCallbacks:
+    """Called for every layer beside its edits.
 
-    arrive: Callable[[architecture.Layer], None] = _nothing
-    finish: Callable[[architecture.Layer], None] = _nothing
-    leave: Callable[[architecture.Layer], None] = _nothing
+    Attributes:
+        on_enter: before the layer first runs, for example to load its weights to the device.
+        after_edits: after its last edit, for example to round its weights.
+        on_exit: after it has run for the last time, for example to quantize it.
+    """
+
+    on_enter: Callable[[architecture.DecoderLayer], None] = _nothing
+    after_edits: Callable[[architecture.DecoderLayer], None] = _nothing
+    on_exit: Callable[[architecture.DecoderLayer], None] = _nothing
 
 
 @dataclass(frozen=True)
-class Edit:
-    """A Linear of every layer whose inputs are watched, and what is then done to the layer."""
+class LayerEdit:
+    """A Linear of every layer whose inputs are recorded, and the change made to the layer with their statistics."""
 
-    reader: Callable[[architecture.Layer], nn.Linear]
-    change: Callable[[architecture.Layer, Moments], None]
+    target_linear: Callable[[architecture.DecoderLayer], nn.Linear]
+    apply: Callable[[architecture.DecoderLayer, ActivationStats], None]
 
 
 @torch.no_grad()
-def walk(
+def run_layerwise(
     model: PreTrainedModel,
-    calibration: Sequence[Tokens],
-    edits: Sequence[Edit],
-    weights: Weights | None = None,
+    batches: Sequence[CalibrationBatch],
+    edits: Sequence[LayerEdit],
+    token_weights: TokenWeights | None = None,
     progress: Callable[[float], None] | None = None,
-    care: Care | None = None,
+    callbacks: LayerCallbacks | None = None,
 ) -> None:
-    """Change the decoder layer by layer; each edit sees what the already changed model gives it.
+    """Edit the decoder in place, layer by layer.
 
-    The output wanted of an edited Linear is what brings the changed model's residual stream back to the dense
-    one's at that place, so that a layer makes up for what the layers before it lost; where a norm stands between the
-    Linear and the stream (``Anatomy.post_norms``) it is what the dense Linear gave. The dense model sees all image
-    tokens, also where the changed one does not. (Aiming a layer at the dense model's activations on the compressed
-    model's inputs is the asymmetric calibration of GPTAQ, arXiv 2504.02692.)
+    The target output of an edited Linear is what restores the dense model's residual stream after it, so that a layer
+    makes up for the errors of earlier layers; where a norm follows the Linear (``ArchitectureSpec.post_norms``), it is
+    the dense Linear's output. The dense model receives all image tokens, even if the edited one does not. (Aiming a
+    layer at the dense model's activations on the compressed model's inputs is the asymmetric calibration of GPTAQ,
+    arXiv 2504.02692.)
 
-    Edits come in the order in which their readers run. Peak memory on the layers' device, above the weights that are
-    there: one batch inside one layer, and ``moments_bytes`` for one reader. In RAM: the hidden states of all sequences
-    once for the dense and once for the changed model in their dtype, and once for each edit in float32.
+    Peak memory on the layers' device, above their weights: one batch inside one layer, and ``solver_memory_bytes`` of
+    one Linear. In RAM: the hidden states of all sequences, once for the dense and once for the edited model in their
+    dtype, and once for each edit in float32.
+
+    Args:
+        model: its decoder layers are edited.
+        batches: calibration data.
+        edits: in the order in which their Linears run.
+        token_weights: of the token types in the statistics.
+        progress: called with the fraction of the layers done.
+        callbacks: called for every layer beside its edits.
     """
-    weights, care = weights or Weights(), care or Care()
-    layers = architecture.layers(model)
-    share = [weights.of(t.kinds) for t in calibration]
-    dense, ours = [t.dense.hidden for t in calibration], [t.hidden for t in calibration]
+    token_weights = token_weights or TokenWeights()
+    callbacks = callbacks or LayerCallbacks()
+    layers = architecture.decoder_layers(model)
+    weights = [token_weights.for_types(batch.token_types) for batch in batches]
+    dense_hidden = [batch.dense.hidden for batch in batches]
+    hidden = [batch.hidden for batch in batches]
     for index, layer in enumerate(layers):
-        care.arrive(layer)
-        device = layer.output.weight.device
-        marks: list[list[torch.Tensor]] = []  # per batch: the dense stream after each edit's reader
-        for at, tokens in enumerate(calibration):
-            output, seen = _dense(layer, dense[at].to(device), tokens.dense.of(index, device), edits)
-            dense[at] = tokens.dense.after(index, output)
-            marks.append([tokens.shared(stream) for stream in seen])
-        for number, edit in enumerate(edits):
-            reader = edit.reader(layer)
-            moments = Moments(reader.in_features, reader.out_features, device)
-            for at, tokens in enumerate(calibration):
-                x, stream = _reach(layer, ours[at].to(device), tokens.of(index, device), edit, edits[:number])
-                moments.add(x, marks[at][number].to(device) - stream, share[at].to(device))
-            edit.change(layer, moments)
-            del moments
-        care.finish(layer)
-        for at, tokens in enumerate(calibration):
-            output = _first(layer.block(ours[at].to(device), **tokens.of(index, device))).cpu()
-            ours[at] = tokens.after(index, output)
-        care.leave(layer)
+        callbacks.on_enter(layer)
+        targets = _run_dense_layer(index, layer, batches, dense_hidden, edits)
+        for edit, edit_targets in zip(edits, targets):
+            stats = _collect_stats(index, layer, edit, batches, hidden, edit_targets, weights)
+            edit.apply(layer, stats)
+            del stats  # of a wide layer these are gigabytes
+        callbacks.after_edits(layer)
+        for number, batch in enumerate(batches):
+            inputs = hidden[number].to(layer.o_proj.weight.device)
+            output = _hidden_states(layer.block(inputs, **batch.layer_inputs(index, inputs.device))).cpu()
+            hidden[number] = batch.add_deepstack(index, output)
+        callbacks.on_exit(layer)
         if progress is not None:
             progress((index + 1) / len(layers))
 
 
-def _dense(
-    layer: architecture.Layer, hidden: torch.Tensor, arguments: dict[str, Any], edits: Sequence[Edit]
+def _run_dense_layer(
+    index: int,
+    layer: architecture.DecoderLayer,
+    batches: Sequence[CalibrationBatch],
+    dense_hidden: list[torch.Tensor],
+    edits: Sequence[LayerEdit],
+) -> list[list[torch.Tensor]]:
+    """Replace ``dense_hidden`` by the hidden states after the unedited layer.
+
+    Returns:
+        For every edit and batch, the residual stream after the edit's Linear (with ``post_norms`` the Linear's output)
+        at the tokens of the batch, in float32 and in RAM.
+    """
+    device = layer.o_proj.weight.device
+    targets: list[list[torch.Tensor]] = [[] for _ in edits]
+    for number, batch in enumerate(batches):
+        inputs = dense_hidden[number].to(device)
+        output, streams = _forward_with_targets(layer, inputs, batch.dense.layer_inputs(index, device), edits)
+        dense_hidden[number] = batch.dense.add_deepstack(index, output)
+        for edit_targets, stream in zip(targets, streams):
+            edit_targets.append(batch.select_kept(stream))
+    return targets
+
+
+def _forward_with_targets(
+    layer: architecture.DecoderLayer, hidden: torch.Tensor, layer_kwargs: dict[str, Any], edits: Sequence[LayerEdit]
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """The layer's output, and in float32 the residual stream after each edit's reader (with ``post_norms`` the
-    reader's own output); all in RAM."""
-    added: list[torch.Tensor] = []
+    """The layer's output, and the targets of every edit as ``_run_dense_layer`` returns them, for all tokens."""
+    outputs: list[torch.Tensor] = []
+    linears = dict.fromkeys([*(edit.target_linear(layer) for edit in edits), layer.o_proj])
     with ExitStack() as hooks:
-        for reader in {edit.reader(layer): None for edit in edits} | {layer.output: None}:
-            handle = reader.register_forward_hook(lambda module, args, output: added.append(output))
+        for linear in linears:
+            handle = linear.register_forward_hook(lambda module, args, output: outputs.append(output))
             hooks.callback(handle.remove)
-        output = _first(layer.block(hidden, **arguments)).cpu()
-    parts = [a.float().view_as(hidden) for a in added]
-    streams = parts if layer.anatomy.post_norms else list(accumulate(parts, initial=hidden.float()))[1:]
+        output = _hidden_states(layer.block(hidden, **layer_kwargs)).cpu()
+    parts = [part.float().view_as(hidden) for part in outputs]
+    streams = parts if layer.architecture.post_norms else list(accumulate(parts, initial=hidden.float()))[1:]
     return output, [stream.cpu() for stream in streams[-len(edits) :]]
 
 
-def _reach(
-    layer: architecture.Layer, hidden: torch.Tensor, arguments: dict[str, Any], edit: Edit, before: Sequence[Edit]
+def _collect_stats(
+    index: int,
+    layer: architecture.DecoderLayer,
+    edit: LayerEdit,
+    batches: Sequence[CalibrationBatch],
+    hidden: Sequence[torch.Tensor],
+    targets: Sequence[torch.Tensor],
+    weights: Sequence[torch.Tensor],
+) -> ActivationStats:
+    """Statistics of the inputs and target outputs of the edit's Linear over all batches."""
+    linear = edit.target_linear(layer)
+    device = layer.o_proj.weight.device
+    stats = ActivationStats(linear.in_features, linear.out_features, device)
+    for batch, inputs, target, weight in zip(batches, hidden, targets, weights):
+        x, residual = _linear_inputs(layer, inputs.to(device), batch.layer_inputs(index, device), edit)
+        stats.update(x, target.to(device) - residual, weight.to(device))
+    return stats
+
+
+def _linear_inputs(
+    layer: architecture.DecoderLayer, hidden: torch.Tensor, layer_kwargs: dict[str, Any], edit: LayerEdit
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The inputs of the edit's reader, and what its output is added to: the residual stream, or 0 before a norm."""
-    found: dict[str, torch.Tensor] = {}
-    reader = edit.reader(layer)
+    """The inputs of the edit's Linear, and what its output is added to: the residual stream, or 0 before a norm."""
+    captured: dict[str, torch.Tensor] = {}
+    linear = edit.target_linear(layer)
 
     def stop(module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-        found["x"] = args[0]
-        raise Stop
+        captured["x"] = args[0]
+        raise StopForward
 
-    with ExitStack() as hooks, suppress(Stop):
-        hooks.callback(reader.register_forward_pre_hook(stop).remove)
-        if reader is layer.down:
-            keep = layer.output.register_forward_hook(lambda module, args, output: found.update(attention=output))
-            hooks.callback(keep.remove)
-        layer.block(hidden, **arguments)
-    if layer.anatomy.post_norms:
-        return found["x"], torch.zeros((), device=hidden.device)
-    stream = hidden.float()  # a sum in the model's own half precision would drown what the target is made of
-    return found["x"], stream + found["attention"].float() if "attention" in found else stream
+    with ExitStack() as hooks, suppress(StopForward):
+        hooks.callback(linear.register_forward_pre_hook(stop).remove)
+        if linear is layer.down_proj:
+            handle = layer.o_proj.register_forward_hook(lambda module, args, output: captured.update(attention=output))
+            hooks.callback(handle.remove)
+        layer.block(hidden, **layer_kwargs)
+    if layer.architecture.post_norms:
+        return captured["x"], torch.zeros((), device=hidden.device)
+    stream = hidden.float()  # in half precision the sum would lose the small differences that the target consists of
+    if "attention" in captured:
+        stream = stream + captured["attention"].float()
+    return captured["x"], stream
 
 
-def _first(output: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
+def _hidden_states(output: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
     return output if isinstance(output, torch.Tensor) else output[0]

@@ -1,5 +1,4 @@
-"""Recipe -> VLM: load, leave image tokens out, remove heads and MLP neurons, quantize. The only place that knows the
-order."""
+"""Recipe -> VLM: load, remove image tokens, heads and MLP neurons, quantize. The only module that knows the order."""
 
 from __future__ import annotations
 
@@ -9,9 +8,9 @@ from collections.abc import Callable, Iterable
 import torch
 from PIL import Image
 
-from vlmcomp.compression.calibration import sequences
-from vlmcomp.compression.layerwise import Care
-from vlmcomp.compression.pruning.pruner import Method, prune
+from vlmcomp.compression.calibration import calibration_batches
+from vlmcomp.compression.layerwise import LayerCallbacks
+from vlmcomp.compression.pruning.pruner import PruningMethod, prune_decoder_
 from vlmcomp.compression.quantization.quantize import (
     BACKENDS,
     fake_quantize_int4_,
@@ -19,95 +18,127 @@ from vlmcomp.compression.quantization.quantize import (
     require_backend,
     set_quantization_config,
 )
-from vlmcomp.compression.shape_checks import refuse
-from vlmcomp.compression.visual_tokens import pruner as token_pruner
-from vlmcomp.data.calibration_data import calibration_samples
+from vlmcomp.compression.shape_checks import check_shapes
+from vlmcomp.compression.visual_tokens.pruner import attach_
+from vlmcomp.data.calibration_data import synthetic_calibration_data
 from vlmcomp.feedback import Progress
 from vlmcomp.hardware import default_device
 from vlmcomp.models import architecture, registry
 from vlmcomp.models.dtypes import round_to_float16
-from vlmcomp.models.loading import Arrival, Dense, load
+from vlmcomp.models.loading import DenseModel, SequentialLoader, load
 from vlmcomp.models.vlm import VLM
-from vlmcomp.recipe import Recipe, bits, precision_title
+from vlmcomp.recipe import Recipe, base_precision, precision_title
 
 
-def _care(arrival: Arrival, precision: str) -> Care:
-    """A layer arrives dense, is rounded to what will be stored, and is packed once nothing asks it any more.
-
-    Least squares makes up for rounding to INT4 in the layers after it; INT8 rounds too little for that.
-    """
-
-    def finish(layer: architecture.Layer) -> None:
-        round_to_float16(layer.block)
-        if bits(precision) == "int4":
-            fake_quantize_int4_(layer, precision)
-
-    def leave(layer: architecture.Layer) -> None:
-        if precision != "fp16":
-            quantize_layer_(layer, precision, arrival.dtype)
-
-    return Care(arrival.layer, finish, leave)
-
-
-def _within(say: Progress, text: str, start: float, part: float) -> Callable[[float], None]:
-    """Progress of one stage, as progress of the whole."""
-    return lambda share: say(text, start + part * share)
-
-
-def build(
+def compress(
     recipe: Recipe,
     *,
     device: str | None = None,
     source: str | None = None,
-    dense: Dense | None = None,
-    calibration: Iterable[tuple[Image.Image, str, str]] | None = None,
-    method: Method | None = None,
+    dense: DenseModel | None = None,
+    calibration_data: Iterable[tuple[Image.Image, str, str]] | None = None,
+    method: PruningMethod | None = None,
     progress: Progress | None = None,
 ) -> VLM:
-    """Make ``recipe`` in memory: load, prune in the order written, quantize; layer by layer, so that no more than one
-    dense layer is on the device beside the result.
+    """Build ``recipe`` in memory, layer by layer: the device holds one dense layer at a time beside the result.
 
     Args:
-        device: "cuda", "cpu", ...; a GPU if there is one.
-        source: folder or Hub id to load the dense weights from instead of the zoo's.
-        dense: the dense model instead of one that is loaded; it is used up.
-        calibration: (image, question, answer) samples to prune by; scenes of shapes if none are given.
-        method: how units are chosen and made up for.
-        progress: called with a text and the share done.
+        recipe: its steps are applied in the order written, quantization last.
+        device: "cuda", "cpu", ...; a GPU if there is one, by default.
+        source: folder or Hub id of the dense weights; the registry's by default.
+        dense: replaces loading; its model is modified.
+        calibration_data: (image, question, answer) samples to prune by; synthetic scenes of shapes by default.
+        method: how pruned units are selected and made up for.
+        progress: called with a text and the fraction done.
 
     Raises:
-        ValueError: unknown model, a step its anatomy cannot do, a library that is not installed, weights that cannot be
-            had, or calibration samples of another shape.
+        ValueError: unknown model, a step that its architecture does not allow, a library that is not installed, weights
+            that cannot be loaded, or invalid calibration samples.
     """
     require_backend(recipe.precision)
-    say = progress or (lambda text, share: None)
-    entry, device, start = registry.check(recipe), device or default_device(), time.perf_counter()
-    dense = dense or load(entry, source, say)
-    model, precision = dense.model, recipe.precision
-    refuse(model, recipe, device)
-    arrival = Arrival(model, device, entry)
-    arrival.rest()
-    dtype = str(arrival.dtype).removeprefix("torch.")
-    half = "bfloat16" if arrival.dtype == torch.bfloat16 else "float16"
-    stored = half if precision == "fp16" else f"{precision} decoder, rest {half}"
-    vlm = VLM(model, dense.processor, recipe, entry, stored, dtype, BACKENDS[precision], revision=dense.revision)
-    if recipe.unseen:
-        token_pruner.attach(model, recipe.unseen)
-    care = _care(arrival, precision)
-    work = [f"pruning {step}" for step in recipe.steps]
-    work += [f"quantizing to {precision_title(precision)}"] * (precision != "fp16")
-    told = _within(say, " and ".join(work) or "reading the weights", 0.1, 0.9)
+    report = progress or _no_progress
+    spec = registry.validate_recipe(recipe)
+    device = device or default_device()
+    start = time.perf_counter()
+    dense = dense or load(spec, source, report)
+    check_shapes(dense.model, recipe.steps, recipe.precision, device)
+    loader = SequentialLoader(dense.model, device, spec)
+    loader.load_non_decoder()
+    vlm = _uncompressed_vlm(dense, recipe, spec, loader.dtype)
+    if recipe.visual_tokens_pruned:
+        attach_(vlm.model, recipe.visual_tokens_pruned)
+    callbacks = _layer_callbacks(loader, recipe.precision)
+    report_layers = _stage_progress(report, _title(recipe), 0.1, 0.9)
     if recipe.steps:
-        say("calibrating", 0.1)
-        samples = calibration_samples(entry.calibration) if calibration is None else calibration
-        vlm.pruned = prune(model, recipe.steps, sequences(vlm, samples), method, told, care)
+        report("calibrating", 0.1)
+        samples = calibration_data
+        if samples is None:
+            samples = synthetic_calibration_data(spec.num_calibration_samples)
+        batches = calibration_batches(vlm, samples)
+        vlm.pruned = prune_decoder_(vlm.model, recipe.steps, batches, method, report_layers, callbacks)
     else:
-        for index, layer in enumerate(layers := architecture.layers(model)):
-            care.arrive(layer)
-            care.leave(layer)
-            told((index + 1) / len(layers))
-    if precision != "fp16":
-        set_quantization_config(model, precision, arrival.dtype)
+        _load_and_quantize_layers(vlm, callbacks, report_layers)
+    if recipe.precision != "fp16":
+        set_quantization_config(vlm.model, recipe.precision, loader.dtype)
     vlm.build_seconds = time.perf_counter() - start
-    say("ready", 1.0)
+    report("ready", 1.0)
     return vlm
+
+
+def _no_progress(text: str, fraction: float) -> None:
+    pass
+
+
+def _uncompressed_vlm(dense: DenseModel, recipe: Recipe, spec: registry.ModelSpec, dtype: torch.dtype) -> VLM:
+    """The dense model as a VLM that already carries the facts of ``recipe``."""
+    half = "bfloat16" if dtype == torch.bfloat16 else "float16"
+    return VLM(
+        model=dense.model,
+        processor=dense.processor,
+        recipe=recipe,
+        spec=spec,
+        storage_dtype=half if recipe.precision == "fp16" else f"{recipe.precision} decoder, rest {half}",
+        compute_dtype=str(dtype).removeprefix("torch."),
+        quantization_backend=BACKENDS[recipe.precision],
+        revision=dense.revision,
+    )
+
+
+def _layer_callbacks(loader: SequentialLoader, precision: str) -> LayerCallbacks:
+    """Load a layer before it runs, round it to what will be stored, and quantize it after it has run.
+
+    Least squares in later layers makes up for rounding to INT4; INT8 rounds too little for that.
+    """
+
+    def after_edits(layer: architecture.DecoderLayer) -> None:
+        round_to_float16(layer.block)
+        if base_precision(precision) == "int4":
+            fake_quantize_int4_(layer, precision)
+
+    def on_exit(layer: architecture.DecoderLayer) -> None:
+        if precision != "fp16":
+            quantize_layer_(layer, precision, loader.dtype)
+
+    return LayerCallbacks(loader.load_layer, after_edits, on_exit)
+
+
+def _load_and_quantize_layers(vlm: VLM, callbacks: LayerCallbacks, report: Callable[[float], None]) -> None:
+    """What a recipe without pruning needs of ``run_layerwise``."""
+    layers = architecture.decoder_layers(vlm.model)
+    for index, layer in enumerate(layers):
+        callbacks.on_enter(layer)
+        callbacks.on_exit(layer)
+        report((index + 1) / len(layers))
+
+
+def _title(recipe: Recipe) -> str:
+    """What is done to the layers, for the progress display."""
+    work = [f"pruning {step}" for step in recipe.steps]
+    if recipe.precision != "fp16":
+        work.append(f"quantizing to {precision_title(recipe.precision)}")
+    return " and ".join(work) or "reading the weights"
+
+
+def _stage_progress(report: Progress, text: str, start: float, length: float) -> Callable[[float], None]:
+    """Progress of one stage, reported as progress of the whole."""
+    return lambda fraction: report(text, start + length * fraction)

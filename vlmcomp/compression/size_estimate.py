@@ -1,7 +1,8 @@
-"""Parameters and bytes of a real model's parts, from its published shapes: no weights are read or made."""
+"""Parameters and bytes of a model by component, from its published configuration: no weights are read or made."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 
@@ -9,150 +10,182 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 
-from vlmcomp.compression.activation_stats import moments_bytes
-from vlmcomp.compression.calibration import BATCH
-from vlmcomp.compression.pruning import mlp as mlp_neurons
-from vlmcomp.compression.pruning.pruner import plans
-from vlmcomp.compression.quantization.torchao import GROUP
-from vlmcomp.compression.size import parameters
+from vlmcomp.compression.activation_stats import solver_memory_bytes
+from vlmcomp.compression.calibration import BATCH_SIZE
+from vlmcomp.compression.pruning.pruner import plan_steps
+from vlmcomp.compression.quantization.torchao import GROUP_SIZE
+from vlmcomp.compression.size import count_parameters
 from vlmcomp.hardware import default_device
 from vlmcomp.models import architecture, registry
-from vlmcomp.models.configs import SHAPES
+from vlmcomp.models.configs import PUBLISHED_CONFIGS
 from vlmcomp.models.dtypes import compute_dtype
-from vlmcomp.recipe import Recipe, Step
-from vlmcomp.results.schema import PARTS
+from vlmcomp.recipe import BASE_PRECISIONS, PruningStep, Recipe
+from vlmcomp.results.schema import COMPONENTS
 
-COLUMNS = ("fp16", "int8", "int4", "mlp30+fp16", "mlp30+int8", "mlp30+int4")
-_NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)  # bytes a weight: the code, a byte a block of 64, 4 bytes a block of blocks
-_EACH = {"fp16": 2.0, "int8": 1.0, "int4": _NF4, "int8-torchao": 1.0, "int4-torchao": 0.5 + 4 / GROUP}
-_ROW = {"int8": 4.0, "int8-torchao": 5.0}  # bytes a row: the scale, and torchao's zero point, which is 0
+PRUNED_PERCENT = 30
+_PRUNED = f"mlp{PRUNED_PERCENT}+"  # stands for the step glu30 or ffn30, whichever the model's MLP allows
+COLUMNS = (*BASE_PRECISIONS, *(f"{_PRUNED}{precision}" for precision in BASE_PRECISIONS))
+_NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)  # 4 bits, a byte a block of 64, 4 bytes a block of 256 blocks
+_BYTES_PER_WEIGHT = {"fp16": 2.0, "int8": 1.0, "int4": _NF4, "int8-torchao": 1.0, "int4-torchao": 0.5 + 4 / GROUP_SIZE}
+_BYTES_PER_ROW = {"int8": 4.0, "int8-torchao": 5.0}  # the scale, and torchao's zero point, which is 0
+_DECODER_PARTS = ("decoder attention", "decoder MLP")
+_TOKENS_PER_SEQUENCE = 1024  # of a calibration batch
 
 
 @dataclass(frozen=True)
-class Sizes:
-    """``parameters`` by part; ``weight_bytes`` by column of ``COLUMNS``, then by part; the real percent of mlp30.
+class SizeEstimate:
+    """Estimated sizes of one model.
 
-    ``layers`` of the decoder are ``width`` MLP neurons and ``hidden`` wide.
+    Attributes:
+        model: name in the registry.
+        parameters: by component.
+        weight_bytes: by column of ``COLUMNS``, then by component.
+        removed_percent: of the MLP neurons in the "mlp30" columns, which ask for 30 % before rounding.
+        num_layers: of the decoder.
+        hidden_size: of the decoder.
+        mlp_width: neurons of one decoder layer before pruning.
     """
 
     model: str
     parameters: dict[str, int]
     weight_bytes: dict[str, dict[str, float]]
     removed_percent: float
-    layers: int
-    hidden: int
-    width: int
+    num_layers: int
+    hidden_size: int
+    mlp_width: int
 
     def total(self, column: str) -> float:
         return sum(self.weight_bytes[column].values())
 
-    def building(self, column: str) -> float:
-        """Bytes on the device at the peak of building: at the last layer, when all the others are packed.
+    def peak_build_bytes(self, column: str) -> float:
+        """Peak device memory of building: at the last layer, when all others are quantized.
 
-        The result and one layer in 16 bits; when pruning, also the sums of the widest reader and solving them, and
-        the activations of one batch in the layer, of 1,024 tokens a sequence.
+        The result and one layer in 16 bits; when pruning, also the activation statistics of the widest Linear, solving
+        them, and the activations of one batch in the layer, of 1,024 tokens a sequence.
         """
-        layer = sum(2.0 * self.parameters[part] for part in ("decoder attention", "decoder MLP")) / self.layers
-        if "mlp" not in column:
-            return self.total(column) + layer
-        activations = BATCH * 1024 * 2.0 * (2 * self.width + 4 * self.hidden)
-        return self.total(column) + layer + moments_bytes(self.width, self.hidden) + activations
+        layer = sum(2.0 * self.parameters[part] for part in _DECODER_PARTS) / self.num_layers
+        peak = self.total(column) + layer
+        if not column.startswith(_PRUNED):
+            return peak
+        activations = BATCH_SIZE * _TOKENS_PER_SEQUENCE * 2.0 * (2 * self.mlp_width + 4 * self.hidden_size)
+        return peak + solver_memory_bytes(self.mlp_width, self.hidden_size) + activations
 
 
-def skeleton(name: str) -> PreTrainedModel:
-    """The architecture of a model on the meta device: of a real one from its published shapes."""
-    entry = registry.find(name)
-    embedded = entry.embedded
-    config = (
-        AutoConfig.from_pretrained(entry.location) if embedded else AutoConfig.for_model(entry.family, **SHAPES[name])
-    )
+def meta_model(name: str) -> PreTrainedModel:
+    """A model on the meta device, without weights: a bundled one from its files, any other from its published
+    configuration."""
+    spec = registry.get_model_spec(name)
+    if spec.bundled:
+        config = AutoConfig.from_pretrained(spec.name_or_path)
+    else:
+        config = AutoConfig.for_model(spec.family, **PUBLISHED_CONFIGS[name])
     with torch.device("meta"):
         return AutoModelForImageTextToText.from_config(config)
 
 
-def expected(recipe: Recipe) -> dict[str, float]:
-    """Bytes of the weights of ``recipe`` by part, before anything is downloaded or built.
+def estimate_weight_bytes(recipe: Recipe) -> dict[str, float]:
+    """Bytes of the weights of ``recipe`` by component, before anything is downloaded or built.
 
     Raises:
-        ValueError: as ``prune.cut.plans``.
+        ValueError: a percentage that rounds to no removal or leaves nothing.
     """
-    model = skeleton(recipe.model)
-    names, counts = architecture.of(model), parameters(model)
-    kept = dict.fromkeys(("decoder attention", "decoder MLP"), 1.0)
-    for plan in plans(model, recipe.steps):
-        kept["decoder attention" if plan.step.kind == "heads" else "decoder MLP"] = plan.kept / plan.total
-    held = {part: 2.0 * counts[part] for part in PARTS}
+    model = meta_model(recipe.model)
+    return _weight_bytes(model, count_parameters(model), recipe.steps, recipe.precision)
+
+
+def _weight_bytes(
+    model: PreTrainedModel, parameters: Mapping[str, int], steps: tuple[PruningStep, ...], precision: str
+) -> dict[str, float]:
+    names = architecture.get_architecture(model)
+    kept_fraction = dict.fromkeys(_DECODER_PARTS, 1.0)
+    for plan in plan_steps(model, steps):
+        part = "decoder attention" if plan.step.target == "heads" else "decoder MLP"
+        kept_fraction[part] = plan.num_kept / plan.num_units
+    result = {part: 2.0 * parameters[part] for part in COMPONENTS}
     for path, linear in architecture.decoder_linears(model):
-        part = names.part(path)
-        reads = path.endswith((f".{names.mlp_out}", f".{names.output}"))
-        held[part] += linear_bytes(linear, kept[part], recipe.precision, reads) - 2.0 * _count(linear)
-    return held
+        part = names.component(path)
+        is_consumer = path.endswith((f".{names.mlp_output}", f".{names.output}"))
+        result[part] -= 2.0 * _num_parameters(linear)
+        result[part] += linear_bytes(linear, kept_fraction[part], precision, is_consumer)
+    return result
 
 
-def in_memory(recipe: Recipe) -> tuple[int, int]:
-    """Bytes that ``recipe`` takes on this machine: its own decoder layers, and what all variants of its model share.
+def estimate_memory(recipe: Recipe) -> tuple[int, int]:
+    """Bytes in memory on this machine: of the recipe's own decoder layers, and of all other parts, which the variants
+    of a model share.
 
     Raises:
-        ValueError: as ``expected``.
+        ValueError: as ``estimate_weight_bytes``.
     """
-    held = expected(recipe)
-    wide = 2 if compute_dtype(default_device()) == torch.float32 else 1
-    own = held["decoder attention"] + held["decoder MLP"]
-    return int(own * (wide if recipe.precision == "fp16" else 1)), int((sum(held.values()) - own) * wide)
+    by_part = estimate_weight_bytes(recipe)
+    widening = 2 if compute_dtype(default_device()) == torch.float32 else 1
+    own = sum(by_part[part] for part in _DECODER_PARTS)
+    shared = sum(by_part.values()) - own
+    return int(own * (widening if recipe.precision == "fp16" else 1)), int(shared * widening)
 
 
-def sizes(name: str) -> Sizes:
-    """What ``name`` weighs in each precision, whole and with 30 % of its MLP neurons removed.
+def estimate(name: str) -> SizeEstimate:
+    """Sizes of the model ``name`` in each precision, unpruned and with 30 % of its MLP neurons removed.
 
     INT8 takes a byte a weight and 4 bytes a row, NF4 with double quantization ``_NF4`` bytes a weight; the rest of
     the model, and biases, 2 bytes a parameter.
     """
-    model = skeleton(name)
-    names, counts = architecture.of(model), parameters(model)
-    plan = mlp_neurons.plan(model, Step(registry.find(name).mlp, 30))
-    share, linears = plan.kept / plan.total, list(architecture.decoder_linears(model))
-    held: dict[str, dict[str, float]] = {}
+    model = meta_model(name)
+    parameters = count_parameters(model)
+    step = PruningStep(registry.get_model_spec(name).mlp, PRUNED_PERCENT)
+    (plan,) = plan_steps(model, (step,))
+    by_column = {}
     for column in COLUMNS:
-        *pruned, precision = column.split("+")
-        held[column] = {part: 2.0 * counts[part] for part in PARTS}
-        for path, linear in linears:
-            part, kept = names.part(path), 1.0
-            if pruned and part == "decoder MLP":
-                kept = share
-            reads = path.endswith(f".{names.mlp_out}")
-            held[column][part] += linear_bytes(linear, kept, precision, reads) - 2.0 * _count(linear)
-    text = model.config.get_text_config()
-    layers = len(architecture.layers(model))
-    return Sizes(name, counts, held, 100 * (1 - share), layers, text.hidden_size, plan.total)
+        steps = (step,) if column.startswith(_PRUNED) else ()
+        by_column[column] = _weight_bytes(model, parameters, steps, column.removeprefix(_PRUNED))
+    return SizeEstimate(
+        model=name,
+        parameters=parameters,
+        weight_bytes=by_column,
+        removed_percent=100 * (1 - plan.num_kept / plan.num_units),
+        num_layers=len(architecture.decoder_layers(model)),
+        hidden_size=model.config.get_text_config().hidden_size,
+        mlp_width=plan.num_units,
+    )
 
 
-def _count(linear: nn.Linear) -> int:
+def _num_parameters(linear: nn.Linear) -> int:
     return linear.weight.numel() + (linear.bias.numel() if linear.bias is not None else 0)
 
 
-def linear_bytes(linear: nn.Linear, kept: float, precision: str, reads: bool) -> float:
-    """Of a Linear whose weight keeps the share ``kept``; with its outputs rows and biases go as well."""
-    rows = linear.out_features * (1.0 if reads else kept)
-    weights = linear.weight.numel() * kept
-    scales = _ROW.get(precision, 0.0) * rows
-    return _EACH[precision] * weights + scales + (2.0 * rows if linear.bias is not None else 0.0)
+def linear_bytes(linear: nn.Linear, kept_fraction: float, precision: str, is_consumer: bool) -> float:
+    """Bytes of a pruned and quantized Linear.
+
+    Args:
+        linear: before pruning.
+        kept_fraction: of its weight.
+        precision: of its weight; biases have 16 bits.
+        is_consumer: pruned inputs; otherwise outputs are pruned, and their scales and biases with them.
+    """
+    rows = linear.out_features * (1.0 if is_consumer else kept_fraction)
+    weights = _BYTES_PER_WEIGHT[precision] * linear.weight.numel() * kept_fraction
+    scales = _BYTES_PER_ROW.get(precision, 0.0) * rows
+    biases = 2.0 * rows if linear.bias is not None else 0.0
+    return weights + scales + biases
 
 
-def published() -> list[Sizes]:
-    """The sizes of every real model in ``published.SHAPES``."""
-    return [sizes(name) for name in SHAPES]
+def estimate_all() -> list[SizeEstimate]:
+    """The sizes of every model in ``PUBLISHED_CONFIGS``."""
+    return [estimate(name) for name in PUBLISHED_CONFIGS]
 
 
 @cache
-def by_recipe(name: str) -> tuple[dict[str, int], dict[str, int]]:
-    """Bytes of the weights and at the peak of building, of each column as a recipe: those that remove nothing first.
+def estimate_by_recipe(name: str) -> tuple[dict[str, int], dict[str, int]]:
+    """Bytes of the weights, and peak bytes of building them, by recipe: unpruned ones first.
 
     Raises:
-        ValueError: a model whose shapes are not published.
+        ValueError: a model without a published configuration.
     """
-    if name not in SHAPES:
-        raise ValueError(f"{name} has no published shapes: choose one of {', '.join(SHAPES)}")
-    found, mlp = sizes(name), registry.find(name).mlp
-    texts = {column: f"{name}/{column.replace('mlp', mlp)}" for column in COLUMNS}
-    weights = {texts[c]: round(found.total(c)) for c in COLUMNS}
-    return weights, {texts[c]: round(found.building(c)) for c in COLUMNS}
+    if name not in PUBLISHED_CONFIGS:
+        raise ValueError(f"{name} has no published shapes: choose one of {', '.join(PUBLISHED_CONFIGS)}")
+    sizes = estimate(name)
+    mlp_step = f"{registry.get_model_spec(name).mlp}{PRUNED_PERCENT}+"
+    recipes = {column: f"{name}/{column.replace(_PRUNED, mlp_step)}" for column in COLUMNS}
+    weights = {recipes[column]: round(sizes.total(column)) for column in COLUMNS}
+    peaks = {recipes[column]: round(sizes.peak_build_bytes(column)) for column in COLUMNS}
+    return weights, peaks

@@ -1,4 +1,4 @@
-"""When an answer is right: exact match for one reference, the VQA challenge's soft accuracy for ten."""
+"""Whether an answer is correct: exact match for one reference, the VQA challenge's soft accuracy for ten."""
 
 from __future__ import annotations
 
@@ -6,60 +6,62 @@ import re
 from collections.abc import Sequence
 from itertools import combinations
 
-_ENOUGH = 3  # humans who must agree for full marks
+_FULL_AGREEMENT = 3  # annotators who must agree for an accuracy of 1
 
 
-def normalise(text: str) -> str:
-    """What exact match compares: no outer space, lower case, no full stop at the end."""
+def normalize(text: str) -> str:
+    """Normalize for exact match: no surrounding whitespace, lower case, no full stop at the end."""
     return text.strip().lower().removesuffix(".").rstrip()
 
 
 def exact_match(answer: str, reference: str) -> bool:
-    return normalise(answer) == normalise(reference)
+    """Whether the answers are equal after ``normalize``."""
+    return normalize(answer) == normalize(reference)
 
 
 def vqa_accuracy(answer: str, references: Sequence[str]) -> float:
-    """Soft accuracy of the VQA challenge (Antol et al., arXiv 1505.00468), after its normalisation.
+    """Soft accuracy of the VQA challenge (Antol et al., arXiv 1505.00468), after its normalization.
 
-    The mean over the ways to leave one human out of min(humans who agree / 3, 1).
+    The mean of min(annotators who agree / 3, 1) over all subsets that leave one annotator out.
 
     Raises:
         ValueError: fewer than two references.
     """
     if len(references) < 2:
-        raise ValueError("soft accuracy needs the answers of several people: use exact match for one reference")
-    said = vqa_normalise(answer)
-    agree = [vqa_normalise(r) == said for r in references]
-    total = sum(agree)
-    return sum(min((total - own) / _ENOUGH, 1.0) for own in agree) / len(agree)
+        raise ValueError("soft accuracy needs reference answers of several people: use exact match for one reference")
+    normalized = normalize_vqa(answer)
+    matches = [normalize_vqa(reference) == normalized for reference in references]
+    total = sum(matches)
+    return sum(min((total - match) / _FULL_AGREEMENT, 1.0) for match in matches) / len(matches)
 
 
-def vqa_normalise(text: str) -> str:
-    """The VQA challenge's normalisation: case, punctuation, articles, number words and lost apostrophes.
+def normalize_vqa(text: str) -> str:
+    """Normalize as the VQA challenge: case, punctuation, articles, number words and missing apostrophes.
 
-    Two things are done always that its evaluator does at times: references are normalised even where all humans agree,
-    and "im", "ive" and "id've" get their apostrophes.
+    Two steps are unconditional here and conditional in its evaluator: references are normalized even if all annotators
+    agree, and "im", "ive" and "id've" get their apostrophes.
     """
     text = " ".join(text.replace("\n", " ").replace("\t", " ").split()).lower()
-    text = _full_stops.sub("", _punctuation(text))
+    text = _FULL_STOPS.sub("", _replace_punctuation(text))
     words = (_NUMBERS.get(word, word) for word in text.split())
     return " ".join(_APOSTROPHES.get(word, word) for word in words if word not in ("a", "an", "the"))
 
 
-def _punctuation(text: str) -> str:
-    """A mark at a word's edge, or any mark in a text with a number such as 1,000, goes; another leaves a space."""
-    numbers, whole = _comma_in_number.search(text) is not None, text
+def _replace_punctuation(text: str) -> str:
+    """Delete marks at a word's edge, and all marks if the text has a number such as 1,000; others become spaces."""
+    original = text
+    has_large_number = _COMMA_IN_NUMBER.search(text) is not None
     for mark in ';/[]"{}()=+\\_-><@`,?!':
-        edge = f"{mark} " in whole or f" {mark}" in whole or numbers
-        text = text.replace(mark, "" if edge else " ")
+        at_edge = f"{mark} " in original or f" {mark}" in original
+        text = text.replace(mark, "" if at_edge or has_large_number else " ")
     return text
 
 
-_full_stops = re.compile(r"\.(?!\d)")
-_comma_in_number = re.compile(r"\d,\d")
-_COUNTED = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-_NUMBERS = {"none": "0"} | {word: str(number) for number, word in enumerate(_COUNTED)}
-_WORDS = """ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd
+_FULL_STOPS = re.compile(r"\.(?!\d)")
+_COMMA_IN_NUMBER = re.compile(r"\d,\d")
+_NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+_NUMBERS = {"none": "0"} | {word: str(number) for number, word in enumerate(_NUMBER_WORDS)}
+_CONTRACTIONS = """ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd
 he'd've he's how'd how'll how's i'd've i'm i've isn't it'd it'd've it'll ma'am mightn't mightn't've might've mustn't
 must've needn't not've o'clock oughtn't shan't she'd've should've shouldn't shouldn't've somebody'd somebody'd've
 somebody'll somebody's someone'd someone'd've someone'll someone's something'd something'd've something'll that's
@@ -69,10 +71,13 @@ would've wouldn't wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll yo
 
 
 def _without_apostrophes(word: str) -> list[str]:
-    """``word`` with one or more of its apostrophes lost."""
-    places = [i for i, letter in enumerate(word) if letter == "'"]
-    lost = [gone for count in range(1, len(places) + 1) for gone in combinations(places, count)]
-    return ["".join(c for i, c in enumerate(word) if i not in gone) for gone in lost]
+    """The spellings of ``word`` with one or more of its apostrophes missing."""
+    positions = [i for i, letter in enumerate(word) if letter == "'"]
+    spellings = []
+    for count in range(1, len(positions) + 1):
+        for missing in combinations(positions, count):
+            spellings.append("".join(letter for i, letter in enumerate(word) if i not in missing))
+    return spellings
 
 
-_APOSTROPHES = {lost: word for word in _WORDS.split() for lost in _without_apostrophes(word)}
+_APOSTROPHES = {spelling: word for word in _CONTRACTIONS.split() for spelling in _without_apostrophes(word)}

@@ -1,4 +1,4 @@
-"""easy-VQA (Victor Zhou, MIT): shapes that others drew, read from its package."""
+"""easy-VQA (Victor Zhou, MIT): questions about images of single shapes, read from its package."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vlmcomp.data.tasks import Sample
 
 
 class EasyVQA:
-    """One split of easy-VQA (Victor Zhou, MIT), read from the installed ``easy-vqa`` package."""
+    """One split (``train`` or ``test``) of the installed ``easy-vqa`` package."""
 
     def __init__(self, split: str) -> None:
         import easy_vqa
@@ -24,6 +24,7 @@ class EasyVQA:
             self.questions[image_id].append((text, answer))
 
     def image(self, image_id: int) -> Image.Image:
+        """The image as RGB."""
         return Image.open(self.folder / "images" / f"{image_id}.png").convert("RGB")
 
 
@@ -35,19 +36,20 @@ def samples() -> tuple[Sample, ...]:
         ValueError: the package is not installed.
     """
     try:
-        import easy_vqa  # noqa: F401 - says early and clearly that it is missing
+        import easy_vqa  # noqa: F401 - fails early with a clear message
     except ImportError:
         raise ValueError("the task easy-vqa needs its data: pip install easy-vqa") from None
     split = EasyVQA("test")
-    found = []
+    found: list[Sample] = []
     for image_id, pairs in split.questions.items():
         for number, (text, answer) in enumerate(pairs):
-            draw = partial(split.image, image_id)
-            found.append(Sample(f"{image_id:04d}-{number:02d}", _easy_type(answer), text, answer, draw))
+            load_image = partial(split.image, image_id)
+            sample_id = f"{image_id:04d}-{number:02d}"
+            found.append(Sample(sample_id, _question_type(answer), text, answer, load_image))
     return tuple(found)
 
 
-def _easy_type(answer: str) -> str:
+def _question_type(answer: str) -> str:
     if answer in ("yes", "no"):
         return "yes/no"
     return "shape" if answer in ("circle", "rectangle", "triangle") else "color"

@@ -1,39 +1,44 @@
-"""Tasks from the Hub: public VQA sets as rows of a table. The same code reads a copy in a folder, laid out alike."""
+"""Public VQA data sets as tasks, from the Hub or from a local copy with the same layout."""
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from vlmcomp import hub
-from vlmcomp.data.parquet import Pictures, shards, texts
-from vlmcomp.data.tasks import Sample, Task, agreed
+from vlmcomp.data.parquet import ParquetImages, list_shards, load_text_columns
+from vlmcomp.data.tasks import Sample, Task, majority_answer
+from vlmcomp.files import short_digest
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-USUAL = 1000
-_BATCH = 1000  # rows of text that are looked at together
+DEFAULT_NUM_SAMPLES = 1000
+_BATCH = 1000  # rows of text that are read together
 
 
 @dataclass(frozen=True)
 class HubTask:
-    """A data set of the Hub and how its columns read; ``a.b`` is the field b of a struct, or of each in a list.
+    """A data set on the Hub and the meaning of its columns.
 
-    ``files`` are the shards of the questions; ``images`` those of the images where they lie apart, whose ``id`` is the
-    question's ``image_id``. ``answers``: what several people said; without ``reference`` the commonest of them is it.
+    A column ``a.b`` is the field b of a struct a, or of each struct in a list.
+
+    Attributes:
+        files: glob pattern of the shards with the questions.
+        answers: column with the answers of several people; without ``reference`` the most common one is the reference.
+        images: glob pattern of the shards with the images, if they are separate; their ``id`` is ``image_id``.
     """
 
     name: str
     title: str
-    place: str
+    repo_id: str
     revision: str
-    licence: str
+    license: str
     files: str
     id: str
     type: str | None = None
@@ -46,20 +51,25 @@ class HubTask:
 
     @property
     def columns(self) -> list[str]:
-        """The columns of text that are read."""
+        """The text columns to read."""
         paths = (self.id, self.type, self.question, self.answers, self.reference, self.image_id)
         return list(dict.fromkeys(path.partition(".")[0] for path in paths if path))
 
+    @property
+    def patterns(self) -> list[str]:
+        """Glob patterns of all shards."""
+        return [pattern for pattern in (self.files, self.images) if pattern]
 
-HUB = {
+
+HUB_TASKS = {
     t.name: t
     for t in (
         HubTask(
             name="vqav2",
             title="VQAv2, validation split",
-            place="lmms-lab/VQAv2",
+            repo_id="lmms-lab/VQAv2",
             revision="32665d35052eb4a6d4414851c3c829a72754915a",
-            licence="CC-BY-4.0",
+            license="CC-BY-4.0",
             files="data/validation-*.parquet",
             id="question_id",
             type="answer_type",
@@ -69,9 +79,9 @@ HUB = {
         HubTask(
             name="gqa",
             title="GQA, balanced test-dev split",
-            place="lmms-lab/GQA",
+            repo_id="lmms-lab/GQA",
             revision="a6e72d6e1b912da88af8b2f9eba05d5ea8ec2dd8",
-            licence="MIT by its card, CC-BY-4.0 by its authors",
+            license="MIT by its card, CC-BY-4.0 by its authors",
             files="testdev_balanced_instructions/testdev-*.parquet",
             id="id",
             type="types.structural",
@@ -82,9 +92,9 @@ HUB = {
         HubTask(
             name="textvqa",
             title="TextVQA, validation split",
-            place="lmms-lab/textvqa",
+            repo_id="lmms-lab/textvqa",
             revision="9c0699cd19768ac5ab97568f6b3cbac4c0062884",
-            licence="CC-BY-4.0",
+            license="CC-BY-4.0",
             files="data/validation-*.parquet",
             id="question_id",
             answers="answers",
@@ -92,9 +102,9 @@ HUB = {
         HubTask(
             name="okvqa",
             title="OK-VQA, validation split",
-            place="lmms-lab/OK-VQA",
+            repo_id="lmms-lab/OK-VQA",
             revision="c9f858961f4095a9aeef615057b0822cce967096",
-            licence="not stated",
+            license="not stated",
             files="data/val2014-*.parquet",
             id="question_id",
             type="question_type",
@@ -104,102 +114,117 @@ HUB = {
 }
 
 
-def find(name: str) -> Task | None:
-    """The Hub task ``name``; ``name@REVISION`` pins another revision, ``name=DIR`` reads a copy. Others are None.
+def get_hub_task(name: str) -> Task | None:
+    """The Hub task ``name``, or None if it is not one.
 
-    From the Hub the split's shards come first, the first time, and stay in the Hub's cache.
+    ``name@REVISION`` selects another revision, ``name=DIR`` reads a local copy. The first use downloads the shards of
+    the split to the Hub's cache.
 
     Raises:
-        ValueError: one sentence on why it cannot be had: no network, no such revision or folder, other columns.
+        ValueError: one sentence on why the task is not available: no network, no such revision or folder, or
+            unexpected columns.
     """
-    head, mark, rest = re.split("([@=])", name, maxsplit=1) if re.search("[@=]", name) else (name, "", "")
-    if (row := HUB.get(head)) is None:
+    match = re.fullmatch("([^@=]*)(?:([@=])(.*))?", name, re.DOTALL)
+    assert match is not None
+    task_name, mark, rest = match.groups()
+    if (hub_task := HUB_TASKS.get(task_name)) is None:
         return None
     if mark and not rest:
-        raise ValueError(f"'{name}' is not a task: write {head}, {head}@REVISION or {head}=DIR")
+        raise ValueError(f"'{name}' is not a task: write {task_name}, {task_name}@REVISION or {task_name}=DIR")
     if mark != "=":
-        return _from_hub(row, rest or row.revision)
+        return _from_hub(hub_task, rest or hub_task.revision)
     if not Path(rest).is_dir():
-        raise ValueError(f"there is no folder {rest} for the task {head}")
-    return _from_folder(row, Path(rest).resolve())
+        raise ValueError(f"there is no folder {rest} for the task {task_name}")
+    return _from_folder(hub_task, Path(rest).resolve())
 
 
 @cache
-def _from_hub(row: HubTask, revision: str) -> Task:
+def _from_hub(hub_task: HubTask, revision: str) -> Task:
+    """Download the task, with a progress bar on the terminal."""
     from tqdm import tqdm
 
-    with tqdm(total=100, desc=row.place, unit="%", bar_format="{desc}: {n:.0f} %", leave=False, disable=None) as bar:
+    bar_format = "{desc}: {n:.0f} %"
+    with tqdm(total=100, desc=hub_task.repo_id, unit="%", bar_format=bar_format, leave=False, disable=None) as bar:
 
-        def say(text: str, share: float) -> None:
+        def progress(text: str, fraction: float) -> None:
             bar.set_description(text, refresh=False)
-            bar.update(100 * share - bar.n)
+            bar.update(100 * fraction - bar.n)
 
         try:
-            folder, commit = hub.fetch_data(row.place, revision, [p for p in (row.files, row.images) if p], say)
+            folder, commit = hub.download_dataset_files(hub_task.repo_id, revision, hub_task.patterns, progress)
         except ValueError as error:
-            raise ValueError(f"{error}; or give a copy: --task {row.name}=DIR") from None
-    return _task(row, folder, f"{row.place}@{commit[:12]}")
+            raise ValueError(f"{error}; or give a copy: --task {hub_task.name}=DIR") from None
+    return _make_task(hub_task, folder, f"{hub_task.repo_id}@{commit[:12]}")
 
 
 @cache
-def _from_folder(row: HubTask, folder: Path) -> Task:
-    digest = hashlib.sha256()
-    for file in (f for pattern in (row.files, row.images) if pattern for f in shards(folder, pattern, row.place)):
-        with file.open("rb") as data:
-            while block := data.read(1 << 20):
-                digest.update(block)
-    return _task(row, folder, f"sha256:{digest.hexdigest()[:16]}")
+def _from_folder(hub_task: HubTask, folder: Path) -> Task:
+    """The task from a local copy; a digest of its files is the version."""
+    shards = chain.from_iterable(list_shards(folder, pattern, hub_task.repo_id) for pattern in hub_task.patterns)
+    return _make_task(hub_task, folder, short_digest(shards))
 
 
-def _task(row: HubTask, folder: Path, version: str) -> Task:
-    questions = _questions(row, folder)
+def _make_task(hub_task: HubTask, folder: Path, version: str) -> Task:
+    samples = _load_samples(hub_task, folder)
     return Task(
-        name=row.name,
-        title=row.title,
+        name=hub_task.name,
+        title=hub_task.title,
         version=version,
-        licence=row.licence,
-        source=lambda: questions,
-        usual=min(USUAL, len(questions)),
-        asks_style=True,
-        metric="VQA accuracy" if row.answers else "exact match",
+        license=hub_task.license,
+        load_samples=lambda: samples,
+        default_num_samples=min(DEFAULT_NUM_SAMPLES, len(samples)),
+        append_short_answer_prompt=True,
+        metric="VQA accuracy" if hub_task.answers else "exact match",
     )
 
 
-def _questions(row: HubTask, folder: Path) -> _Questions:
-    """Raises ``ValueError`` where the files do not read as ``row`` says."""
-    files = shards(folder, row.files, row.place)
-    words, rows = texts(files, row.columns, row.place), None
-    if row.images:
-        files = shards(folder, row.images, row.place)
-        rows = {name: i for i, name in enumerate(texts(files, ["id"], row.place)["id"])}
-    found = _Questions(row, words, Pictures(files, row.image, row.place), rows)
-    if not len(found):
-        raise ValueError(f"{folder} holds no questions")
-    if len(words.unique(row.id)) < len(found):
-        raise ValueError(f"{folder}: two questions have the same {row.id}")
-    if rows is not None and (lost := [name for name in words.unique(row.image_id) if name not in rows]):
-        raise ValueError(f"{folder}: {len(lost)} images are missing, {lost[0]} for one")
-    found[0]  # says early if the columns hold something else
-    return found
+def _load_samples(hub_task: HubTask, folder: Path) -> _HubSamples:
+    """The samples of the shards in ``folder``; raises ``ValueError`` if these are not as ``hub_task`` describes."""
+    files = list_shards(folder, hub_task.files, hub_task.repo_id)
+    texts = load_text_columns(files, hub_task.columns, hub_task.repo_id)
+    image_rows = None
+    if hub_task.images:
+        files = list_shards(folder, hub_task.images, hub_task.repo_id)
+        image_ids = load_text_columns(files, ["id"], hub_task.repo_id)["id"]
+        image_rows = {image_id: row for row, image_id in enumerate(image_ids)}
+    samples = _HubSamples(hub_task, texts, ParquetImages(files, hub_task.image, hub_task.repo_id), image_rows)
+    if not len(samples):
+        raise ValueError(f"{folder} has no questions")
+    if len(texts.unique(hub_task.id)) < len(samples):
+        raise ValueError(f"{folder}: two questions have the same {hub_task.id}")
+    if image_rows is not None:
+        missing = [image_id for image_id in texts.unique(hub_task.image_id) if image_id not in image_rows]
+        if missing:
+            raise ValueError(f"{folder}: {len(missing)} images are missing, {missing[0]} for one")
+    samples[0]  # fails early if the columns have other contents
+    return samples
 
 
-class _Questions(Sequence[Sample]):
-    """The samples of a Hub task, made from its texts when looked at. ``rows``: where an image lies, by its name."""
+class _HubSamples(Sequence[Sample]):
+    """The samples of a Hub task, made from memory-mapped texts on access.
 
-    def __init__(self, row: HubTask, texts: Dataset, pictures: Pictures, rows: dict[str, int] | None) -> None:
-        self._row, self._texts, self._pictures, self._rows = row, texts, pictures, rows
+    ``image_rows`` maps an image id to its row in ``images``; None if each question has its own image.
+    """
+
+    def __init__(
+        self, hub_task: HubTask, texts: Dataset, images: ParquetImages, image_rows: dict[str, int] | None
+    ) -> None:
+        self._hub_task = hub_task
+        self._texts = texts
+        self._images = images
+        self._image_rows = image_rows
 
     def __len__(self) -> int:
         return len(self._texts)
 
     @overload
-    def __getitem__(self, place: int) -> Sample: ...
+    def __getitem__(self, index: int) -> Sample: ...
     @overload
-    def __getitem__(self, place: slice) -> Sequence[Sample]: ...
-    def __getitem__(self, place: int | slice) -> Sample | Sequence[Sample]:
-        if isinstance(place, slice):
-            return [self[i] for i in range(*place.indices(len(self)))]
-        number = range(len(self))[place]
+    def __getitem__(self, index: slice) -> Sequence[Sample]: ...
+    def __getitem__(self, index: int | slice) -> Sample | Sequence[Sample]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        number = range(len(self))[index]  # negative indices, and IndexError
         return self._sample(number, self._texts[number])
 
     def __iter__(self) -> Iterator[Sample]:
@@ -209,28 +234,41 @@ class _Questions(Sequence[Sample]):
                 yield self._sample(number, dict(zip(batch, cells)))
                 number += 1
 
-    def _sample(self, number: int, cells: dict[str, Any]) -> Sample:
-        row = self._row
+    def _sample(self, number: int, row: dict[str, Any]) -> Sample:
+        """The sample of the row ``number``; raises ``ValueError`` if its columns are not as described."""
+        columns = self._hub_task
         try:
-            said = [_text(t) for t in _at(cells, row.answers)] if row.answers else []
-            reference = _text(_at(cells, row.reference)) if row.reference else agreed(said)
-            kind = _text(_at(cells, row.type)) if row.type else "question"
-            question = _text(_at(cells, row.question)).strip()
-            place = number if self._rows is None else self._rows[cells[row.image_id]]
-            if row.answers and len(said) < 2:
-                raise ValueError("one answer is not several")
+            answers = [_as_text(answer) for answer in _read_path(row, columns.answers)] if columns.answers else []
+            if columns.answers and len(answers) < 2:
+                raise ValueError("fewer than two answers")
+            return Sample(
+                id=str(row[columns.id]),
+                type=_as_text(_read_path(row, columns.type)) if columns.type else "question",
+                question=_as_text(_read_path(row, columns.question)).strip(),
+                reference=self._reference(row, answers),
+                load_image=partial(self._images.load_image, self._image_row(number, row)),
+                references=tuple(answers),
+            )
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"row {number} does not read as one of {row.place} ({error})") from None
-        return Sample(str(cells[row.id]), kind, question, reference, partial(self._pictures.draw, place), tuple(said))
+            raise ValueError(f"row {number} does not read as one of {columns.repo_id} ({error})") from None
+
+    def _reference(self, row: dict[str, Any], answers: Sequence[str]) -> str:
+        path = self._hub_task.reference
+        return _as_text(_read_path(row, path)) if path else majority_answer(answers)
+
+    def _image_row(self, number: int, row: dict[str, Any]) -> int:
+        return number if self._image_rows is None else self._image_rows[row[self._hub_task.image_id]]
 
 
-def _at(cells: Any, path: str) -> Any:
+def _read_path(row: Any, path: str) -> Any:
+    """The field at a dotted ``path``: of a struct, or of each struct in a list."""
+    value = row
     for name in path.split("."):
-        cells = [cell[name] for cell in cells] if isinstance(cells, list) else cells[name]
-    return cells
+        value = [item[name] for item in value] if isinstance(value, list) else value[name]
+    return value
 
 
-def _text(cell: Any) -> str:
-    if not isinstance(cell, str):
-        raise TypeError(f"{cell!r:.40} is not a text")
-    return cell
+def _as_text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r:.40} is not a text")
+    return value

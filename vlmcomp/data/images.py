@@ -1,4 +1,4 @@
-"""What is asked: an image and a question, checked before a model sees them."""
+"""Images and questions from users, validated before they reach a model."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 MAX_QUESTION = 500  # characters
 MAX_PIXELS = 50_000_000
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")  # not all that Pillow reads: some start other programs
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")  # a subset of Pillow's: some run other programs
 
 
 def open_image(source: str | Path | BinaryIO | Image.Image | None) -> Image.Image:
     """The image as upright RGB.
 
     Raises:
-        ValueError: there is none, it cannot be read, or it has more than ``MAX_PIXELS`` pixels.
+        ValueError: no image, an unreadable one, or one with more than ``MAX_PIXELS`` pixels.
     """
     if source is None:
         raise ValueError("there is no image: choose or upload one first")
@@ -30,9 +30,9 @@ def open_image(source: str | Path | BinaryIO | Image.Image | None) -> Image.Imag
             raise ValueError(f"the image has {width} x {height} pixels: at most {MAX_PIXELS // 1_000_000} million fit")
         if min(width, height) < 2 or max(width, height) > 100 * min(width, height):
             raise ValueError(f"the image is only {width} x {height} pixels: choose one that shows something")
-        if image.mode.startswith("I"):  # 16 bits, of which a plain conversion would cut off all but the darkest
+        if image.mode.startswith("I"):  # 16 bits, which a plain conversion would clip
             image = image.convert("I").point(lambda value: value * (255 / 65535)).convert("L")
-        if image.mode in ("RGBA", "LA", "P"):  # transparency shows white, as in a browser
+        if image.mode in ("RGBA", "LA", "P"):  # transparent pixels become white, as in a browser
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
         return ImageOps.exif_transpose(image).convert("RGB")
@@ -44,7 +44,7 @@ def open_image(source: str | Path | BinaryIO | Image.Image | None) -> Image.Imag
         raise ValueError(f"the image cannot be read ({type(error).__name__}): use a PNG, JPEG or WebP file") from None
 
 
-def clean_question(text: str | None) -> str:
+def normalize_question(text: str | None) -> str:
     """The question on one line.
 
     Raises:

@@ -7,17 +7,17 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from vlmcomp.data.scenes import COLOR_NAMES, KINDS, Scene, Thing
+from vlmcomp.data.scenes import COLOR_NAMES, SHAPE_KINDS, Scene, SceneObject
 
 ONE_WORD = "Answer with one word."
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight")
-_SIDES: dict[str, Callable[[Thing, Thing], float]] = {  # positive: the first thing stands there
+_SIDES: dict[str, Callable[[SceneObject, SceneObject], float]] = {  # positive: the first object is on that side
     "left of": lambda a, b: b.x - a.x,
     "right of": lambda a, b: a.x - b.x,
     "above": lambda a, b: b.y - a.y,
     "below": lambda a, b: a.y - b.y,
 }
-_EXTREMES: dict[str, Callable[[Thing], float]] = {
+_EXTREMES: dict[str, Callable[[SceneObject], float]] = {
     "leftmost": lambda t: -t.x,
     "rightmost": lambda t: t.x,
     "topmost": lambda t: -t.y,
@@ -29,7 +29,7 @@ _EXTREMES: dict[str, Callable[[Thing], float]] = {
 
 @dataclass(frozen=True)
 class Question:
-    """One question: its type, its text, and the reference answer in the style that the text asks for."""
+    """One question: its type, its text, and the reference answer in the style that the text requests."""
 
     type: str
     text: str
@@ -39,24 +39,24 @@ class Question:
 @dataclass(frozen=True)
 class _Draft:
     text: str
-    word: str | None  # None: only a sentence will do
+    word: str | None  # None: the answer needs a sentence
     sentence: str
 
 
 @dataclass(frozen=True)
 class _Filter:
-    """A noun phrase: the things it means."""
+    """A noun phrase and the objects it denotes."""
 
     kind: str | None = None
     color: str | None = None
     large: bool | None = None
     noun: str = "object"
 
-    def matches(self, thing: Thing) -> bool:
+    def matches(self, obj: SceneObject) -> bool:
         return (
-            (self.kind is None or thing.kind == self.kind)
-            and (self.color is None or thing.color == self.color)
-            and (self.large is None or thing.large == self.large)
+            (self.kind is None or obj.kind == self.kind)
+            and (self.color is None or obj.color == self.color)
+            and (self.large is None or obj.large == self.large)
         )
 
     def phrase(self, plural: bool = False) -> str:
@@ -75,24 +75,24 @@ def _noun(rng: random.Random) -> str:
     return rng.choice(("object", "shape"))
 
 
-def _unique(rng: random.Random, scene: Scene, forms: tuple[str, ...]) -> tuple[Thing, str] | None:
-    """A thing and a noun phrase that means it alone."""
+def _unique(rng: random.Random, scene: Scene, forms: tuple[str, ...]) -> tuple[SceneObject, str] | None:
+    """An object and a noun phrase that denotes only this object; None if there is none."""
     found = []
-    for thing in scene.things:
+    for obj in scene.objects:
         for form in forms:
             wanted = _Filter(
-                thing.kind if "kind" in form else None, thing.color if "color" in form else None, noun=_noun(rng)
+                obj.kind if "kind" in form else None, obj.color if "color" in form else None, noun=_noun(rng)
             )
-            if sum(wanted.matches(t) for t in scene.things) == 1:
-                found.append((thing, wanted.phrase()))
+            if sum(wanted.matches(t) for t in scene.objects) == 1:
+                found.append((obj, wanted.phrase()))
     return rng.choice(found) if found else None
 
 
 def _random_filter(rng: random.Random, scene: Scene) -> _Filter:
-    """A noun phrase that often, but not always, fits something in the scene."""
-    near = rng.choice(scene.things)
-    kind = near.kind if rng.random() < 0.75 else rng.choice(KINDS)
-    other = rng.choice(scene.things)
+    """A noun phrase that often, but not always, matches an object in the scene."""
+    near = rng.choice(scene.objects)
+    kind = near.kind if rng.random() < 0.75 else rng.choice(SHAPE_KINDS)
+    other = rng.choice(scene.objects)
     color = other.color if rng.random() < 0.75 else rng.choice(COLOR_NAMES)
     form = rng.choice(("kind", "kind", "color", "color", "both", "both", "size"))
     return _Filter(
@@ -104,31 +104,32 @@ def _random_filter(rng: random.Random, scene: Scene) -> _Filter:
 
 
 def _color(rng: random.Random, scene: Scene) -> _Draft | None:
-    if len(scene.things) == 1 and rng.random() < 0.5:
-        thing, name = scene.things[0], _noun(rng)
+    if len(scene.objects) == 1 and rng.random() < 0.5:
+        obj = scene.objects[0]
+        name = _noun(rng)
     elif (hit := _unique(rng, scene, ("kind",))) is not None:
-        thing, name = hit
+        obj, name = hit
     else:
         return None
     text = rng.choice(
         (f"What color is the {name}?", f"What is the color of the {name}?", f"Which color does the {name} have?")
     )
-    return _Draft(text, thing.color, f"The {name} is {thing.color}.")
+    return _Draft(text, obj.color, f"The {name} is {obj.color}.")
 
 
 def _shape(rng: random.Random, scene: Scene) -> _Draft | None:
     if (hit := _unique(rng, scene, ("color",))) is None:
         return None
-    thing, name = hit
-    if len(scene.things) == 1 and rng.random() < 0.3:
-        return _Draft("What shape does the image contain?", thing.kind, f"The image contains {_article(thing.kind)}.")
+    obj, name = hit
+    if len(scene.objects) == 1 and rng.random() < 0.3:
+        return _Draft("What shape does the image contain?", obj.kind, f"The image contains {_article(obj.kind)}.")
     text = rng.choice((f"What shape is the {name}?", f"What is the {name}?", f"What kind of shape is the {name}?"))
-    return _Draft(text, thing.kind, f"The {name} is {_article(thing.kind)}.")
+    return _Draft(text, obj.kind, f"The {name} is {_article(obj.kind)}.")
 
 
 def _count(rng: random.Random, scene: Scene) -> _Draft:
     wanted = _Filter(noun=_noun(rng)) if rng.random() < 0.2 else _random_filter(rng, scene)
-    n = sum(wanted.matches(t) for t in scene.things)
+    n = sum(wanted.matches(t) for t in scene.objects)
     many = wanted.phrase(plural=True)
     text = rng.choice((f"How many {many} are there?", f"Count the {many}.", f"What is the number of {many}?"))
     if n == 1:
@@ -137,12 +138,13 @@ def _count(rng: random.Random, scene: Scene) -> _Draft:
 
 
 def _exist(rng: random.Random, scene: Scene) -> _Draft:
-    wanted, want = _random_filter(rng, scene), rng.random() < 0.5
+    wanted = _random_filter(rng, scene)
+    should_exist = rng.random() < 0.5
     for _ in range(12):  # as many yes as no
-        if any(wanted.matches(t) for t in scene.things) == want:
+        if any(wanted.matches(t) for t in scene.objects) == should_exist:
             break
         wanted = _random_filter(rng, scene)
-    yes = any(wanted.matches(t) for t in scene.things)
+    yes = any(wanted.matches(t) for t in scene.objects)
     a = _article(wanted.phrase())
     text = rng.choice(
         (f"Is there {a}?", f"Is there {a} in the image?", f"Does the image contain {a}?", f"Is {a} present?")
@@ -152,42 +154,44 @@ def _exist(rng: random.Random, scene: Scene) -> _Draft:
 
 
 def _compare(rng: random.Random, scene: Scene) -> _Draft | None:
-    first, second = _random_filter(rng, scene), _random_filter(rng, scene)
+    first = _random_filter(rng, scene)
+    second = _random_filter(rng, scene)
     if first.phrase() == second.phrase() or (first.large is None) != (second.large is None):
         return None
-    a = sum(first.matches(t) for t in scene.things)
-    b = sum(second.matches(t) for t in scene.things)
-    p, q = first.phrase(plural=True), second.phrase(plural=True)
+    a = sum(first.matches(t) for t in scene.objects)
+    b = sum(second.matches(t) for t in scene.objects)
+    p = first.phrase(plural=True)
+    q = second.phrase(plural=True)
     word, truth = rng.choice((("more", a > b), ("fewer", a < b), ("as many", a == b)))
     if word != "as many" and not truth and rng.random() < 0.35:
-        return None  # bring yes and no nearer to balance
+        return None  # fewer no, for a better balance
     tail = f"{word} {p} {'as' if word == 'as many' else 'than'} {q}"
     sentence = f"Yes, there are {tail}." if truth else f"No, there are not {tail}."
     return _Draft(f"Are there {tail}?", "yes" if truth else "no", sentence)
 
 
-def _extreme(rng: random.Random, things: list[Thing]) -> tuple[str, Thing] | None:
-    """A superlative with a clear winner: 4 pixels ahead in position, 1.5 in radius."""
+def _extreme(rng: random.Random, objects: list[SceneObject]) -> tuple[str, SceneObject] | None:
+    """A superlative and its object, by a clear margin: 4 pixels in position, 1.5 in radius."""
     names = list(_EXTREMES)
     rng.shuffle(names)
     for name in names:
         score = _EXTREMES[name]
-        ranked = sorted(things, key=score, reverse=True)
+        ranked = sorted(objects, key=score, reverse=True)
         margin = 1.5 if name in ("largest", "smallest") else 4.0
         if len(ranked) > 1 and score(ranked[0]) - score(ranked[1]) >= margin:
             return name, ranked[0]
     return None
 
 
-def _attribute(rng: random.Random, thing: Thing, name: str) -> _Draft:
+def _attribute(rng: random.Random, obj: SceneObject, name: str) -> _Draft:
     if rng.random() < 0.5:
-        return _Draft(f"What color is the {name}?", thing.color, f"The {name} is {thing.color}.")
-    return _Draft(f"What shape is the {name}?", thing.kind, f"The {name} is {_article(thing.kind)}.")
+        return _Draft(f"What color is the {name}?", obj.color, f"The {name} is {obj.color}.")
+    return _Draft(f"What shape is the {name}?", obj.kind, f"The {name} is {_article(obj.kind)}.")
 
 
 def _relation(rng: random.Random, scene: Scene) -> _Draft | None:
     if rng.random() < 0.45:
-        hit = _extreme(rng, list(scene.things))
+        hit = _extreme(rng, list(scene.objects))
         return _attribute(rng, hit[1], f"{hit[0]} {_noun(rng)}") if hit else None
     first = _unique(rng, scene, ("kind", "color", "kind+color", "kind+color"))
     second = _unique(rng, scene, ("kind", "color", "kind+color", "kind+color"))
@@ -209,29 +213,46 @@ def _relation(rng: random.Random, scene: Scene) -> _Draft | None:
 
 
 def _two_step(rng: random.Random, scene: Scene) -> _Draft | None:
-    if len(scene.things) < 3:
+    """A question that needs one object to find another."""
+    if len(scene.objects) < 3:
         return None
     form = rng.choice(("nearest", "side", "subset"))
     if form == "subset":
-        wanted = _random_filter(rng, scene)
-        hit = _extreme(rng, [t for t in scene.things if wanted.matches(t)])
-        if hit is None or (wanted.kind and wanted.color):
-            return None
-        name, thing = f"{hit[0]} {wanted.phrase()}", hit[1]
-        if wanted.kind:
-            return _Draft(f"What color is the {name}?", thing.color, f"The {name} is {thing.color}.")
-        return _Draft(f"What shape is the {name}?", thing.kind, f"The {name} is {_article(thing.kind)}.")
+        return _extreme_of_subset(rng, scene)
     found = _unique(rng, scene, ("kind", "color", "kind+color"))
     if found is None:
         return None
     anchor, name = found
-    others = [t for t in scene.things if t is not anchor]
+    others = [t for t in scene.objects if t is not anchor]
     if form == "nearest":
-        ranked = sorted(others, key=lambda t: math.hypot(t.x - anchor.x, t.y - anchor.y))
-        gaps = [math.hypot(t.x - anchor.x, t.y - anchor.y) for t in ranked[:2]]
-        if gaps[1] < 1.2 * gaps[0]:
-            return None
-        return _attribute(rng, ranked[0], f"{_noun(rng)} nearest to the {name}")
+        return _nearest(rng, others, anchor, name)
+    return _count_beside(rng, others, anchor, name)
+
+
+def _extreme_of_subset(rng: random.Random, scene: Scene) -> _Draft | None:
+    """The color of the leftmost star, the shape of the largest red object."""
+    wanted = _random_filter(rng, scene)
+    hit = _extreme(rng, [t for t in scene.objects if wanted.matches(t)])
+    if hit is None or (wanted.kind and wanted.color):
+        return None
+    superlative, obj = hit
+    name = f"{superlative} {wanted.phrase()}"
+    if wanted.kind:
+        return _Draft(f"What color is the {name}?", obj.color, f"The {name} is {obj.color}.")
+    return _Draft(f"What shape is the {name}?", obj.kind, f"The {name} is {_article(obj.kind)}.")
+
+
+def _nearest(rng: random.Random, others: list[SceneObject], anchor: SceneObject, name: str) -> _Draft | None:
+    """An attribute of the object nearest to ``anchor``, if it is nearest by a clear margin."""
+    ranked = sorted(others, key=lambda t: math.hypot(t.x - anchor.x, t.y - anchor.y))
+    gaps = [math.hypot(t.x - anchor.x, t.y - anchor.y) for t in ranked[:2]]
+    if gaps[1] < 1.2 * gaps[0]:
+        return None
+    return _attribute(rng, ranked[0], f"{_noun(rng)} nearest to the {name}")
+
+
+def _count_beside(rng: random.Random, others: list[SceneObject], anchor: SceneObject, name: str) -> _Draft | None:
+    """The number of objects on one side of ``anchor``, if none is too close to call."""
     side = rng.choice(tuple(_SIDES))
     leads = [_SIDES[side](t, anchor) for t in others]
     if any(abs(lead) < 4 for lead in leads):
@@ -245,7 +266,7 @@ def _two_step(rng: random.Random, scene: Scene) -> _Draft | None:
 
 
 def _describe(rng: random.Random, scene: Scene) -> _Draft:
-    names = [_article(f"{t.color} {t.kind}") for t in sorted(scene.things, key=lambda t: t.x)]
+    names = [_article(f"{t.color} {t.kind}") for t in sorted(scene.objects, key=lambda t: t.x)]
     text = rng.choice(("Describe the image.", "What do you see in the image?", "Describe everything in the picture."))
     if len(names) == 1:
         return _Draft(text, None, f"There is {names[0]}.")
@@ -253,7 +274,7 @@ def _describe(rng: random.Random, scene: Scene) -> _Draft:
     return _Draft(text, None, f"There are {NUMBERS[len(names)]} shapes: {listing}.")
 
 
-_MAKERS: dict[str, tuple[Callable[[random.Random, Scene], _Draft | None], int]] = {
+_GENERATORS: dict[str, tuple[Callable[[random.Random, Scene], _Draft | None], int]] = {
     "color": (_color, 12),
     "shape": (_shape, 12),
     "count": (_count, 16),
@@ -263,20 +284,22 @@ _MAKERS: dict[str, tuple[Callable[[random.Random, Scene], _Draft | None], int]] 
     "two-step": (_two_step, 12),
     "describe": (_describe, 6),
 }
-TYPES = tuple(_MAKERS)
+TYPES = tuple(_GENERATORS)
 
 
 def sample_question(rng: random.Random, scene: Scene) -> Question:
-    """Draw one question whose answer is unambiguous; six in ten ask for one word, the rest get a sentence."""
+    """Draw one question with an unambiguous answer: six in ten ask for one word, the others get a sentence."""
+    weights = [weight for _, weight in _GENERATORS.values()]
     while True:
-        kind = rng.choices(TYPES, weights=[weight for _, weight in _MAKERS.values()])[0]
+        question_type = rng.choices(TYPES, weights=weights)[0]
+        generate, _ = _GENERATORS[question_type]
         for _ in range(4):
-            draft = _MAKERS[kind][0](rng, scene)
+            draft = generate(rng, scene)
             if draft is not None:
                 break
         else:
             continue
         text = draft.text.lower() if rng.random() < 0.25 else draft.text
         if draft.word is not None and rng.random() < 0.6:
-            return Question(kind, f"{text} {ONE_WORD}", draft.word)
-        return Question(kind, text, draft.sentence)
+            return Question(question_type, f"{text} {ONE_WORD}", draft.word)
+        return Question(question_type, text, draft.sentence)

@@ -1,7 +1,7 @@
-"""Scenes of coloured shapes: sampling, rendering, and what each image patch shows.
+"""Scenes of colored shapes: sampling, rendering, and labels of image patches.
 
-A scene is a plain description; ``render`` turns it into pixels. Both depend on nothing but the seed, so a
-held-out split is named by its seeds.
+A scene is a plain description, which ``render_scene`` turns into pixels. Both depend only on the seed, so a held-out
+split is defined by its seeds.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 CANVAS = 96  # pixels, width and height
-KINDS = ("circle", "rectangle", "triangle", "diamond", "star", "cross")
-# The first eight carry the RGB values of easy-VQA, so that one model can learn both.
+SHAPE_KINDS = ("circle", "rectangle", "triangle", "diamond", "star", "cross")
+# The first eight have the RGB values of easy-VQA, so that one model can learn both.
 COLORS = {
     "red": (255, 0, 0),
     "green": (0, 255, 0),
@@ -29,15 +29,15 @@ COLORS = {
     "purple": (150, 30, 190),
 }
 COLOR_NAMES = tuple(COLORS)
-LARGE_FROM = 10.0  # radius in pixels from which an object is called large
-_COUNT_WEIGHTS = (3, 3, 3, 3, 2, 2, 1, 1)  # one to eight objects
-_MIN_VISIBLE = 0.6  # smallest visible share of an object that may be asked about
+LARGE_FROM = 10.0  # radius in pixels from which an object is large
+_COUNT_WEIGHTS = (3, 3, 3, 3, 2, 2, 1, 1)  # of one to eight objects
+_MIN_VISIBLE = 0.6  # minimum visible fraction of each object
 _SUPERSAMPLE = 2
 
 
 @dataclass(frozen=True)
-class Thing:
-    """One object: centre ``x``, ``y`` and ``radius`` in pixels, painted in scene order (later covers earlier)."""
+class SceneObject:
+    """One object: center ``x``, ``y`` and ``radius`` in pixels. Objects are painted in scene order."""
 
     kind: str
     color: str
@@ -55,71 +55,65 @@ class Thing:
 class Scene:
     """The objects of one image and the seed of its background, texture, distractors and noise."""
 
-    things: tuple[Thing, ...]
+    objects: tuple[SceneObject, ...]
     seed: int
 
 
-def outline(thing: Thing, scale: float = 1.0) -> list[tuple[float, float]]:
-    """Polygon of ``thing`` in pixels times ``scale``; a circle is given by its bounding box."""
-    x, y, r = thing.x * scale, thing.y * scale, thing.radius * scale
-    if thing.kind == "circle":
+def outline(obj: SceneObject, scale: float = 1.0) -> list[tuple[float, float]]:
+    """Polygon of ``obj`` in pixels times ``scale``; for a circle, its bounding box."""
+    x, y, r = obj.x * scale, obj.y * scale, obj.radius * scale
+    if obj.kind == "circle":
         return [(x - r, y - r), (x + r, y + r)]
-    if thing.kind == "rectangle":
-        w, h = r * min(1.0, thing.aspect), r * min(1.0, 1.0 / thing.aspect)
+    if obj.kind == "rectangle":
+        w, h = r * min(1.0, obj.aspect), r * min(1.0, 1.0 / obj.aspect)
         return [(x - w, y - h), (x + w, y - h), (x + w, y + h), (x - w, y + h)]
-    if thing.kind == "triangle":
+    if obj.kind == "triangle":
         return [(x, y - r), (x + r, y + 0.8 * r), (x - r, y + 0.8 * r)]
-    if thing.kind == "diamond":
+    if obj.kind == "diamond":
         return [(x, y - 1.1 * r), (x + 0.8 * r, y), (x, y + 1.1 * r), (x - 0.8 * r, y)]
-    if thing.kind == "star":
+    if obj.kind == "star":
         tips = [(1.15 if i % 2 == 0 else 0.5, -math.pi / 2 + i * math.pi / 5) for i in range(10)]
         return [(x + r * k * math.cos(a), y + r * k * math.sin(a)) for k, a in tips]
-    t = 0.36 * r  # cross
-    corners = (
-        (-t, -r),
-        (t, -r),
-        (t, -t),
-        (r, -t),
-        (r, t),
-        (t, t),
-        (t, r),
-        (-t, r),
-        (-t, t),
-        (-r, t),
-        (-r, -t),
-        (-t, -t),
-    )
-    return [(x + dx, y + dy) for dx, dy in corners]
+    return _cross(x, y, r)
 
 
-def _paint(draw: ImageDraw.ImageDraw, thing: Thing, fill: int | tuple[int, ...], scale: float) -> None:
-    points = outline(thing, scale)
-    if thing.kind == "circle":
+def _cross(x: float, y: float, r: float) -> list[tuple[float, float]]:
+    """The twelve corners of a cross."""
+    t = 0.36 * r
+    top = ((-t, -r), (t, -r), (t, -t), (r, -t))
+    bottom = ((r, t), (t, t), (t, r), (-t, r))
+    left = ((-t, t), (-r, t), (-r, -t), (-t, -t))
+    return [(x + dx, y + dy) for dx, dy in (*top, *bottom, *left)]
+
+
+def _paint(draw: ImageDraw.ImageDraw, obj: SceneObject, fill: int | tuple[int, ...], scale: float) -> None:
+    points = outline(obj, scale)
+    if obj.kind == "circle":
         draw.ellipse([points[0], points[1]], fill=fill)
     else:
         draw.polygon(points, fill=fill)
 
 
-def object_map(things: tuple[Thing, ...]) -> np.ndarray:
-    """Which object each pixel shows: uint8 ``(CANVAS, CANVAS)``, 0 background, i + 1 for ``things[i]``."""
+def object_map(objects: tuple[SceneObject, ...]) -> np.ndarray:
+    """The object at each pixel: uint8 ``(CANVAS, CANVAS)``, 0 for background, i + 1 for ``objects[i]``."""
     image = Image.new("L", (CANVAS, CANVAS))
     draw = ImageDraw.Draw(image)
-    for i, thing in enumerate(things):
-        _paint(draw, thing, i + 1, 1.0)
+    for i, obj in enumerate(objects):
+        _paint(draw, obj, i + 1, 1.0)
     return np.asarray(image)
 
 
-def _all_visible(things: tuple[Thing, ...]) -> bool:
-    shown = np.bincount(object_map(things).ravel(), minlength=len(things) + 1)
-    for i, thing in enumerate(things):
-        alone = np.count_nonzero(object_map((thing,)))
+def _all_visible(objects: tuple[SceneObject, ...]) -> bool:
+    shown = np.bincount(object_map(objects).ravel(), minlength=len(objects) + 1)
+    for i, obj in enumerate(objects):
+        alone = np.count_nonzero(object_map((obj,)))
         if shown[i + 1] < _MIN_VISIBLE * alone:
             return False
     return True
 
 
-def _place(rng: random.Random, count: int) -> list[tuple[float, float, float]] | None:
-    """``count`` positions and radii whose centres stay apart enough to be told from one another."""
+def _sample_positions(rng: random.Random, count: int) -> list[tuple[float, float, float]] | None:
+    """``count`` positions and radii with distinguishable centers; None if they do not fit."""
     spots: list[tuple[float, float, float]] = []
     for _ in range(count):
         for _ in range(40):
@@ -137,31 +131,33 @@ def _place(rng: random.Random, count: int) -> list[tuple[float, float, float]] |
 
 
 def sample_scene(rng: random.Random) -> Scene:
-    """Draw a scene of one to eight objects.
+    """Draw a random scene of one to eight objects.
 
-    Colours and kinds come from a small palette of the scene, so that several objects share an attribute and
-    counting or comparing by attribute is not trivial.
+    Colors and kinds come from a small palette of the scene, so that objects share attributes and counting or comparing
+    by attribute is not trivial.
     """
     count = rng.choices(range(1, 9), weights=_COUNT_WEIGHTS)[0]
-    kinds = rng.sample(KINDS, rng.randint(1 if count < 3 else 2, min(len(KINDS), 1 + (count + 1) // 2)))
+    kinds = rng.sample(SHAPE_KINDS, rng.randint(1 if count < 3 else 2, min(len(SHAPE_KINDS), 1 + (count + 1) // 2)))
     colors = rng.sample(COLOR_NAMES, rng.randint(1 if count < 3 else 2, min(6, 2 + count // 2)))
     while True:
-        spots = _place(rng, count)
+        spots = _sample_positions(rng, count)
         if spots is None:
             continue
-        things = tuple(
-            Thing(rng.choice(kinds), rng.choice(colors), x, y, r, rng.choice((0.6, 1.0, 1.0, 1.6))) for x, y, r in spots
+        objects = tuple(
+            SceneObject(rng.choice(kinds), rng.choice(colors), x, y, r, rng.choice((0.6, 1.0, 1.0, 1.6)))
+            for x, y, r in spots
         )
-        if _all_visible(things):
-            return Scene(things, rng.getrandbits(32))
+        if _all_visible(objects):
+            return Scene(objects, rng.getrandbits(32))
 
 
 def _background(rng: np.random.Generator, size: int) -> np.ndarray:
-    """A pale textured ground, float32 ``(size, size, 3)``: plain, gradient, stripes or checks."""
+    """A pale background, float32 ``(size, size, 3)``: plain, gradient, stripes or checks."""
     base = rng.uniform(205, 255, 3)
     other = np.clip(base + rng.uniform(-28, 28, 3), 180, 255)
     ys, xs = np.mgrid[0:size, 0:size] / size
-    angle, waves = rng.uniform(0, math.pi), rng.integers(3, 9)
+    angle = rng.uniform(0, math.pi)
+    waves = rng.integers(3, 9)
     ramp = xs * math.cos(angle) + ys * math.sin(angle)
     style = rng.integers(4)
     if style == 0:
@@ -175,44 +171,45 @@ def _background(rng: np.random.Generator, size: int) -> np.ndarray:
     return (base + (other - base) * mix[..., None]).astype(np.float32)
 
 
-def render(scene: Scene) -> Image.Image:
+def render_scene(scene: Scene) -> Image.Image:
     """Paint a scene: RGB, ``CANVAS`` x ``CANVAS``, anti-aliased, with faint distractor lines and noise."""
     rng = np.random.default_rng(scene.seed)
     size = CANVAS * _SUPERSAMPLE
     ground = Image.fromarray(_background(rng, CANVAS).astype(np.uint8))
     image = ground.resize((size, size), Image.Resampling.BILINEAR)
     draw = ImageDraw.Draw(image)
-    for _ in range(rng.integers(0, 4)):  # distractors: hair lines that are no object
+    for _ in range(rng.integers(0, 4)):  # distractors: hairlines
         tone = tuple(int(v) for v in rng.integers(120, 200, 3))
         draw.line([tuple(rng.uniform(0, size, 2)), tuple(rng.uniform(0, size, 2))], fill=tone, width=1)
-    for thing in scene.things:
+    for obj in scene.objects:
         jitter = rng.integers(-14, 15, 3)
-        color = tuple(int(v) for v in np.clip(np.array(COLORS[thing.color]) + jitter, 0, 255))
-        _paint(draw, thing, color, _SUPERSAMPLE)
+        color = tuple(int(v) for v in np.clip(np.array(COLORS[obj.color]) + jitter, 0, 255))
+        _paint(draw, obj, color, _SUPERSAMPLE)
     pixels = np.asarray(image.reduce(_SUPERSAMPLE), dtype=np.float32)
     pixels = pixels + rng.standard_normal(pixels.shape, dtype=np.float32) * rng.uniform(0, 7)
     return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
 
 
 def patch_labels(scene: Scene, patch: int) -> dict[str, np.ndarray]:
-    """What every patch shows, row by row; N = (CANVAS / patch)^2 patches.
+    """Labels of the N = (CANVAS / patch)^2 patches, row by row.
 
-    ``kind``, ``color`` (N,): the object that fills most of the patch, 0 where none fills an eighth of it;
-    ``center_kind``, ``center_color`` (N,): the object whose centre lies in the patch, else 0;
-    ``center_box`` (N, 3): its offset from the patch's middle in patches, and its radius / 16.
+    ``kind``, ``color`` (N,): the object that covers most of the patch, 0 if none covers an eighth of it;
+    ``center_kind``, ``center_color`` (N,): the object whose center is in the patch, else 0;
+    ``center_box`` (N, 3): its offset from the center of the patch in patches, and its radius / 16.
     """
     side = CANVAS // patch
-    tiles = object_map(scene.things).reshape(side, patch, side, patch).swapaxes(1, 2).reshape(side * side, -1)
-    shares = np.stack([(tiles == i + 1).sum(1) for i in range(len(scene.things))], 1)
+    tiles = object_map(scene.objects).reshape(side, patch, side, patch).swapaxes(1, 2).reshape(side * side, -1)
+    shares = np.stack([(tiles == i + 1).sum(1) for i in range(len(scene.objects))], 1)
     top = np.where(shares.max(1) * 8 >= patch * patch, shares.argmax(1) + 1, 0)
-    kind_of = np.array([0] + [KINDS.index(t.kind) + 1 for t in scene.things])
-    color_of = np.array([0] + [COLOR_NAMES.index(t.color) + 1 for t in scene.things])
+    kind_of = np.array([0] + [SHAPE_KINDS.index(t.kind) + 1 for t in scene.objects])
+    color_of = np.array([0] + [COLOR_NAMES.index(t.color) + 1 for t in scene.objects])
     center = np.zeros(side * side, dtype=np.int64)
     box = np.zeros((side * side, 3), dtype=np.float32)
-    for i, thing in enumerate(scene.things):
-        col, row = min(int(thing.x // patch), side - 1), min(int(thing.y // patch), side - 1)
+    for i, obj in enumerate(scene.objects):
+        col = min(int(obj.x // patch), side - 1)
+        row = min(int(obj.y // patch), side - 1)
         center[row * side + col] = i + 1
-        box[row * side + col] = (thing.x / patch - col - 0.5, thing.y / patch - row - 0.5, thing.radius / 16)
+        box[row * side + col] = (obj.x / patch - col - 0.5, obj.y / patch - row - 0.5, obj.radius / 16)
     return {
         "kind": kind_of[top],
         "color": color_of[top],

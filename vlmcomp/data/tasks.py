@@ -1,4 +1,4 @@
-"""Tasks as data: fixed questions about images, with reference answers. Images are drawn only when looked at."""
+"""Tasks: fixed questions about images with reference answers. Images are loaded only when accessed."""
 
 from __future__ import annotations
 
@@ -11,98 +11,109 @@ from functools import cached_property
 
 from PIL import Image
 
-from vlmcomp.data.answer_matching import normalise
-from vlmcomp.results.store import Rows
+from vlmcomp.data.answer_matching import normalize
+from vlmcomp.results.store import Predictions
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One question. ``draw`` makes its image anew each time, so a task holds texts, not pixels.
+    """One question about an image.
 
-    ``references``: what several people answered, where a task has that; ``reference`` is then the commonest.
+    ``load_image`` loads or renders the image on each call, so a task keeps texts in memory and no pixels. Where several
+    people answered, ``references`` are their answers and ``reference`` is the most common one.
     """
 
     id: str
     type: str
     question: str
     reference: str
-    draw: Callable[[], Image.Image] = field(repr=False)
+    load_image: Callable[[], Image.Image] = field(repr=False)
     references: tuple[str, ...] = ()
 
     @property
     def image(self) -> Image.Image:
-        return self.draw()
+        return self.load_image()
 
 
 @dataclass(frozen=True)
 class Task:
-    """A named, versioned list of samples. ``usual`` is how many are asked when nobody says how many.
+    """A named, versioned list of samples.
 
-    ``asks_style``: the questions say nothing about the answer's style, so the model's own wording for a single
-    word is appended. ``metric``: the score that its authors report.
+    Attributes:
+        load_samples: returns all samples; called once.
+        default_num_samples: number of samples if none is requested.
+        append_short_answer_prompt: the questions do not ask for a short answer, so the model's own prompt for one is
+            appended.
+        metric: the score that the task's authors report.
     """
 
     name: str
     title: str
     version: str
-    licence: str
-    source: Callable[[], Sequence[Sample]]
-    usual: int
-    asks_style: bool = False
+    license: str
+    load_samples: Callable[[], Sequence[Sample]]
+    default_num_samples: int
+    append_short_answer_prompt: bool = False
     metric: str = "exact match"
 
     @cached_property
-    def everything(self) -> Sequence[Sample]:
-        return self.source()
+    def all_samples(self) -> Sequence[Sample]:
+        """All samples, in the task's order."""
+        return self.load_samples()
 
     @cached_property
     def sha256(self) -> str:
-        """Hex digest over every sample's texts: equal digests mean that the same questions were asked."""
-        lines = ("\t".join((s.id, s.type, s.question, s.reference, *s.references)) for s in self.everything)
+        """Hex digest of the texts of all samples: equal digests mean equal questions and references."""
+        lines = ("\t".join((s.id, s.type, s.question, s.reference, *s.references)) for s in self.all_samples)
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
-    def count(self, samples: int | None) -> int:
-        """How many samples are asked for ``samples`` (None: the usual number), never more than there are.
+    def num_samples(self, requested: int | None) -> int:
+        """Number of samples to use: the default if ``requested`` is None, and never more than there are.
 
         Raises:
             ValueError: fewer than one.
         """
-        if samples is None:
-            return self.usual
-        if samples < 1:
-            raise ValueError(f"{self.name} needs at least one sample, not {samples}")
-        return min(samples, len(self.everything))
+        if requested is None:
+            return self.default_num_samples
+        if requested < 1:
+            raise ValueError(f"{self.name} needs at least one sample, not {requested}")
+        return min(requested, len(self.all_samples))
 
-    def samples(self, count: int | None = None, seed: int = 0, one_word: str = "") -> list[Sample]:
-        """``count`` samples (None: all) drawn by ``seed`` without repetition, in the task's own order.
+    def sample(self, count: int | None = None, seed: int = 0, short_answer_prompt: str = "") -> list[Sample]:
+        """A random subset without repetition, in the task's order.
 
-        ``one_word`` is how the model is asked for a single word (``zoo.Model.one_word``).
+        Args:
+            count: number of samples; None for all.
+            seed: of the subset.
+            short_answer_prompt: the model's prompt for a short answer (``ModelSpec.short_answer_prompt``).
         """
-        chosen = self.everything
-        if count is not None and self.count(count) < len(chosen):
-            picks = random.Random(f"{self.name}-{self.version}-{seed}").sample(range(len(chosen)), count)
-            chosen = [chosen[i] for i in sorted(picks)]
-        if self.asks_style and one_word:
-            return [replace(s, question=f"{s.question} {one_word}") for s in chosen]
-        return list(chosen)
+        samples = self.all_samples
+        if count is not None and self.num_samples(count) < len(samples):
+            indices = random.Random(f"{self.name}-{self.version}-{seed}").sample(range(len(samples)), count)
+            samples = [samples[index] for index in sorted(indices)]
+        if self.append_short_answer_prompt and short_answer_prompt:
+            return [replace(s, question=f"{s.question} {short_answer_prompt}") for s in samples]
+        return list(samples)
 
 
-def drawn(sample: Sample) -> Sample:
-    """``sample`` with its image drawn now and kept, for whoever asks it many times."""
+def with_image(sample: Sample) -> Sample:
+    """``sample`` with its image in memory, for repeated use."""
     image = sample.image
-    return replace(sample, draw=lambda: image)
+    return replace(sample, load_image=lambda: image)
 
 
-def agreed(said: Sequence[str]) -> str:
-    """The commonest of several answers, as it was first written; blank ones do not count. Empty if there is none."""
-    spoken = [text for text in said if text.strip()]
-    best = Counter(map(normalise, spoken)).most_common(1)
-    return next((text for text in spoken if normalise(text) == best[0][0]), "")
+def majority_answer(answers: Sequence[str]) -> str:
+    """The most common of several answers, in its first spelling; blank answers do not count. Empty if all are blank."""
+    non_blank = [answer for answer in answers if answer.strip()]
+    if not non_blank:
+        return ""
+    [(most_common, _)] = Counter(map(normalize, non_blank)).most_common(1)
+    return next(answer for answer in non_blank if normalize(answer) == most_common)
 
 
-def commonest(rows: Rows) -> dict[str, float]:
-    """Per type, the exact-match share of an answerer that always gives that type's commonest reference."""
+def majority_baseline(predictions: Predictions) -> dict[str, float]:
+    """Exact match of always giving the most common reference, by question type."""
     references: dict[str, Counter[str]] = defaultdict(Counter)
-    for row in rows:
-        references[row["type"]][normalise(row["reference"])] += 1
-    return {kind: max(found.values()) / found.total() for kind, found in references.items()}
+    for prediction in predictions:
+        references[prediction["type"]][normalize(prediction["reference"])] += 1
+    return {question_type: max(counts.values()) / counts.total() for question_type, counts in references.items()}

@@ -11,15 +11,28 @@ QUICK_SAMPLES = 200
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What is measured about each recipe. ``samples`` None: as many as is usual for each task.
+class BenchmarkConfig:
+    """What is measured about each recipe.
 
-    ``quick``: few samples, which never replace a report of more. ``random``: the architecture with random weights, of
-    at most ``layers`` in decoder and towers, for latency, memory and size alone; then no task is asked.
+    Attributes:
+        tasks: names or folders of the tasks.
+        num_samples: samples of each task; None for the task's default.
+        seed: selects the samples of tasks and of latency.
+        device: for example "cuda:0"; None for the default device.
+        source: folder or Hub repository of the dense weights, instead of the registry's.
+        encoder: the BERTScore encoder, one of ``text_metrics.ENCODERS``.
+        batch_size: questions answered at once by tasks.
+        max_new_tokens: tokens of an answer to a task, at most.
+        new_tokens: tokens of every timed answer, exactly.
+        warmup: untimed answers before the timed ones.
+        runs: timed answers.
+        quick: few samples; a report of more samples is accepted instead and never replaced.
+        random_weights: the architecture with random weights, for latency, memory and size alone; requires no tasks.
+        num_layers: layers of decoder and towers, at most; for random weights only.
     """
 
     tasks: tuple[str, ...] = tuple(task_registry.TASKS)
-    samples: int | None = None
+    num_samples: int | None = None
     seed: int = 0
     device: str | None = None
     source: str | None = None
@@ -30,21 +43,21 @@ class Plan:
     warmup: int = latency.WARMUP_RUNS
     runs: int = latency.TIMED_RUNS
     quick: bool = False
-    random: bool = False
-    layers: int | None = None
+    random_weights: bool = False
+    num_layers: int | None = None
 
-    def check(self) -> None:
-        """Raises ``ValueError`` for a task, sample count or encoder that does not exist."""
-        if self.layers is not None and not self.random:
-            raise ValueError("only random weights take a number of layers")
-        found = [task_registry.find(name) for name in self.tasks]
-        for task in found:
-            task.count(self.samples)
-        if len({task.name for task in found}) < len(found):
+    def validate(self) -> None:
+        """Raises ``ValueError`` for unknown or contradictory settings."""
+        if self.num_layers is not None and not self.random_weights:
+            raise ValueError("a number of layers requires random weights")
+        tasks = [task_registry.get_task(name) for name in self.tasks]
+        for task in tasks:
+            task.num_samples(self.num_samples)
+        if len({task.name for task in tasks}) < len(tasks):
             raise ValueError("two tasks have the same name: rename a folder, or give each task once")
-        if self.random and (self.tasks or self.source):
-            raise ValueError("random weights answer no questions and come from nowhere: leave tasks and source out")
-        if not self.tasks and not self.random:
+        if self.random_weights and (self.tasks or self.source):
+            raise ValueError("random weights answer no questions and have no source: omit tasks and source")
+        if not self.tasks and not self.random_weights:
             raise ValueError(f"a benchmark needs a task: choose from {', '.join(task_registry.TASKS)}")
         if self.encoder not in text_metrics.ENCODERS:
             raise ValueError(

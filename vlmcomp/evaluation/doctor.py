@@ -1,191 +1,237 @@
-"""What a device makes of each precision: measured on one decoder layer of a model at its true widths.
+"""Speed of each precision on this device, measured on one decoder layer of a model at its true widths.
 
-The Linears of the layer are what a precision changes. Their weights are random, since speed does not depend on them;
-nothing is downloaded. They compute with the kernel that a model of that precision would. What attention scores, norms,
-lm_head and the calls between kernels cost is left out: a model's own reports have that.
+Only the Linears of the layer are timed, since a precision changes nothing else. Their weights are random, which does
+not affect speed, so nothing is downloaded; their kernels are those of a model of that precision. The cost of attention
+scores, norms, lm_head and kernel launches is not included: reports of whole models contain it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from vlmcomp import hardware as hardware_module
 from vlmcomp.compression.quantization.quantize import BACKENDS, available_precisions, quantize_layer_
-from vlmcomp.compression.size_estimate import in_memory, skeleton
-from vlmcomp.evaluation import roofline
-from vlmcomp.hardware import default_device, device_budget
+from vlmcomp.compression.size_estimate import estimate_memory, meta_model
+from vlmcomp.evaluation.roofline import measure_bandwidth, measure_flops
+from vlmcomp.feedback import Progress, format_bytes
+from vlmcomp.hardware import default_device, get_hardware, memory_budget
 from vlmcomp.models import architecture, registry
 from vlmcomp.models.dtypes import compute_dtype
-from vlmcomp.models.loading import Arrival
+from vlmcomp.models.loading import SequentialLoader
 from vlmcomp.recipe import Recipe
 from vlmcomp.reporting import markdown
-from vlmcomp.reporting.statistics import Interval, faster
-from vlmcomp.results.schema import Hardware, amount
-from vlmcomp.runtime.device import graphed, synchronize, waits_for_host
+from vlmcomp.reporting.statistics import Interval, speedup_interval
+from vlmcomp.results.schema import Hardware
+from vlmcomp.runtime.autotune import time_in_turns
+from vlmcomp.runtime.device import capture_cuda_graph, has_host_sync
 from vlmcomp.runtime.linear import dispatch
-from vlmcomp.runtime.weight_sharing import pieces
+from vlmcomp.runtime.weight_sharing import storage_bytes
 
-ROUNDS = 15  # timed, after
-WARMUP = 3
-_STEPS = 4  # tokens a round: one alone is near the clock's resolution for a small layer
+ROUNDS = 15  # timed rounds, after
+WARMUP = 3  # untimed ones
+_TOKENS_PER_ROUND = 4  # one token of a small layer is near the resolution of the clock
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One precision of the model here.
+class PrecisionProfile:
+    """Memory and speed of one precision of the model on this device.
 
-    ``needs_bytes``: of the weights in memory. ``ms``: of the decoder's Linears for one token, round by round, the
-    precisions in turns. ``floor_ms``: of reading the same weights once at the measured bandwidth. ``kernel``: what
-    multiplies them, where there was a choice.
+    Attributes:
+        recipe: the model in that precision, not pruned.
+        required_bytes: of the weights in memory.
+        fits: whether these are within the memory budget.
+        ms_per_token: of the decoder's Linears, one value a round; the precisions are timed in turns.
+        roofline_ms: of reading the same weights once at the measured bandwidth.
+        kernel: what multiplies them, where several kernels are available.
     """
 
     recipe: Recipe
-    needs_bytes: int
+    required_bytes: int
     fits: bool
-    ms: tuple[float, ...]
-    floor_ms: float
+    ms_per_token: tuple[float, ...]
+    roofline_ms: float
     kernel: str = ""
 
     @property
     def median_ms(self) -> float:
-        return statistics.median(self.ms)
+        return statistics.median(self.ms_per_token)
 
 
 @dataclass(frozen=True)
-class Diagnosis:
+class DeviceProfile:
+    """Limits of this device, and what each precision of a model achieves on it; FP16 comes first."""
+
     hardware: Hardware
     dtype: str
     threads: int
     bandwidth_bytes_s: float
     flops_s: float
     budget_bytes: int
-    findings: tuple[Finding, ...]
+    precisions: tuple[PrecisionProfile, ...]
 
 
-def examine(model: str, rounds: int | None = None, say: Callable[[str, float], None] | None = None) -> Diagnosis:
-    """Measure this device (a GPU if there is one) for ``model``; takes the memory of a decoder layer in each precision.
+def profile_device(
+    model: str, rounds: int | None = None, progress: Progress = lambda text, fraction: None
+) -> DeviceProfile:
+    """Measure this device (a GPU if there is one) for ``model``; needs the memory of a decoder layer in each precision.
+
+    Args:
+        model: a name of the registry.
+        rounds: timed rounds; ``ROUNDS`` by default.
+        progress: called with what is being done and the fraction done.
 
     Raises:
         ValueError: an unknown model.
     """
-    registry.find(model)
-    say = say or (lambda text, share: None)
+    registry.get_model_spec(model)
     device = default_device()
-    say("measuring memory and arithmetic", 0.0)
-    bandwidth, flops, budget = roofline.bandwidth(device), roofline.flops(device), device_budget()
-    say(f"timing a decoder layer of {model}", 0.2)
-    count, precisions = len(architecture.layers(skeleton(model))), available_precisions()
-    blocks = [_block(model, p, device) for p in precisions]
-    layers = [sum(pieces(block).values()) for block in blocks]
-    used = [dispatch.fit(block, p, torch.device(device)) for p, block in zip(precisions, blocks)]
-    times = _in_turns([_step(block, device) for block in blocks], device, rounds or ROUNDS)
-    findings = []
-    for precision, layer, kernel, ms in zip(precisions, layers, used, times):
-        recipe = Recipe(model, (), precision)
-        needs, floor = sum(in_memory(recipe)), 1000 * count * layer / bandwidth
-        findings.append(Finding(recipe, needs, needs <= budget, tuple(count * x for x in ms), floor, kernel))
-    dtype = str(compute_dtype(device)).removeprefix("torch.")
-    return Diagnosis(
-        hardware_module.hardware(device), dtype, torch.get_num_threads(), bandwidth, flops, budget, tuple(findings)
+    progress("measuring memory and arithmetic", 0.0)
+    bandwidth = measure_bandwidth(device)
+    flops = measure_flops(device)
+    budget = memory_budget()
+    progress(f"timing a decoder layer of {model}", 0.2)
+    return DeviceProfile(
+        hardware=get_hardware(device),
+        dtype=str(compute_dtype(device)).removeprefix("torch."),
+        threads=torch.get_num_threads(),
+        bandwidth_bytes_s=bandwidth,
+        flops_s=flops,
+        budget_bytes=budget,
+        precisions=_profile_precisions(model, device, rounds or ROUNDS, bandwidth, budget),
     )
 
 
-def _block(model: str, precision: str, device: str) -> nn.Module:
-    """The first decoder layer's Linears with random weights, in ``precision``."""
-    whole = skeleton(model)
-    layer, arrival = architecture.layers(whole)[0], Arrival(whole, device)
-    arrival.layer(layer)
+def _profile_precisions(
+    model: str, device: str, rounds: int, bandwidth: float, budget: int
+) -> tuple[PrecisionProfile, ...]:
+    num_layers = len(architecture.decoder_layers(meta_model(model)))
+    layers = {precision: _decoder_linears(model, precision, device) for precision in available_precisions()}
+    layer_bytes = {precision: sum(storage_bytes(layer).values()) for precision, layer in layers.items()}
+    kernels = {p: dispatch.optimize_linears_(layer, p, torch.device(device)) for p, layer in layers.items()}
+    steps = {precision: _decode_step(layer, device) for precision, layer in layers.items()}
+    layer_ms = _time_tokens(steps, device, rounds)
+    profiles = []
+    for precision, times in layer_ms.items():
+        recipe = Recipe(model, (), precision)
+        required_bytes = sum(estimate_memory(recipe))
+        profile = PrecisionProfile(
+            recipe=recipe,
+            required_bytes=required_bytes,
+            fits=required_bytes <= budget,
+            ms_per_token=tuple(num_layers * ms for ms in times),
+            roofline_ms=1000 * num_layers * layer_bytes[precision] / bandwidth,
+            kernel=kernels[precision],
+        )
+        profiles.append(profile)
+    return tuple(profiles)
+
+
+def _decoder_linears(model: str, precision: str, device: str) -> nn.Module:
+    """The Linears of the first decoder layer with random weights, in ``precision``."""
+    whole = meta_model(model)
+    layer = architecture.decoder_layers(whole)[0]
+    loader = SequentialLoader(whole, device)
+    loader.load_layer(layer)
     if precision != "fp16":
-        quantize_layer_(layer, precision, arrival.dtype)
+        quantize_layer_(layer, precision, loader.dtype)
     return layer.block
 
 
-def _step(block: nn.Module, device: str) -> Callable[[], None]:
-    """What one token asks of the Linears of ``block``."""
+def _decode_step(block: nn.Module, device: str) -> Callable[[], None]:
+    """A call that runs the Linears of ``block`` on one token, as a CUDA graph where decoding uses one."""
     linears = [module for module in block.modules() if isinstance(module, nn.Linear)]
     widths = {linear.in_features for linear in linears}
-    given = {n: torch.randn(1, 1, n, dtype=compute_dtype(device), device=device) for n in widths}
+    inputs = {n: torch.randn(1, 1, n, dtype=compute_dtype(device), device=device) for n in widths}
 
     @torch.inference_mode()
     def step() -> None:
-        for linear in linears:  # query, key and value are given the same tensor, as in the model
-            linear(given[linear.in_features])
+        for linear in linears:  # query, key and value receive the same tensor, as in the model
+            linear(inputs[linear.in_features])
 
-    if torch.device(device).type == "cuda" and not waits_for_host(block):
-        with contextlib.suppress(RuntimeError):  # where a library's kernel refuses a graph, decoding goes without one
-            return graphed(step)[0]
+    if torch.device(device).type == "cuda" and not has_host_sync(block):
+        with contextlib.suppress(RuntimeError):  # a kernel that cannot be captured is launched without a graph
+            return capture_cuda_graph(step)[0]
     return step
 
 
-def _in_turns(steps: Sequence[Callable[[], None]], device: str, rounds: int) -> list[list[float]]:
-    """Milliseconds of each step, one by one in turns."""
-    times: list[list[float]] = [[] for _ in steps]
-    for number in range(WARMUP + rounds):
-        for step, held in zip(steps, times):
-            synchronize(device)
-            start = time.perf_counter()
-            for _ in range(_STEPS):
+def _time_tokens(steps: dict[str, Callable[[], None]], device: str, rounds: int) -> dict[str, list[float]]:
+    """Milliseconds per token of each step, round by round and in turns, without the warm-up rounds."""
+
+    def repeat(step: Callable[[], None]) -> Callable[[], None]:
+        def run() -> None:
+            for _ in range(_TOKENS_PER_ROUND):
                 step()
-            synchronize(device)
-            if number >= WARMUP:
-                held.append(1000 * (time.perf_counter() - start) / _STEPS)
-    return times
+
+        return run
+
+    times = time_in_turns({name: repeat(step) for name, step in steps.items()}, WARMUP + rounds, device)
+    return {name: [ms / _TOKENS_PER_ROUND for ms in values[WARMUP:]] for name, values in times.items()}
 
 
-def against_fp16(diagnosis: Diagnosis) -> dict[str, Interval]:
-    """By precision: how much faster than FP16 it is, minus 1, with its 95 % interval."""
-    dense = diagnosis.findings[0]
-    return {f.recipe.precision: faster(dense.ms, f.ms) for f in diagnosis.findings[1:]}
+def speedup_over_fp16(profile: DeviceProfile) -> dict[str, Interval]:
+    """By precision: its speed over that of FP16, minus 1, with a 95 % interval."""
+    fp16, *others = profile.precisions
+    return {p.recipe.precision: speedup_interval(fp16.ms_per_token, p.ms_per_token) for p in others}
 
 
-def advice(diagnosis: Diagnosis) -> list[str]:
-    """What to take here, and why; a difference inside the noise is none."""
-    there = [f for f in diagnosis.findings if f.fits]
-    if not there:
-        least = min(diagnosis.findings, key=lambda f: f.needs_bytes)
-        return [f"Nothing fits: {least.recipe.precision} alone needs {amount(least.needs_bytes)}."]
-    speeds, said = against_fp16(diagnosis), []
-    fast = min(there, key=lambda f: f.median_ms)
-    dense = diagnosis.findings[0]
-    if fast is not dense and dense.fits and speeds[fast.recipe.precision].low <= 0:
-        fast = dense
-    small = min(there, key=lambda f: f.needs_bytes)
-    used = ", ".join(filter(None, (BACKENDS[fast.recipe.precision], fast.kernel)))
-    said.append(f"For speed: {fast.recipe} ({used}).")
-    said.append(f"For memory: {small.recipe}, {amount(small.needs_bytes)}.")
-    for found in diagnosis.findings[1:]:
-        speed, name = speeds[found.recipe.precision], found.recipe.precision
-        if speed.high < 0:
-            name += f", {found.kernel}," if found.kernel else ""
-            said.append(
-                f"{name} saves memory here, not time: its Linears take {1 / (1 + speed.value):.1f} times as long."
-            )
-    return said
-
-
-def render(diagnosis: Diagnosis) -> str:
-    """The diagnosis as plain text."""
-    d = diagnosis
-    head = [
-        f"device     {d.hardware.name} ({d.hardware.device}, {d.hardware.cores} CPU cores, {d.threads} threads)",
-        f"memory     {amount(d.hardware.memory_bytes)}, of which models may take {amount(d.budget_bytes)} now",
-        f"bandwidth  {d.bandwidth_bytes_s / 1e9:.1f} GB/s, copying",
-        f"arithmetic {d.flops_s / 1e12:.3g} TFLOP/s in {d.dtype}",
+def recommendations(profile: DeviceProfile) -> list[str]:
+    """Sentences about the best precisions for speed and for memory; insignificant differences do not count."""
+    fitting = [p for p in profile.precisions if p.fits]
+    if not fitting:
+        smallest = min(profile.precisions, key=lambda p: p.required_bytes)
+        return [f"Nothing fits: {smallest.recipe.precision} alone needs {format_bytes(smallest.required_bytes)}."]
+    speedups = speedup_over_fp16(profile)
+    fp16 = profile.precisions[0]
+    fastest = min(fitting, key=lambda p: p.median_ms)
+    if fastest is not fp16 and fp16.fits and speedups[fastest.recipe.precision].low <= 0:
+        fastest = fp16
+    smallest = min(fitting, key=lambda p: p.required_bytes)
+    backend = ", ".join(filter(None, (BACKENDS[fastest.recipe.precision], fastest.kernel)))
+    lines = [
+        f"For speed: {fastest.recipe} ({backend}).",
+        f"For memory: {smallest.recipe}, {format_bytes(smallest.required_bytes)}.",
     ]
-    rows = [("RECIPE", "MEMORY", "FITS", "LINEARS ms/token", "AGAINST FP16 (95 %)", "FLOOR ms/token", "% OF FLOOR")]
-    speeds = against_fp16(d)
-    for f in d.findings:
-        speed = speeds.get(f.recipe.precision)
-        told = "1.00x" if speed is None else speed.factor if speed.seen else "no difference seen"
-        reached = f"{100 * f.floor_ms / f.median_ms:.0f}"
-        fits = "yes" if f.fits else "no"
-        row = (str(f.recipe), amount(f.needs_bytes), fits, f"{f.median_ms:.2f}", told, f"{f.floor_ms:.2f}", reached)
-        rows.append(row)
-    return "\n".join([*head, "", markdown.aligned(rows), "", *advice(d)])
+    for p in profile.precisions[1:]:
+        speedup = speedups[p.recipe.precision]
+        if speedup.high < 0:
+            name = p.recipe.precision + (f", {p.kernel}," if p.kernel else "")
+            slowdown = 1 / (1 + speedup.value)
+            lines.append(f"{name} saves memory here, not time: its Linears take {slowdown:.1f} times as long.")
+    return lines
+
+
+def to_text(profile: DeviceProfile) -> str:
+    """The profile as plain text: the device, a table of the precisions, and recommendations."""
+    hardware = profile.hardware
+    memory = format_bytes(hardware.memory_bytes)
+    device = [
+        f"device     {hardware.name} ({hardware.device}, {hardware.cores} CPU cores, {profile.threads} threads)",
+        f"memory     {memory}, of which models may take {format_bytes(profile.budget_bytes)} now",
+        f"bandwidth  {profile.bandwidth_bytes_s / 1e9:.1f} GB/s, copying",
+        f"arithmetic {profile.flops_s / 1e12:.3g} TFLOP/s in {profile.dtype}",
+    ]
+    columns = ("RECIPE", "MEMORY", "FITS", "LINEARS ms/token", "AGAINST FP16 (95 %)", "FLOOR ms/token", "% OF FLOOR")
+    speedups = speedup_over_fp16(profile)
+    rows = [_row(p, speedups.get(p.recipe.precision)) for p in profile.precisions]
+    return "\n".join([*device, "", markdown.text_table([columns, *rows]), "", *recommendations(profile)])
+
+
+def _row(p: PrecisionProfile, speedup: Interval | None) -> tuple[str, ...]:
+    if speedup is None:
+        factor = "1.00x"
+    else:
+        factor = speedup.speedup_text if speedup.significant else "no difference seen"
+    return (
+        str(p.recipe),
+        format_bytes(p.required_bytes),
+        "yes" if p.fits else "no",
+        f"{p.median_ms:.2f}",
+        factor,
+        f"{p.roofline_ms:.2f}",
+        f"{100 * p.roofline_ms / p.median_ms:.0f}",
+    )

@@ -15,17 +15,17 @@ from vlmcomp.evaluation.text_metrics import text_scores
 
 _INPUTS = """
 Args:
-    predictions: the answers, one text each.
-    references: what each should have been, one text each.
-    encoder: of BERTScore: "auto" (the default), "minilm" or "roberta-large".
+    predictions: the answers.
+    references: one reference for each answer.
+    encoder: the BERTScore encoder: "auto" (the default), "minilm" or "roberta-large".
 Returns:
     composite, meteor, rouge1, bertscore_f1: means over all answers; bertscore_encoder, meteor_data: what they were
-    computed with. Scores of different encoders do not compare.
+    computed with. Scores of different encoders are not comparable.
 """
 
 
 class Composite(evaluate.Metric):
-    """Mean of METEOR, ROUGE-1 F and BERTScore F1, each in equal parts (``vlmcomp.measure.metrics``)."""
+    """Mean of METEOR, ROUGE-1 F and BERTScore F1, each in equal parts (``vlmcomp.evaluation.text_metrics``)."""
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(

@@ -1,4 +1,4 @@
-"""Memory that a measured model takes: GPU allocations, or the resident set of this process."""
+"""Memory of a measured model: GPU allocations, or the resident set of this process."""
 
 from __future__ import annotations
 
@@ -8,56 +8,55 @@ import re
 import sys
 from pathlib import Path
 
-from vlmcomp.hardware import hardware
+import psutil
+import torch
+
+from vlmcomp.hardware import get_hardware
 
 
-class Gauge:
-    """Bytes held above what was held when the gauge was made: GPU allocations, or this process's resident set."""
+class MemoryTracker:
+    """Bytes above those at its creation: GPU allocations, or this process's resident set.
+
+    Attributes:
+        measure: "cuda allocated" or "rss".
+    """
 
     def __init__(self, device: str | None = None) -> None:
-        self._cuda = hardware(device).device == "cuda"
+        self._cuda = get_hardware(device).device == "cuda"
         self._device = device if device and device.startswith("cuda") else "cuda"
         self.measure = "cuda allocated" if self._cuda else "rss"
-        self._before = 0
-        self._before = self.held()
-        self.restart()
+        self._baseline = 0
+        self._baseline = self.current()
+        self.reset()
 
-    def held(self) -> int:
-        """Bytes held now; memory that was freed and only not yet given back is given back first."""
+    def current(self) -> int:
+        """Bytes in use now, after memory that was freed has been returned to the system."""
         gc.collect()
         if self._cuda:
-            import torch
-
-            return torch.cuda.memory_allocated(self._device) - self._before
-        import psutil
-
-        _trim()
-        return max(0, psutil.Process().memory_info().rss - self._before)
+            return torch.cuda.memory_allocated(self._device) - self._baseline
+        _trim_heap()
+        return max(0, psutil.Process().memory_info().rss - self._baseline)
 
     def peak(self) -> int:
-        """The most bytes held at any time since the last ``restart``."""
+        """The most bytes in use at any time since the last ``reset``."""
         if self._cuda:
-            import torch
+            return torch.cuda.max_memory_allocated(self._device) - self._baseline
+        return max(0, _peak_rss() - self._baseline)
 
-            return torch.cuda.max_memory_allocated(self._device) - self._before
-        return max(0, _peak_rss() - self._before)
-
-    def restart(self) -> None:
-        """Let ``peak`` begin anew; where the system cannot, peaks are those of the process's whole life."""
+    def reset(self) -> None:
+        """Restart ``peak``; where the system cannot, peaks are those of the whole process."""
         if self._cuda:
-            import torch
-
             torch.cuda.reset_peak_memory_stats(self._device)
             return
-        _trim()
+        _trim_heap()
         try:
             Path("/proc/self/clear_refs").write_text("5")
         except OSError:
             return
 
 
-def _trim() -> None:
-    """Ask glibc to give freed pages back: they are no longer the model's."""
+def _trim_heap() -> None:
+    """Ask glibc to return freed pages to the system: they are no longer part of the model."""
     try:
         ctypes.CDLL(None).malloc_trim(0)
     except (OSError, AttributeError, TypeError):  # no glibc, or, on Windows, no library without a name
@@ -74,8 +73,6 @@ def _peak_rss() -> int:
     try:
         import resource
     except ImportError:  # Windows
-        import psutil
-
         return psutil.Process().memory_info().peak_wset
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

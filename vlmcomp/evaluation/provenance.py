@@ -1,99 +1,111 @@
-"""Circumstances of a report: where the weights come from, and whether two reports were made alike."""
+"""Provenance of a report: its weights, code, libraries and hardware, and whether two reports share them."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from vlmcomp import hardware as hardware_module
+from vlmcomp import files
 from vlmcomp.data import tasks
-from vlmcomp.evaluation.config import Plan
-from vlmcomp.models import registry
+from vlmcomp.evaluation.config import BenchmarkConfig
+from vlmcomp.hardware import get_hardware
+from vlmcomp.models import random_init, registry
 from vlmcomp.recipe import Recipe
 from vlmcomp.results import provenance, store
-from vlmcomp.results.journal import Journal
-from vlmcomp.results.schema import RANDOM, Hardware, Report
+from vlmcomp.results.journal import PredictionLog
+from vlmcomp.results.schema import RANDOM_WEIGHTS, Hardware, Report
 
 REPO = Path(__file__).resolve().parents[2]
+PredictionLogFactory = Callable[[tasks.Task], PredictionLog | None]
 
 
-JournalOf = Callable[[tasks.Task], Journal | None]
+def benchmark_hardware(config: BenchmarkConfig) -> Hardware:
+    """The machine. With random weights its slug has a suffix, so that their results share no folder and no axis."""
+    hardware = get_hardware(config.device)
+    return replace(hardware, slug=f"{hardware.slug}-random") if config.random_weights else hardware
 
 
-def hardware(plan: Plan) -> Hardware:
-    """The machine; for random weights under a name of its own, so that their results share no folder and no axis."""
-    found = hardware_module.hardware(plan.device)
-    return replace(found, slug=f"{found.slug}-random") if plan.random else found
-
-
-def circumstances(recipe: Recipe, plan: Plan) -> dict[str, Any]:
-    source, revision = origin(recipe, plan)
+def collect_provenance(recipe: Recipe, config: BenchmarkConfig) -> dict[str, Any]:
+    """The fields of a ``Report`` that say how it was made."""
+    source, revision = weights_provenance(recipe, config)
     return {
         "recipe": str(recipe),
-        "hardware": hardware(plan),
-        "date": provenance.now(),
-        "commit": provenance.commit(REPO),
-        "versions": provenance.versions(),
+        "hardware": benchmark_hardware(config),
+        "date": provenance.utc_timestamp(),
+        "commit": provenance.git_commit(REPO),
+        "versions": provenance.package_versions(),
         "source": source,
         "revision": revision,
-        "weights": RANDOM if plan.random else "given" if plan.source else registry.find(recipe.model).origin,
-        "seeds": {"samples": plan.seed, "latency": plan.seed},
+        "weights": _weights_origin(recipe, config),
+        "seeds": {"samples": config.seed, "latency": config.seed},
     }
 
 
-def origin(recipe: Recipe, plan: Plan) -> tuple[str, str | None]:
-    """Where the dense weights come from, and which they are: a Hub revision, or a digest of local files."""
-    entry = registry.find(recipe.model)
-    if plan.random:
-        from vlmcomp.models import random_init
+def _weights_origin(recipe: Recipe, config: BenchmarkConfig) -> str:
+    if config.random_weights:
+        return RANDOM_WEIGHTS
+    return "given" if config.source else registry.get_model_spec(recipe.model).weights_origin
 
-        return random_init.source(entry, plan.layers), None
-    local = Path(plan.source or entry.location)
-    if plan.source is None and not entry.embedded:
-        return entry.source, entry.revision
-    return plan.source or entry.source, _digest(local) if local.is_dir() else None
+
+def weights_provenance(recipe: Recipe, config: BenchmarkConfig) -> tuple[str, str | None]:
+    """Source of the dense weights, and their version: a Hub revision, or a digest of local files."""
+    spec = registry.get_model_spec(recipe.model)
+    if config.random_weights:
+        return random_init.weights_description(spec, config.num_layers), None
+    if config.source is None and not spec.bundled:
+        return spec.source, spec.revision
+    folder = Path(config.source or spec.name_or_path)
+    return config.source or spec.source, _weights_digest(folder) if folder.is_dir() else None
 
 
 @cache
-def _digest(folder: Path) -> str:
-    digest = hashlib.sha256()
-    for file in sorted(f for f in folder.iterdir() if f.suffix in (".safetensors", ".bin")):
-        with file.open("rb") as data:
-            while block := data.read(1 << 20):
-                digest.update(block)
-    return f"sha256:{digest.hexdigest()[:16]}"
+def _weights_digest(folder: Path) -> str:
+    """Digest of the weight files in ``folder``."""
+    return files.short_digest(sorted(file for file in folder.iterdir() if file.suffix in (".safetensors", ".bin")))
 
 
-def journals(recipe: Recipe, plan: Plan, root: Path) -> JournalOf:
-    """Where the answers of each task lie while ``recipe`` is being measured, beside the report to come."""
-    home = store.path(hardware(plan).slug, recipe, root)
-    facts = circumstances(recipe, plan)
-    fixed = {name: facts[name] for name in ("recipe", "commit", "versions", "source", "revision")}
-    asked = {name: getattr(plan, name) for name in ("samples", "seed", "batch_size", "max_new_tokens")}
+def prediction_logs(recipe: Recipe, config: BenchmarkConfig, root: Path) -> PredictionLogFactory:
+    """Factory of the logs, one a task, that store answers beside the report while ``recipe`` is being measured."""
+    report_path = store.report_path(benchmark_hardware(config).slug, recipe, root)
+    facts = collect_provenance(recipe, config)
+    header = {name: facts[name] for name in ("recipe", "commit", "versions", "source", "revision")} | {
+        "samples": config.num_samples,
+        "seed": config.seed,
+        "batch_size": config.batch_size,
+        "max_new_tokens": config.max_new_tokens,
+    }
 
-    def of(task: tasks.Task) -> Journal:
-        file = home.with_name(f".{recipe.name}.{task.sha256[:12]}.partial")
-        return Journal(file, {**fixed, **asked, "task": task.sha256, "version": task.version})
+    def open_log(task: tasks.Task) -> PredictionLog:
+        path = report_path.with_name(f".{recipe.name}.{task.sha256[:12]}.partial")
+        return PredictionLog(path, {**header, "task": task.sha256, "version": task.version})
 
-    return of
-
-
-def made_alike(one: Report, facts: Mapping[str, Any]) -> bool:
-    """Whether a report's answers are those that the same weights, code and libraries would give again."""
-    same = all(getattr(one, name) == facts[name] for name in ("source", "commit", "versions"))
-    return same and facts["revision"] in (None, one.revision)  # None: a Hub's newest, which only loading tells
+    return open_log
 
 
-def with_other_tasks(report: Report, rows: dict[str, store.Rows], root: Path) -> tuple[Report, dict[str, store.Rows]]:
-    """With the scores and rows of the tasks that the report in its place holds, if it was made alike."""
+def same_provenance(report: Report, facts: Mapping[str, Any]) -> bool:
+    """Whether the weights, code and libraries of ``facts`` would reproduce the answers of ``report``."""
+    same_code = all(getattr(report, name) == facts[name] for name in ("source", "commit", "versions"))
+    return same_code and facts["revision"] in (None, report.revision)  # None: a Hub's newest, known after loading only
+
+
+def merge_tasks(
+    report: Report, predictions: dict[str, store.Predictions], root: Path
+) -> tuple[Report, dict[str, store.Predictions]]:
+    """Add scores and predictions of the stored report's other tasks, if it has the same provenance.
+
+    Args:
+        report: a new report.
+        predictions: its rows by task.
+        root: folder of the stored reports.
+    """
     try:
-        old = store.load(store.path(report.hardware.slug, Recipe.parse(report.recipe), root))
+        stored = store.load(store.report_path(report.hardware.slug, Recipe.parse(report.recipe), root))
     except (OSError, ValueError):
-        return report, rows
-    if old.error is not None or not made_alike(old, report.to_dict()):
-        return report, rows
-    return replace(report, quality=old.quality | report.quality), store.load_rows(old, root) | rows
+        return report, predictions
+    if stored.error is not None or not same_provenance(stored, report.to_dict()):
+        return report, predictions
+    merged = replace(report, quality=stored.quality | report.quality)
+    return merged, store.load_predictions(stored, root) | predictions

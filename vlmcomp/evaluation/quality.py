@@ -1,4 +1,4 @@
-"""A task's questions through a built model: its answers, and what they are worth."""
+"""Answers of a built model to a task, and their scores."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from vlmcomp.data.answer_matching import exact_match, vqa_accuracy
-from vlmcomp.data.tasks import Sample, Task, commonest
-from vlmcomp.evaluation.text_metrics import ENCODER_TITLES, ROUGE_STEMMED, text_scores
+from vlmcomp.data.tasks import Sample, Task, majority_baseline
+from vlmcomp.evaluation.text_metrics import ENCODER_DESCRIPTIONS, ROUGE_STEMMED, text_scores
 from vlmcomp.feedback import Progress
-from vlmcomp.results.journal import Journal
+from vlmcomp.results.journal import PredictionLog
 from vlmcomp.results.schema import Quality, Report
-from vlmcomp.results.store import Rows
+from vlmcomp.results.store import Predictions
 
 if TYPE_CHECKING:
     from vlmcomp.runtime.engine import Engine
@@ -23,70 +23,88 @@ if TYPE_CHECKING:
 def measure(
     engine: Engine,
     task: Task,
-    count: int | None = None,
+    num_samples: int | None = None,
     *,
     seed: int = 0,
     batch_size: int = 16,
     max_new_tokens: int = 64,
     encoder: str = "auto",
     progress: Progress | None = None,
-    journal: Journal | None = None,
-) -> tuple[Quality, Rows]:
-    """Ask ``count`` samples (None: as many as is usual for the task) and score the answers.
+    prediction_log: PredictionLog | None = None,
+) -> tuple[Quality, Predictions]:
+    """Answer samples of ``task`` and score the answers.
 
-    What ``journal`` holds is not asked again.
+    Args:
+        engine: what answers.
+        task: where the samples come from.
+        num_samples: None for the task's default.
+        seed: selects the samples.
+        batch_size: questions answered at once.
+        max_new_tokens: tokens of an answer, at most.
+        encoder: the BERTScore encoder, one of ``text_metrics.ENCODERS``.
+        progress: called with the fraction done.
+        prediction_log: answers of an interrupted run, which are reused, and where new ones are stored.
 
     Returns:
         The scores, and one row a sample in the task's order: id, type, question, reference, answer.
     """
-    samples = task.samples(task.count(count), seed, engine.vlm.spec.one_word)
-    told = (lambda share: progress(task.name, share)) if progress else (lambda share: None)
-    rows = answer(engine, samples, batch_size, max_new_tokens, told, journal)
+    samples = task.sample(task.num_samples(num_samples), seed, engine.vlm.spec.short_answer_prompt)
+    report_fraction = (lambda fraction: progress(task.name, fraction)) if progress else (lambda fraction: None)
+    rows = predict(engine, samples, batch_size, max_new_tokens, report_fraction, prediction_log)
     return score(task, rows, seed, encoder), rows
 
 
-def answer(
+def predict(
     engine: Engine,
     samples: Sequence[Sample],
     batch_size: int,
     max_new_tokens: int,
-    progress: Callable[[float], None] = lambda share: None,
-    journal: Journal | None = None,
-) -> Rows:
-    """The model's greedy answers as rows, in the order of ``samples``; images live for one batch only."""
-    rows: Rows = [row for batch in journal.batches for row in batch] if journal else []
+    progress: Callable[[float], None] = lambda fraction: None,
+    prediction_log: PredictionLog | None = None,
+) -> Predictions:
+    """Greedy answers as rows, in the order of ``samples``; images are in memory for one batch only.
+
+    Args:
+        engine: what answers.
+        samples: the questions.
+        batch_size: questions answered at once.
+        max_new_tokens: tokens of an answer, at most.
+        progress: called with the fraction done.
+        prediction_log: the answers of the first samples, which are reused; new ones are appended.
+    """
+    rows: Predictions = [row for batch in prediction_log.batches for row in batch] if prediction_log else []
     for start in range(len(rows), len(samples), batch_size):
         batch = samples[start : start + batch_size]
         texts = engine.generate_batch([s.image for s in batch], [s.question for s in batch], max_new_tokens)
         for s, text in zip(batch, texts, strict=True):
             row = {"id": s.id, "type": s.type, "question": s.question, "reference": s.reference, "answer": text}
             rows.append(row | ({"references": list(s.references)} if s.references else {}))
-        if journal:
-            journal.add(rows[start:])
+        if prediction_log:
+            prediction_log.append(rows[start:])
         progress(len(rows) / len(samples))
     return rows
 
 
-def score(task: Task, rows: Rows, seed: int, encoder: str = "auto") -> Quality:
-    """The scores of recorded answers: no model is needed, so they can be computed anew from the rows."""
+def score(task: Task, rows: Predictions, seed: int, encoder: str = "auto") -> Quality:
+    """Scores of the answers in ``rows``, computed without a model."""
     return Quality(task.name, task.version, task.sha256, seed=seed, **_scores(rows, encoder))
 
 
-def _scores(rows: Rows, encoder: str) -> dict[str, Any]:
-    """All of a ``Quality`` that follows from the answers."""
-    hits: dict[str, list[bool]] = defaultdict(list)
+def _scores(rows: Predictions, encoder: str) -> dict[str, Any]:
+    """The fields of a ``Quality`` that follow from the answers."""
+    matches: dict[str, list[bool]] = defaultdict(list)
     for row in rows:
-        hits[row["type"]].append(exact_match(row["answer"], row["reference"]))
-    kinds = sorted(hits)
-    baseline = commonest(rows)
-    soft = [vqa_accuracy(row["answer"], row["references"]) for row in rows if "references" in row]
+        matches[row["type"]].append(exact_match(row["answer"], row["reference"]))
+    types = sorted(matches)
+    baseline = majority_baseline(rows)
+    vqa_scores = [vqa_accuracy(row["answer"], row["references"]) for row in rows if "references" in row]
     text = text_scores([r["answer"] for r in rows], [r["reference"] for r in rows], encoder)
     return dict(
         samples=len(rows),
-        exact_match=sum(map(sum, hits.values())) / len(rows),
-        exact_match_by_type={kind: statistics.fmean(hits[kind]) for kind in kinds},
-        commonest_answer_by_type={kind: baseline[kind] for kind in kinds},
-        samples_by_type={kind: len(hits[kind]) for kind in kinds},
+        exact_match=sum(map(sum, matches.values())) / len(rows),
+        exact_match_by_type={t: statistics.fmean(matches[t]) for t in types},
+        commonest_answer_by_type={t: baseline[t] for t in types},
+        samples_by_type={t: len(matches[t]) for t in types},
         composite=text.composite,
         meteor=text.meteor,
         rouge1=text.rouge1,
@@ -95,23 +113,29 @@ def _scores(rows: Rows, encoder: str) -> dict[str, Any]:
         meteor_data=text.meteor_data,
         answer_words=statistics.fmean(len(r["answer"].split()) for r in rows),
         rouge1_stemmed=ROUGE_STEMMED,
-        vqa_accuracy=statistics.fmean(soft) if len(soft) == len(rows) else None,
+        vqa_accuracy=statistics.fmean(vqa_scores) if len(vqa_scores) == len(rows) else None,
     )
 
 
-def rescore(report: Report, rows: Mapping[str, Rows], encoder: str | None = None) -> Report:
-    """``report`` with every score of its tasks computed anew from the recorded answers; nothing else changes.
+def rescore(report: Report, rows: Mapping[str, Predictions], encoder: str | None = None) -> Report:
+    """``report`` with every score of its tasks recomputed from the recorded answers; nothing else changes.
 
-    BERTScore is computed with the encoder that it was measured with, unless another is named.
+    Args:
+        report: with scores of tasks.
+        rows: the recorded answers by task.
+        encoder: the BERTScore encoder; by default the one that each task was measured with.
 
     Raises:
         ValueError: answers are not recorded for a task.
     """
     if missing := [name for name in report.quality if not rows.get(name)]:
         raise ValueError(f"{report.recipe} has no recorded answers for {', '.join(missing)}: measure it again")
-    found = {}
+    rescored = {}
     for name, old in report.quality.items():
-        used = next((e for e, title in ENCODER_TITLES.items() if old.bertscore_encoder.startswith(title)), "auto")
+        used = next(
+            (e for e, description in ENCODER_DESCRIPTIONS.items() if old.bertscore_encoder.startswith(description)),
+            "auto",
+        )
         facts = {name: getattr(old, name) for name in ("task", "version", "task_sha256", "seed")}
-        found[name] = Quality(**facts, **_scores(rows[name], encoder or used))
-    return replace(report, quality=found)
+        rescored[name] = Quality(**facts, **_scores(rows[name], encoder or used))
+    return replace(report, quality=rescored)

@@ -6,103 +6,142 @@ import importlib
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from vlmcomp.data import task_registry
-from vlmcomp.evaluation import latency, memory_tracker
-from vlmcomp.evaluation.config import Plan
-from vlmcomp.evaluation.provenance import JournalOf, circumstances
+from vlmcomp.compression import checkpoint, pipeline, size
+from vlmcomp.data import calibration_data, task_registry
+from vlmcomp.evaluation import latency, quality
+from vlmcomp.evaluation.config import BenchmarkConfig
+from vlmcomp.evaluation.memory_tracker import MemoryTracker
+from vlmcomp.evaluation.provenance import PredictionLogFactory, collect_provenance
 from vlmcomp.feedback import Progress
-from vlmcomp.models import registry
+from vlmcomp.models import random_init, registry
+from vlmcomp.models.vlm import VLM
 from vlmcomp.recipe import Recipe
-from vlmcomp.results.schema import Memory, Report
+from vlmcomp.results.schema import Latency, Memory, Quality, Report
+from vlmcomp.results.store import Predictions
+from vlmcomp.runtime.engine import Engine
 
-if TYPE_CHECKING:
-    from vlmcomp.models.vlm import VLM
-
-_RANDOM_CALIBRATION = 32
+_RANDOM_CALIBRATION_SAMPLES = 32
 
 
-def measure(
-    recipe: Recipe, plan: Plan, progress: Progress = lambda text, share: None, journal: JournalOf = lambda task: None
-) -> tuple[Report, dict[str, Any]]:
-    """Build ``recipe`` in this process and measure it. What the journal of a task holds is not asked again.
+def benchmark(
+    recipe: Recipe,
+    config: BenchmarkConfig,
+    progress: Progress = lambda text, fraction: None,
+    prediction_log: PredictionLogFactory = lambda task: None,
+) -> tuple[Report, dict[str, Predictions]]:
+    """Build ``recipe`` in this process and measure it.
+
+    Args:
+        recipe: what is built.
+        config: what is measured.
+        progress: called with what is being done and the fraction done.
+        prediction_log: the log of a task; questions with a logged answer are not answered again.
 
     Returns:
-        The report, and the rows of each task.
+        The report, and the predictions of each task.
 
     Raises:
-        ValueError: what ``build`` refuses, or a plan that asks for what is not there.
+        ValueError: a recipe or a setting that cannot be measured.
     """
-    from vlmcomp.compression import size
-    from vlmcomp.evaluation import quality
-    from vlmcomp.runtime.engine import Engine
-
-    importlib.import_module("bitsandbytes")  # libraries are loaded before memory is counted: they are not the model
-    gauge = memory_tracker.Gauge(plan.device)
-    vlm = built(recipe, plan, progress)
-    peak_build, loaded = gauge.peak(), gauge.held()
-    counted = size.measure(vlm, 0 if plan.random else _on_disk(vlm, progress))  # before any answer may repack INT4
-    gauge.restart()
-    sample = task_registry.find(latency.TASK).samples(1, plan.seed)[0]
+    importlib.import_module("bitsandbytes")  # before memory is tracked: a library is no part of the model
+    tracker = MemoryTracker(config.device)
+    vlm = build_for_benchmark(recipe, config, progress)
+    peak_build_bytes = tracker.peak()
+    loaded_bytes = tracker.current()
+    # Before the first answer, which may repack INT4 weights.
+    model_size = size.measure(vlm, 0 if config.random_weights else _checkpoint_bytes(vlm, progress))
+    tracker.reset()
     engine = Engine(vlm)
-    engine.generate(sample.image, sample.question, plan.new_tokens, plan.new_tokens)
-    peak_answer = gauge.peak()
-    timed = latency.measure(
-        engine, new_tokens=plan.new_tokens, warmup=plan.warmup, runs=plan.runs, seed=plan.seed, progress=progress
-    )
-    timed = replace(timed, floor=latency.floor(vlm, timed.prompt_tokens))
-    memory = Memory(loaded, peak_build, peak_answer, gauge.measure)
-    scores, rows = {}, {}
-    for task in map(task_registry.find, plan.tasks):
-        scores[task.name], rows[task.name] = quality.measure(
-            engine,
-            task,
-            plan.samples,
-            seed=plan.seed,
-            batch_size=plan.batch_size,
-            max_new_tokens=plan.max_new_tokens,
-            encoder=plan.encoder,
-            progress=progress,
-            journal=journal(task),
-        )
-    facts = circumstances(recipe, plan)
+    _answer_once(engine, config)
+    memory = Memory(loaded_bytes, peak_build_bytes, tracker.peak(), tracker.measure)
+    timings = _measure_latency(engine, config, progress)
+    scores, predictions = _measure_quality(engine, config, progress, prediction_log)
+    facts = collect_provenance(recipe, config)
     facts["revision"] = facts["revision"] or vlm.revision
     report = Report(
         **facts,
-        dtype_stored=vlm.dtype_stored,
-        dtype_computed=vlm.dtype_computed,
-        backend=f"{', '.join(filter(None, (vlm.backend, engine.summary.kernel)))} ({vlm.device.type})",
-        build_seconds=vlm.build_seconds,
-        pruned=vlm.pruned,
-        size=counted,
+        **_build_facts(engine),
+        size=model_size,
         memory=memory,
-        latency=timed,
+        latency=timings,
         quality=scores,
     )
-    return report, rows
+    return report, predictions
 
 
-def built(recipe: Recipe, plan: Plan, progress: Progress = lambda text, share: None) -> VLM:
-    """The recipe as ``plan`` wants it. Random weights are pruned by few samples: they have nothing to keep."""
-    from vlmcomp.compression import pipeline
-    from vlmcomp.data import calibration_data
+def build_for_benchmark(
+    recipe: Recipe, config: BenchmarkConfig, progress: Progress = lambda text, fraction: None
+) -> VLM:
+    """The VLM of ``recipe`` with the weights of ``config``. Random weights are pruned with few calibration samples:
+    they contain nothing worth preserving."""
+    if not config.random_weights:
+        return pipeline.compress(recipe, device=config.device, source=config.source, progress=progress)
+    return pipeline.compress(
+        recipe,
+        device=config.device,
+        dense=random_init.random_weights_model(registry.get_model_spec(recipe.model), config.num_layers),
+        calibration_data=calibration_data.synthetic_calibration_data(_RANDOM_CALIBRATION_SAMPLES),
+        progress=progress,
+    )
 
-    if not plan.random:
-        return pipeline.build(recipe, device=plan.device, source=plan.source, progress=progress)
-    from vlmcomp.models import random_init
 
-    dense = random_init.dense(registry.find(recipe.model), plan.layers)
-    few = calibration_data.calibration_samples(_RANDOM_CALIBRATION)
-    return pipeline.build(recipe, device=plan.device, dense=dense, calibration=few, progress=progress)
-
-
-def _on_disk(vlm: VLM, progress: Progress) -> int:
+def _checkpoint_bytes(vlm: VLM, progress: Progress) -> int:
     """Bytes of the weights of a checkpoint of ``vlm``."""
-    from vlmcomp.compression import checkpoint
-
     progress("saving", 0.0)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "checkpoint"
         checkpoint.save(vlm, folder)
-        return sum(f.stat().st_size for f in folder.iterdir() if f.suffix in (".safetensors", ".bin"))
+        return sum(file.stat().st_size for file in folder.iterdir() if file.suffix in (".safetensors", ".bin"))
+
+
+def _answer_once(engine: Engine, config: BenchmarkConfig) -> None:
+    sample = task_registry.get_task(latency.TASK).sample(1, config.seed)[0]
+    engine.generate(sample.image, sample.question, config.new_tokens, config.new_tokens)
+
+
+def _measure_latency(engine: Engine, config: BenchmarkConfig, progress: Progress) -> Latency:
+    timings = latency.measure(
+        engine,
+        new_tokens=config.new_tokens,
+        warmup=config.warmup,
+        runs=config.runs,
+        seed=config.seed,
+        progress=progress,
+    )
+    return replace(timings, floor=latency.compute_roofline(engine.vlm, timings.prompt_tokens))
+
+
+def _measure_quality(
+    engine: Engine, config: BenchmarkConfig, progress: Progress, prediction_log: PredictionLogFactory
+) -> tuple[dict[str, Quality], dict[str, Predictions]]:
+    """Scores and predictions by task."""
+    scores: dict[str, Quality] = {}
+    predictions: dict[str, Predictions] = {}
+    for task in map(task_registry.get_task, config.tasks):
+        scores[task.name], predictions[task.name] = quality.measure(
+            engine,
+            task,
+            config.num_samples,
+            seed=config.seed,
+            batch_size=config.batch_size,
+            max_new_tokens=config.max_new_tokens,
+            encoder=config.encoder,
+            progress=progress,
+            prediction_log=prediction_log(task),
+        )
+    return scores, predictions
+
+
+def _build_facts(engine: Engine) -> dict[str, Any]:
+    """The fields of a ``Report`` that describe the built model."""
+    vlm = engine.vlm
+    libraries = ", ".join(filter(None, (vlm.quantization_backend, engine.summary.kernel)))
+    return {
+        "dtype_stored": vlm.storage_dtype,
+        "dtype_computed": vlm.compute_dtype,
+        "backend": f"{libraries} ({vlm.device.type})",
+        "build_seconds": vlm.build_seconds,
+        "pruned": vlm.pruned,
+    }

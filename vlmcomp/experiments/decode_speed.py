@@ -1,9 +1,9 @@
-"""Is a compressed model faster, and by what? Variants and ways to decode in turns, in one process.
+"""Experiment: is a compressed model faster, and by how much? Variants of one model, timed in turns in one process.
 
-On a GPU the models are real architectures; on a CPU, beside the embedded ones, one whose answers take seconds: the 1 B
-model is LLaVA with a decoder of 16 layers, 2,048 wide, and 576 image tokens from two layers of CLIP ViT-L/14 at
-336 pixels: the tower, which no recipe changes, is not what is compared. Their weights are random, since speed does not
-depend on them. On a CPU that computes FP16 in float32 a dense model in bfloat16 is a harder baseline, and no recipe.
+On a GPU the models are published architectures. On a CPU they are the bundled models, and one whose answers take
+seconds: LLaVA with a 1 B decoder of 16 layers, 2,048 wide, and 576 image tokens from two layers of CLIP ViT-L/14 at 336
+pixels (no recipe changes the tower, so its depth does not matter). Weights are random, since speed does not depend on
+them. On a CPU that computes FP16 in float32, a dense model in bfloat16 is a stronger baseline, though no recipe.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from vlmcomp.compression.pipeline import build
-from vlmcomp.compression.pruning.pruner import Method
+from vlmcomp.compression.pipeline import compress
+from vlmcomp.compression.pruning.pruner import PruningMethod
 from vlmcomp.data import task_registry, tasks
-from vlmcomp.data.calibration_data import calibration_samples
+from vlmcomp.data.calibration_data import synthetic_calibration_data
 from vlmcomp.evaluation import latency
-from vlmcomp.experiments.ledger import Cell
-from vlmcomp.hardware import native_bfloat16
+from vlmcomp.experiments.trial_log import Trial
+from vlmcomp.hardware import has_native_bfloat16
 from vlmcomp.models import random_init, registry
-from vlmcomp.models.configs import SHAPES
+from vlmcomp.models.configs import PUBLISHED_CONFIGS
 from vlmcomp.models.vlm import VLM
 from vlmcomp.recipe import PRECISIONS, Recipe
 from vlmcomp.results.schema import Latency
@@ -34,146 +34,204 @@ from vlmcomp.runtime.config import AUTO, CAPTURED, COMPILED, GENERATE, LIBRARY, 
 from vlmcomp.runtime.engine import Engine
 
 PART = "speed"
-LARGE = "llava-1b"
-SMALL = ("llava-shapes", "blip2-shapes", "paligemma-shapes", "qwen2-vl-shapes")
-REAL = ("llava-1.5-7b", "paligemma-3b", "qwen2.5-vl-7b")  # on a GPU
-FIGURES = ("decode_ms_per_token", "ttft_ms", "vision_ms", "end_to_end_ms")
-BFLOAT16 = "bf16"  # no recipe, a baseline
-_ROUNDS = {LARGE: 12} | dict.fromkeys(REAL, 3)
-_USUAL_ROUNDS = 15
-_PAIRS = 7  # of answers a round: differences of a few percent need many
+LARGE_CPU_MODEL = "llava-1b"  # a smaller LLaVA-1.5 7B
+BUNDLED_MODELS = ("llava-shapes", "blip2-shapes", "paligemma-shapes", "qwen2-vl-shapes")
+GPU_MODELS = ("llava-1.5-7b", "paligemma-3b", "qwen2.5-vl-7b")
+METRICS = ("decode_ms_per_token", "ttft_ms", "vision_ms", "end_to_end_ms")
+BFLOAT16 = "bf16"  # a baseline, not a recipe
+_ROUNDS = {LARGE_CPU_MODEL: 12} | dict.fromkeys(GPU_MODELS, 3)
+_DEFAULT_ROUNDS = 15
+_OVERHEAD_ANSWERS_PER_ROUND = 7  # differences of a few percent need many answers
+_BuildKey = tuple[str, bool]
 
 
 @dataclass(frozen=True)
 class Variant:
-    """What is timed: the steps and precision of a recipe, and the way its answers are decoded. ``stock``: by Linears
-    that are the libraries' own."""
+    """What is timed.
+
+    Attributes:
+        name: steps and precision of a recipe, or ``BFLOAT16``.
+        mode: decode mode of the runtime.
+        library_linears: whether the Linears are the libraries' own.
+    """
 
     name: str
-    way: str
-    stock: bool = False
+    mode: str
+    library_linears: bool = False
 
     @property
     def label(self) -> str:
-        return f"{self.name}, {self.way}" + (", stock Linears" if self.stock and self.way != GENERATE else "")
+        """Key of the variant in stored results."""
+        linears = ", stock Linears" if self.library_linears and self.mode != GENERATE else ""
+        return f"{self.name}, {self.mode}{linears}"
 
     @property
     def config(self) -> RuntimeConfig:
-        """Its step is captured at once: in the warm-up."""
-        return RuntimeConfig(decode=self.way, capture_after_tokens=0)
+        """Captures the decode step at the first token, which falls into the warm-up."""
+        return RuntimeConfig(decode=self.mode, capture_after_tokens=0)
 
     @property
-    def build(self) -> tuple[str, bool]:
-        """What variants may share."""
-        return self.name, self.stock
+    def build_key(self) -> _BuildKey:
+        """Equal for variants that can share one built VLM."""
+        return self.name, self.library_linears
 
 
-def cells(device: str) -> list[Cell]:
-    """What is measured on "cpu" or "cuda"."""
-    return [Cell(PART, model, "in turns") for model in (REAL if device == "cuda" else (*SMALL, LARGE))]
+def trials(device: str) -> list[Trial]:
+    """One trial for each model that is timed on "cpu" or "cuda"."""
+    models = GPU_MODELS if device == "cuda" else (*BUNDLED_MODELS, LARGE_CPU_MODEL)
+    return [Trial(PART, model, "in turns") for model in models]
 
 
-def variants(model: str) -> list[Variant]:
-    """Those of ``model``, the one that the others are held against first. Of INT4 on a CPU the one that is fast there:
-    NF4 would take minutes for an answer of the large model."""
-    if model in REAL:
-        return _on_gpu()
-    harder = () if native_bfloat16() else (BFLOAT16,)
-    if model != LARGE:
-        dense = [Variant("fp16", way, way in (GENERATE, COMPILED)) for way in (GENERATE, STATIC, CAPTURED, COMPILED)]
-        return dense + [Variant(name, CAPTURED) for name in (*harder, "int8", "int4-torchao")]
-    plain = [Variant(name, way, way == GENERATE) for name in ("fp16", "int8") for way in (GENERATE, CAPTURED)]
-    more = (*harder, "int4-torchao", "glu30+fp16", "glu30+int8", "vis50+fp16", "vis50+glu30+int8")
-    return [*plain, Variant("fp16", CAPTURED, True), *(Variant(name, CAPTURED) for name in more)]
+def default_variants(model: str) -> list[Variant]:
+    """The variants of ``model``; the first one is the baseline of the others."""
+    if model in GPU_MODELS:
+        return _gpu_variants()
+    return _large_cpu_variants() if model == LARGE_CPU_MODEL else _bundled_variants()
 
 
-def _on_gpu() -> list[Variant]:
-    """Every precision, whole and pruned, plain and fast. Plain ``generate`` waits for the host, so that pruning hardly
-    shows: it is timed of one pruned model. torchao alone multiplies no INT4 there without one library more."""
+def _bundled_variants() -> list[Variant]:
+    modes = (GENERATE, STATIC, CAPTURED, COMPILED)
+    dense = [Variant("fp16", mode, library_linears=mode in (GENERATE, COMPILED)) for mode in modes]
+    others = (*_bfloat16_baseline(), "int8", "int4-torchao")
+    return [*dense, *(Variant(name, CAPTURED) for name in others)]
+
+
+def _large_cpu_variants() -> list[Variant]:
+    """INT4 by torchao alone: with NF4 an answer of this model would take minutes on a CPU."""
+    both_modes = [
+        Variant(name, mode, library_linears=mode == GENERATE)
+        for name in ("fp16", "int8")
+        for mode in (GENERATE, CAPTURED)
+    ]
+    recipes = ("int4-torchao", "glu30+fp16", "glu30+int8", "vis50+fp16", "vis50+glu30+int8")
+    captured = [Variant(name, CAPTURED) for name in (*_bfloat16_baseline(), *recipes)]
+    return [*both_modes, Variant("fp16", CAPTURED, library_linears=True), *captured]
+
+
+def _bfloat16_baseline() -> tuple[str, ...]:
+    return () if has_native_bfloat16() else (BFLOAT16,)
+
+
+def _gpu_variants() -> list[Variant]:
+    """Every precision with and without pruning, by ``generate`` and compiled.
+
+    ``generate`` is bound by the host, which hides the effect of pruning, so it is timed for one pruned model only.
+    torchao's own INT4 kernel needs one more library there.
+    """
     names = [steps + precision for steps in ("", "glu30+") for precision in PRECISIONS]
-    plain = [Variant(name, GENERATE, not name.endswith("int4-torchao")) for name in (*PRECISIONS, "glu30+fp16")]
-    fast = [Variant(name, COMPILED) for name in (*names, "vis50+fp16", "vis50+glu30+int4-torchao")]
-    graphs = [Variant(name, CAPTURED) for name in ("fp16", "int8-torchao", "int4-torchao")]
-    return [*plain, Variant("fp16", COMPILED, True), *fast, *graphs]
+    plain = [
+        Variant(name, GENERATE, library_linears=not name.endswith("int4-torchao"))
+        for name in (*PRECISIONS, "glu30+fp16")
+    ]
+    compiled = [Variant(name, COMPILED) for name in (*names, "vis50+fp16", "vis50+glu30+int4-torchao")]
+    captured = [Variant(name, CAPTURED) for name in ("fp16", "int8-torchao", "int4-torchao")]
+    return [*plain, Variant("fp16", COMPILED, library_linears=True), *compiled, *captured]
 
 
-class Study:
-    """Cells of this part name a model as their ``step``."""
+class DecodeSpeedExperiment:
+    """Times every variant of a model; the ``step`` of its trials is the model's name.
 
-    def __init__(self, samples: int | None = None) -> None:
-        self.rounds = samples
+    Args:
+        num_samples: rounds of answers; default: by model.
+    """
 
-    def measure(self, cell: Cell) -> dict[str, Any]:
-        """Every variant of the model, timed in a fresh process."""
-        rounds = self.rounds or _ROUNDS.get(cell.step, _USUAL_ROUNDS)
+    def __init__(self, num_samples: int | None = None) -> None:
+        self.rounds = num_samples
+
+    def measure(self, trial: Trial) -> dict[str, Any]:
+        """Time every variant of the model in a fresh process."""
+        rounds = self.rounds or _ROUNDS.get(trial.step, _DEFAULT_ROUNDS)
         with multiprocessing.get_context("spawn").Pool(1) as pool:
-            return pool.apply(measure, (cell.step, rounds))
+            return pool.apply(time_variants, (trial.step, rounds))
 
 
-def measure(model: str, rounds: int, chosen: Sequence[Variant] | None = None) -> dict[str, Any]:
-    """Raw milliseconds of ``rounds`` answers of ``latency.NEW_TOKENS`` tokens of every variant, in turns."""
-    make = _maker(model)
-    held: dict[tuple[str, bool], VLM] = {}
-    running: dict[Variant, Engine] = {}
-    chosen = chosen or variants(model)
-    wanted = {variant.build for variant in chosen}
-    for variant in chosen:
-        if variant.build not in held:
-            held[variant.build] = _made(make, *variant.build, held)
-            _say(f"built {variant.name}", len(held) / len(wanted))
-        vlm = held[variant.build]
-        running[variant] = Engine(vlm, variant.config)
-    warmup = latency.WARMUP_RUNS if model in SMALL else 1  # in which steps are captured
-    timed = latency.interleaved(list(running.values()), warmup=warmup, runs=rounds, batches=(), progress=_say)
-    found = {variant.label: _facts(engine, times) for (variant, engine), times in zip(running.items(), timed)}
-    facts = {"variants": found, "threads": torch.get_num_threads(), "parameters": _parameters(held["fp16", False])}
-    return facts | {"overhead": overhead(held["fp16", False], _PAIRS * rounds)} if model in SMALL else facts
+def time_variants(model: str, rounds: int, variants: Sequence[Variant] | None = None) -> dict[str, Any]:
+    """Time answers of ``latency.NEW_TOKENS`` tokens of every variant in turns.
+
+    Args:
+        model: one of ``BUNDLED_MODELS``, ``GPU_MODELS`` or ``LARGE_CPU_MODEL``.
+        rounds: answers of every variant.
+        variants: default: ``default_variants(model)``.
+
+    Returns:
+        Raw milliseconds by the label of the variant, and facts about the model.
+    """
+    variants = variants or default_variants(model)
+    vlms = _build_variants(model, variants)
+    engines = [Engine(vlms[variant.build_key], variant.config) for variant in variants]
+    warmup = latency.WARMUP_RUNS if model in BUNDLED_MODELS else 1  # decode steps are captured in it
+    timings = latency.time_interleaved(engines, warmup=warmup, runs=rounds, batch_sizes=(), progress=_print_progress)
+    dense = vlms["fp16", False]
+    found: dict[str, Any] = {
+        "variants": {v.label: _measurements(e, t) for v, e, t in zip(variants, engines, timings)},
+        "threads": torch.get_num_threads(),
+        "parameters": _num_parameters(dense),
+    }
+    if model in BUNDLED_MODELS:
+        found["overhead"] = time_engine_overhead(dense, _OVERHEAD_ANSWERS_PER_ROUND * rounds)
+    return found
 
 
-def overhead(vlm: VLM, rounds: int) -> dict[str, list[float]]:
-    """Milliseconds from prepared inputs to the last token by ``ask``, and by the loop that it calls, in turns; who
-    begins a turn changes, since the second finds what the first left in the caches."""
+def time_engine_overhead(vlm: VLM, rounds: int) -> dict[str, list[float]]:
+    """Milliseconds from prepared inputs to the last token by ``Engine.generate`` and by its bare loop, in turns.
+
+    The order changes every round, since the second finds what the first left in the caches.
+    """
     engine = Engine(vlm, RuntimeConfig(decode=CAPTURED))
     times: dict[str, list[float]] = {"ask_ms": [], "loop_ms": []}
-    tokens, warmup = latency.NEW_TOKENS, latency.WARMUP_RUNS
+    tokens = latency.NEW_TOKENS
 
-    def by_ask(sample: tasks.Sample) -> float:
+    def time_generate(sample: tasks.Sample) -> float:
         answer = engine.generate(sample.image, sample.question, tokens, tokens)
         return answer.total_ms - answer.preprocess_ms
 
-    def by_loop(sample: tasks.Sample) -> float:
+    def time_loop(sample: tasks.Sample) -> float:
         return 1000 * engine.time_decoding(sample.image, sample.question, tokens)
 
-    ways = [("ask_ms", by_ask), ("loop_ms", by_loop)]
-    for number, sample in enumerate(map(tasks.drawn, task_registry.find(latency.TASK).samples(warmup + rounds, 0))):
-        for name, way in ways if number % 2 else reversed(ways):
-            taken = way(sample)
-            if number >= warmup:
-                times[name].append(taken)
+    timers = [("ask_ms", time_generate), ("loop_ms", time_loop)]
+    samples = task_registry.get_task(latency.TASK).sample(latency.WARMUP_RUNS + rounds, 0)
+    for number, sample in enumerate(map(tasks.with_image, samples)):
+        for name, timer in timers if number % 2 else reversed(timers):
+            milliseconds = timer(sample)
+            if number >= latency.WARMUP_RUNS:
+                times[name].append(milliseconds)
     return times
 
 
-def _say(what: str, share: float) -> None:
-    print(f"  {what}, {100 * share:.0f} %", file=sys.stderr, flush=True)
+def _print_progress(text: str, fraction: float) -> None:
+    print(f"  {text}, {100 * fraction:.0f} %", file=sys.stderr, flush=True)
 
 
-def _facts(engine: Engine, times: Latency) -> dict[str, Any]:
-    return {name: getattr(times, name) for name in FIGURES} | {
-        "floor_ms": latency.floor(engine.vlm, times.prompt_tokens).decode_ms_per_token,
+def _measurements(engine: Engine, times: Latency) -> dict[str, Any]:
+    return {name: getattr(times, name) for name in METRICS} | {
+        "floor_ms": latency.compute_roofline(engine.vlm, times.prompt_tokens).decode_ms_per_token,
         "decoder": times.decoder,
         "capture_seconds": times.capture_seconds,
-        "kernel": engine.summary.kernel or engine.vlm.backend,
+        "kernel": engine.summary.kernel or engine.vlm.quantization_backend,
     }
 
 
-def _made(make: Callable[[str], VLM], name: str, stock: bool, held: Mapping[tuple[str, bool], VLM]) -> VLM:
-    plain = held.get((name, True))
+def _build_variants(model: str, variants: Sequence[Variant]) -> dict[_BuildKey, VLM]:
+    """The VLM of every build key; equal weights are in memory once."""
+    build = _builder(model)
+    keys = list(dict.fromkeys(variant.build_key for variant in variants))
+    vlms: dict[_BuildKey, VLM] = {}
+    for key in keys:
+        vlms[key] = _build_variant(build, *key, vlms)
+        _print_progress(f"built {key[0]}", len(vlms) / len(keys))
+    return vlms
+
+
+def _build_variant(build: Callable[[str], VLM], name: str, library_linears: bool, vlms: Mapping[_BuildKey, VLM]) -> VLM:
+    """Build one variant with its Linears installed; ``vlms`` are those built before, whose weights it shares."""
+    plain = vlms.get((name, True))
     if plain is not None and plain.device.type == "cuda":
-        vlm = weight_sharing.twin(plain)  # around the same weights: two of 7 B in every precision would not fit
+        vlm = weight_sharing.clone_sharing_weights(plain)  # two of 7 B in every precision would not fit
     else:
-        vlm = in_bfloat16(make("fp16")) if name == BFLOAT16 else make(name)
-    Engine(vlm, RuntimeConfig(linear_kernels=LIBRARY if stock or name == BFLOAT16 else AUTO))
-    weight_sharing.share(vlm, list(held.values()))
+        vlm = in_bfloat16(build("fp16")) if name == BFLOAT16 else build(name)
+    linear_kernels = LIBRARY if library_linears or name == BFLOAT16 else AUTO
+    Engine(vlm, RuntimeConfig(linear_kernels=linear_kernels))
+    weight_sharing.share_weights_(vlm, list(vlms.values()))
     return vlm
 
 
@@ -194,34 +252,36 @@ def in_bfloat16(vlm: VLM) -> VLM:
     for module in vlm.model.modules():
         if type(module) is nn.Linear:
             module.__class__ = _Linear
-    return replace(vlm, dtype_computed="bfloat16")
+    return replace(vlm, compute_dtype="bfloat16")
 
 
-def _parameters(vlm: VLM) -> int:
+def _num_parameters(vlm: VLM) -> int:
     return sum(p.numel() for p in vlm.model.parameters())
 
 
-def _maker(model: str) -> Callable[[str], VLM]:
-    """Makes the variants of ``model``. Of random weights nothing is left to make up for when some go, so nothing is."""
-    if model in SMALL:
-        return lambda name: build(Recipe.parse(f"{model}/{name}"), device="cpu")
-    entry = _large() if model == LARGE else registry.find(model)
-    device = "cpu" if model == LARGE else "cuda"
-    few, method = list(calibration_samples(2)), Method("magnitude", reconstruct=False)
+def _builder(model: str) -> Callable[[str], VLM]:
+    """Function that builds ``model`` from the name of a variant."""
+    if model in BUNDLED_MODELS:
+        return lambda name: compress(Recipe.parse(f"{model}/{name}"), device="cpu")
+    is_large = model == LARGE_CPU_MODEL
+    spec = registry.get_model_spec("llava-1.5-7b" if is_large else model)
+    config = _large_cpu_config() if is_large else None
+    device = "cpu" if is_large else "cuda"
+    samples = list(synthetic_calibration_data(2))
+    method = PruningMethod("magnitude", reconstruct=False)  # random weights have nothing to reconstruct
 
-    def make(name: str) -> VLM:
-        recipe = Recipe.parse(f"{model}/{name}")
-        return build(recipe, device=device, dense=random_init.dense(entry), calibration=few, method=method)
+    def build(name: str) -> VLM:
+        dense = random_init.random_weights_model(spec, config_dict=config)
+        recipe = Recipe.parse(f"{spec.name}/{name}")
+        return compress(recipe, device=device, dense=dense, calibration_data=samples, method=method)
 
-    return make
+    return build
 
 
-def _large() -> registry.ModelSpec:
-    """The 1 B model, made known to this process, which is the study's own."""
-    seven = SHAPES["llava-1.5-7b"]
-    text = {"hidden_size": 2048, "intermediate_size": 5504, "num_hidden_layers": 16}
+def _large_cpu_config() -> dict[str, Any]:
+    """LLaVA-1.5 7B's config with a decoder of about 1 B parameters."""
+    published = PUBLISHED_CONFIGS["llava-1.5-7b"]
+    sizes = {"hidden_size": 2048, "intermediate_size": 5504, "num_hidden_layers": 16}
     heads = {"num_attention_heads": 16, "num_key_value_heads": 16}
-    vision = seven["vision_config"] | {"num_hidden_layers": 2}
-    SHAPES[LARGE] = seven | {"vision_config": vision, "text_config": seven["text_config"] | text | heads}
-    registry.MODELS[LARGE] = replace(registry.find("llava-1.5-7b"), name=LARGE, title="LLaVA 1 B, random weights")
-    return registry.MODELS[LARGE]
+    text = published["text_config"] | sizes | heads
+    return published | {"vision_config": published["vision_config"] | {"num_hidden_layers": 2}, "text_config": text}

@@ -1,4 +1,4 @@
-"""Prune as a cell says: by our scores or by the peer."""
+"""Pruning as a trial specifies: by our scores or by a baseline."""
 
 from __future__ import annotations
 
@@ -7,28 +7,35 @@ from collections.abc import Callable
 
 from transformers import PreTrainedModel
 
-from vlmcomp.compression.calibration import Tokens
-from vlmcomp.compression.pruning.pruner import Method, prune
+from vlmcomp.compression.calibration import CalibrationBatch
+from vlmcomp.compression.pruning.pruner import PruningMethod, prune_decoder_
 from vlmcomp.experiments import optipfair_baseline
-from vlmcomp.experiments.ledger import DENSE, Cell
-from vlmcomp.recipe import Step
+from vlmcomp.experiments.trial_log import DENSE, Trial
+from vlmcomp.recipe import PruningStep
 
 
-def prune_as(cell: Cell, model: PreTrainedModel, calibration: Callable[[int], list[Tokens]]) -> tuple[float, float]:
-    """Prune ``model`` in place with the calibration set of the cell's seed, or one batch of it where no data count.
+def prune_by_trial(
+    trial: Trial, model: PreTrainedModel, calibration: Callable[[int], list[CalibrationBatch]]
+) -> tuple[float, float]:
+    """Prune ``model`` in place.
+
+    Args:
+        trial: step, score and seed.
+        model: modified in place.
+        calibration: makes the calibration batches of a seed; trials that use no data get the first batch alone.
 
     Returns:
-        The real percentage removed, and the seconds it took with the calibration set at the decoder's door.
+        The real percentage removed, and the seconds it took without preparing the calibration batches.
     """
-    if cell.score == DENSE:
+    if trial.score == DENSE:
         return 0.0, 0.0
-    step, data = Step.parse(cell.step), calibration(cell.seed)
+    step, data = PruningStep.parse(trial.step), calibration(trial.seed)
     start = time.perf_counter()
-    if cell.score in optipfair_baseline.PEERS:
+    if trial.score in optipfair_baseline.BASELINES:
         real = optipfair_baseline.prune(
-            model, cell.score.removeprefix(f"{optipfair_baseline.NAME} "), step.percent, data
+            model, trial.score.removeprefix(f"{optipfair_baseline.NAME} "), step.percent, data
         )
     else:
-        method = Method(cell.score, cell.reconstruct, seed=cell.seed)
-        real = prune(model, (step,), data if cell.looks_at_data else data[:1], method)[0].real_percent
+        method = PruningMethod(trial.score, trial.reconstruct, seed=trial.seed)
+        real = prune_decoder_(model, (step,), data if trial.uses_calibration_data else data[:1], method)[0].real_percent
     return real, time.perf_counter() - start

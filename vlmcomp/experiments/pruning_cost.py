@@ -1,4 +1,4 @@
-"""What pruning costs: seconds and peak memory against model size, and the arithmetic that carries it to 7B."""
+"""Experiment: seconds and peak memory of pruning by model size, and an estimate for 7B by counting operations."""
 
 from __future__ import annotations
 
@@ -10,124 +10,137 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from vlmcomp.compression.activation_stats import moments_bytes
-from vlmcomp.compression.calibration import texts
-from vlmcomp.compression.pruning.pruner import prune
+from vlmcomp.compression.activation_stats import solver_memory_bytes
+from vlmcomp.compression.calibration import text_batches
+from vlmcomp.compression.pruning.pruner import prune_decoder_
 from vlmcomp.evaluation import memory_tracker
-from vlmcomp.experiments.ledger import Cell
+from vlmcomp.experiments.trial_log import Trial
 from vlmcomp.models.dtypes import compute_dtype
-from vlmcomp.recipe import Step
+from vlmcomp.recipe import PruningStep
 
 PART = "cost"
-TOKENS, LENGTH = 8192, 128
+NUM_TOKENS = 8192
+SEQUENCE_LENGTH = 128
 
 
 @dataclass(frozen=True)
-class Shape:
-    """A decoder: ``layers`` of ``hidden``, MLPs of ``width`` neurons; the weights do not matter to the cost."""
+class DecoderShape:
+    """Sizes of a decoder; its weights do not affect the cost."""
 
-    layers: int
-    hidden: int
-    width: int
+    num_layers: int
+    hidden_size: int
+    intermediate_size: int
 
     @property
-    def parameters(self) -> int:
-        """Of the layers' Linears, with as many KV heads as heads."""
-        return self.layers * (4 * self.hidden**2 + 3 * self.hidden * self.width)
+    def num_parameters(self) -> int:
+        """Parameters of the layers' Linears, with as many KV heads as query heads."""
+        return self.num_layers * (4 * self.hidden_size**2 + 3 * self.hidden_size * self.intermediate_size)
 
 
-SHAPES = {
-    "2M": Shape(4, 192, 512),
-    "8M": Shape(6, 320, 896),
-    "32M": Shape(8, 576, 1536),
-    "135M": Shape(30, 576, 1536),
+DECODER_SHAPES = {
+    "2M": DecoderShape(4, 192, 512),
+    "8M": DecoderShape(6, 320, 896),
+    "32M": DecoderShape(8, 576, 1536),
+    "135M": DecoderShape(30, 576, 1536),
 }
-LLAMA_7B = Shape(32, 4096, 11008)
+LLAMA_7B = DecoderShape(32, 4096, 11008)
 
 
 @dataclass(frozen=True)
-class Gpu:
-    """What a GPU holds and does: bytes of memory, and operations a second that dense matrix products reach."""
+class GPUSpec:
+    """A GPU: bytes of memory, and operations per second that dense matrix products reach."""
 
     name: str
-    memory: float
-    half: float
-    single: float
-    double: float
+    memory_bytes: float
+    fp16_flops: float
+    fp32_flops: float
+    fp64_flops: float
 
 
 # NVIDIA's GA102 whitepaper: 71 / 35.6 / 0.556 TFLOPS at the peak; half of the peak is assumed for FP16 and FP32.
-RTX_3090 = Gpu("RTX 3090", 24e9, 35e12, 17e12, 0.5e12)
+RTX_3090 = GPUSpec("RTX 3090", 24e9, 35e12, 17e12, 0.5e12)
 
 
-def measure(name: str, percent: int = 30) -> dict[str, Any]:
-    """Prune a random decoder of shape ``name`` in a fresh process, whose peak memory is its own."""
+def measure_cost(name: str, percent: int = 30) -> dict[str, Any]:
+    """Prune a random decoder of shape ``name`` in a fresh process, whose peak memory is that of pruning alone."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_measure, (SHAPES[name], percent))
+        return pool.apply(_measure, (DECODER_SHAPES[name], percent))
 
 
-def _measure(shape: Shape, percent: int) -> dict[str, Any]:
+def _measure(shape: DecoderShape, percent: int) -> dict[str, Any]:
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=512,
-        hidden_size=shape.hidden,
-        intermediate_size=shape.width,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.hidden // 64,
+        hidden_size=shape.hidden_size,
+        intermediate_size=shape.intermediate_size,
+        num_hidden_layers=shape.num_layers,
+        num_attention_heads=shape.hidden_size // 64,
     )
     model = LlamaForCausalLM(config).to(compute_dtype("cpu")).eval()
-    ids = torch.randint(0, 512, (TOKENS // LENGTH, LENGTH), generator=torch.Generator().manual_seed(0))
-    prune_tokens = texts(model, ids[:8])  # libraries warm up outside the clock
-    gauge, start = memory_tracker.Gauge("cpu"), time.perf_counter()
-    before = gauge.held()
-    prune(model, (Step("glu", percent),), prune_tokens + texts(model, ids[8:]))
+    ids = torch.randint(
+        0, 512, (NUM_TOKENS // SEQUENCE_LENGTH, SEQUENCE_LENGTH), generator=torch.Generator().manual_seed(0)
+    )
+    prune_tokens = text_batches(model, ids[:8])  # libraries are initialized before the timer starts
+    gauge, start = memory_tracker.MemoryTracker("cpu"), time.perf_counter()
+    before = gauge.current()
+    prune_decoder_(model, (PruningStep("glu", percent),), prune_tokens + text_batches(model, ids[8:]))
     return {
-        "parameters": shape.parameters,
+        "parameters": shape.num_parameters,
         "prune_seconds": time.perf_counter() - start,
         "peak_bytes": max(0, gauge.peak() - before),
-        "moments_bytes": moments_bytes(shape.width, shape.hidden),
-        "calibration_tokens": TOKENS,
+        "moments_bytes": solver_memory_bytes(shape.intermediate_size, shape.hidden_size),
+        "calibration_tokens": NUM_TOKENS,
     }
 
 
-def projection(
-    shape: Shape = LLAMA_7B, gpu: Gpu = RTX_3090, tokens: int = 256 * 640, percent: int = 30
+def project_cost(
+    shape: DecoderShape = LLAMA_7B, gpu: GPUSpec = RTX_3090, tokens: int = 256 * 640, percent: int = 30
 ) -> dict[str, float]:
-    """Seconds and bytes to prune ``percent`` of the neurons of ``shape`` on ``gpu``, by counting operations.
+    """Estimate seconds and bytes of pruning by counting operations.
 
-    Forward: the walk runs each layer three times over the tokens (dense; up to the reader; the pruned layer),
-    2 operations a weight. Statistics: x x^T and t x^T in float32. In float64, with n neurons of which k stay:
-    choosing inverts the Gram matrix (n^3 by Cholesky), multiplies by it, and updates both for each neuron that
-    goes; reconstructing multiplies, factors (2/3 k^3 by LU) and solves.
-    Memory: FP16 weights, one reader's moments and their solving, one batch inside a layer.
+    Forward: each layer runs three times over the tokens (dense; up to the down projection; pruned), 2 operations a
+    weight. Statistics: x x^T and t x^T in float32. In float64, with n neurons of which k remain: selection inverts the
+    Gram matrix (n^3 by Cholesky), multiplies by it, and updates both for each removed neuron; reconstruction
+    multiplies, factors (2/3 k^3 by LU) and solves.
+    Memory: FP16 weights, statistics and solver of one Linear, one batch inside a layer.
+
+    Args:
+        shape: the decoder.
+        gpu: the device.
+        tokens: calibration tokens.
+        percent: of the MLP neurons to remove.
+
+    Returns:
+        Seconds and bytes, in total and by cause.
     """
-    n, out = shape.width, shape.hidden
-    gone = n * percent / 100
-    kept = n - gone
-    choosing = n**3 + 2 * out * n**2 + 2 * gone * n * (n + out)
-    reconstructing = 2 / 3 * kept**3 + 4 * out * kept**2
-    forward = 3 * 2 * shape.parameters * tokens / gpu.half
-    statistics = shape.layers * 2 * n * (n + out) * tokens / gpu.single
-    solving = shape.layers * (choosing + reconstructing) / gpu.double
+    n = shape.intermediate_size
+    out = shape.hidden_size
+    removed = n * percent / 100
+    remaining = n - removed
+    selection = n**3 + 2 * out * n**2 + 2 * removed * n * (n + out)
+    reconstruction = 2 / 3 * remaining**3 + 4 * out * remaining**2
+    forward = 3 * 2 * shape.num_parameters * tokens / gpu.fp16_flops
+    statistics = shape.num_layers * 2 * n * (n + out) * tokens / gpu.fp32_flops
+    solving = shape.num_layers * (selection + reconstruction) / gpu.fp64_flops
     return {
-        "parameters": shape.parameters,
+        "parameters": shape.num_parameters,
         "calibration_tokens": tokens,
         "forward_seconds": forward,
         "statistics_seconds": statistics,
         "solving_seconds": solving,
         "prune_seconds": forward + statistics + solving,
-        "weights_bytes": 2.0 * shape.parameters,
-        "moments_bytes": moments_bytes(n, out),
-        "peak_bytes": 2.0 * shape.parameters + moments_bytes(n, out) + 8 * 1024 * 2 * (2 * n + 4 * out),
+        "weights_bytes": 2.0 * shape.num_parameters,
+        "moments_bytes": solver_memory_bytes(n, out),
+        "peak_bytes": 2.0 * shape.num_parameters + solver_memory_bytes(n, out) + 8 * 1024 * 2 * (2 * n + 4 * out),
         "stream_bytes": tokens * out * (2 + 2 + 4.0),
     }
 
 
-class Study:
-    """Cells of this part name a shape as their ``step``."""
+class PruningCostExperiment:
+    """Measures the cost of pruning; the ``step`` of its trials is a key of ``DECODER_SHAPES``."""
 
-    def __init__(self, samples: int | None = None, device: str = "cpu") -> None:
+    def __init__(self, num_samples: int | None = None) -> None:
         pass
 
-    def measure(self, cell: Cell) -> dict[str, Any]:
-        return measure(cell.step)
+    def measure(self, trial: Trial) -> dict[str, Any]:
+        return measure_cost(trial.step)

@@ -1,68 +1,90 @@
-"""Measure the cells of a study that are not measured yet, the cheapest parts first."""
+"""Running experiments: measures the trials that a log lacks, the cheapest experiments first."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 from vlmcomp import hardware
-from vlmcomp.compression.pruning.importance import DEFAULT, SCORES
-from vlmcomp.experiments import decode_speed, language_model, optipfair_baseline, pruning_cost, pruning_quality, timing
-from vlmcomp.experiments.ledger import Cell, Ledger, duel, grid
+from vlmcomp.compression.pruning.importance import DEFAULT_SCORE, IMPORTANCE_SCORES
+from vlmcomp.experiments import decode_speed, language_model, optipfair_baseline, pruning_cost, pruning_quality
+from vlmcomp.experiments.trial_log import Trial, TrialLog, head_to_head, trial_grid
 from vlmcomp.results import store
 
-PARTS = {
-    "timing": timing.Study,
-    "speed": decode_speed.Study,
-    "cost": pruning_cost.Study,
-    "language": language_model.Study,
-    "peer": pruning_quality.Study,
-    "shapes": pruning_quality.Study,
+
+class Experiment(Protocol):
+    """Measures the trials of one part; what they share is prepared once."""
+
+    def measure(self, trial: Trial) -> dict[str, Any]:
+        """Measurements of one trial, as they are stored."""
+
+
+EXPERIMENTS: dict[str, Callable[[int | None], Experiment]] = {  # given the number of samples, by part
+    "speed": decode_speed.DecodeSpeedExperiment,
+    "cost": pruning_cost.PruningCostExperiment,
+    "language": language_model.LanguageModelExperiment,
+    "peer": pruning_quality.PruningQualityExperiment,
+    "shapes": pruning_quality.PruningQualityExperiment,
 }
 SEEDS = (0, 1, 2)
-Progress = Callable[[str], None]
 
 
-def home(root: Path = store.PRECOMPUTED, device: str = "cpu") -> Path:
-    """Where the study of this machine's ``device`` lies."""
-    return root / hardware.hardware(device).slug / "pruning.json"
+def log_path(root: Path = store.PRECOMPUTED, device: str = "cpu") -> Path:
+    """Path of the log of this machine's ``device``."""
+    return root / hardware.get_hardware(device).slug / "pruning.json"
 
 
-def cells(part: str, seeds: Sequence[int] = SEEDS, device: str = "cpu") -> list[Cell]:
-    """Everything that ``part`` measures; without the peer where it is not installed. On a GPU that is speed alone.
+def trials(part: str, seeds: Sequence[int] = SEEDS, device: str = "cpu") -> list[Trial]:
+    """Everything that ``part`` measures; without the baselines if they are not installed.
+
+    Args:
+        part: key of ``EXPERIMENTS``.
+        seeds: of the calibration sets.
+        device: "cpu", or "cuda" for the part "speed" alone.
 
     Raises:
         ValueError: no such part.
     """
-    peers = optipfair_baseline.PEERS if optipfair_baseline.available() else ()
+    baselines = optipfair_baseline.BASELINES if optipfair_baseline.is_installed() else ()
     if part == "shapes":
-        return list(grid(part, pruning_quality.STEPS, SCORES, peers, seeds))
+        return list(trial_grid(part, pruning_quality.STEPS, IMPORTANCE_SCORES, baselines, seeds))
     if part == "peer":
-        return duel(part, pruning_quality.MLP_STEPS, DEFAULT, peers, seeds)
+        return head_to_head(part, pruning_quality.MLP_STEPS, DEFAULT_SCORE, baselines, seeds)
     if part == "language":
-        return list(grid(part, language_model.STEPS, language_model.SCORES, peers, seeds[:1]))
-    if part == "timing":
-        return timing.CELLS
+        return list(trial_grid(part, language_model.STEPS, language_model.SCORES, baselines, seeds[:1]))
     if part == "speed":
-        return decode_speed.cells(device)
+        return decode_speed.trials(device)
     if part == "cost":
-        return [Cell(part, name, "second order", True) for name in pruning_cost.SHAPES]
-    raise ValueError(f"there is no part '{part}' in the study: choose from {', '.join(PARTS)}")
+        return [Trial(part, name, "second order", True) for name in pruning_cost.DECODER_SHAPES]
+    raise ValueError(f"there is no experiment '{part}': choose from {', '.join(EXPERIMENTS)}")
 
 
-def run(
-    parts: Sequence[str], ledger: Ledger, *, samples: int | None = None, seeds: Sequence[int] = SEEDS, say: Progress
+def run_experiments(
+    parts: Sequence[str],
+    log: TrialLog,
+    *,
+    num_samples: int | None = None,
+    seeds: Sequence[int] = SEEDS,
+    report: Callable[[str], None],
 ) -> None:
-    """Measure what ``ledger`` lacks and keep each cell as soon as it is done.
+    """Measure the trials that ``log`` lacks and store each as soon as it is measured.
+
+    Args:
+        parts: keys of ``EXPERIMENTS``.
+        log: stores the measurements.
+        num_samples: questions, calibration sequences or rounds, by experiment; default: its own number.
+        seeds: of the calibration sets.
+        report: called with one line before each trial.
 
     Raises:
-        ValueError: an unknown part, or one whose model is not installed.
+        ValueError: an unknown experiment, or one whose model is not installed.
     """
     for part in parts:
-        todo = [cell for cell in cells(part, seeds, ledger.device) if cell.key not in ledger.done]
-        if not todo:
+        missing = [trial for trial in trials(part, seeds, log.device) if trial.key not in log.rows_by_key]
+        if not missing:
             continue
-        study = PARTS[part](samples)
-        for index, cell in enumerate(todo):
-            say(f"[{index + 1}/{len(todo)}] {cell.key}")
-            ledger.add(cell, study.measure(cell))
+        experiment = EXPERIMENTS[part](num_samples)
+        for index, trial in enumerate(missing):
+            report(f"[{index + 1}/{len(missing)}] {trial.key}")
+            log.add(trial, experiment.measure(trial))

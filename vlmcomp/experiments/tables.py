@@ -1,4 +1,4 @@
-"""A study as Markdown tables."""
+"""Results of the experiments as Markdown tables."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vlmcomp.compression.pruning.importance import DEFAULT
-from vlmcomp.experiments import speed_tables as speed
-from vlmcomp.experiments.ledger import DENSE, unpacked
-from vlmcomp.reporting.statistics import mcnemar, mean_interval
+from vlmcomp.compression.pruning.importance import DEFAULT_SCORE
+from vlmcomp.experiments import speed_tables
+from vlmcomp.experiments.trial_log import DENSE, decode_flags
+from vlmcomp.reporting.statistics import mcnemar_p_value, mean_interval
 
 Row = dict[str, Any]
-KINDS = {"glu": "GLU neurons", "heads": "Attention heads"}
+TARGET_TITLES = {"glu": "GLU neurons", "heads": "Attention heads"}
 HEADLINE = (("shapes-vqa", "exact_match", "exact match, % of dense"),)
 MEASURES = (
     *HEADLINE,
@@ -21,12 +21,13 @@ MEASURES = (
     ("shapes-vqa", "agreement", "same answer as dense, %"),
     ("easy-vqa", "exact_match", "exact match, % of dense"),
 )
-DUEL = (("right", "exact match"), ("same", "the same answer as the dense model"))
+HEAD_TO_HEAD_MEASURES = (("right", "exact match"), ("same", "the same answer as the dense model"))
 SIGNIFICANT = 0.05
 EQUAL_BYTES = (("glu10", "heads25"), ("glu20", "heads50"))  # of llava-shapes
+_LIBRARIES = ("torch", "transformers", "optipfair")
 
 
-def _lines(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def _markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     table = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
     return "\n".join("| " + " | ".join(row) + " |" for row in table)
 
@@ -35,73 +36,74 @@ def _method(row: Row) -> tuple[str, bool]:
     return row["score"], row["reconstruct"]
 
 
-def _named(method: tuple[str, bool]) -> str:
+def _method_title(method: tuple[str, bool]) -> str:
     score, reconstruct = method
     name = score + (" + least squares" if reconstruct else "")
-    return f"**{name}**" if method == (DEFAULT, True) else name
+    return f"**{name}**" if method == (DEFAULT_SCORE, True) else name
 
 
-def _cell(values: Sequence[float]) -> str:
-    """Mean over the seeds, with the half range where there are several."""
+def _mean_and_spread(values: Sequence[float]) -> str:
+    """Mean over the seeds, with half the range if there are several."""
     if not values:
         return "–"
     spread = f" ±{(max(values) - min(values)) / 2:.1f}" if len(values) > 1 else ""
     return f"{statistics.fmean(values):.1f}{spread}"
 
 
-def _grid(rows: list[Row], value: Callable[[Row], float]) -> str:
-    """Methods down, steps across."""
-    steps = sorted({r["step"] for r in rows})
-    methods = list(dict.fromkeys(_method(r) for r in rows))
-    methods.sort(key=lambda m: -statistics.fmean(value(r) for r in rows if _method(r) == m and r["step"] == steps[0]))
+def _method_table(rows: list[Row], value: Callable[[Row], float]) -> str:
+    """One row a method and one column a step; the best method at the first step comes first."""
+    steps = sorted({row["step"] for row in rows})
 
-    def line(method: tuple[str, bool]) -> list[str]:
-        mine = [r for r in rows if _method(r) == method]
-        return [_named(method), *(_cell([value(r) for r in mine if r["step"] == s]) for s in steps)]
+    def values(method: tuple[str, bool], step: str) -> list[float]:
+        return [value(row) for row in rows if _method(row) == method and row["step"] == step]
 
-    return _lines(["Method", *steps], map(line, methods))
+    methods = list(dict.fromkeys(_method(row) for row in rows))
+    methods.sort(key=lambda method: -statistics.fmean(values(method, steps[0])))
+    body = [[_method_title(method), *(_mean_and_spread(values(method, step)) for step in steps)] for method in methods]
+    return _markdown_table(["Method", *steps], body)
 
 
 def _percents(dense: Row, task: str, measure: str) -> Callable[[Row], float]:
-    """A measure in percent of the dense model's; agreement with it is a percentage already."""
+    """Function that expresses a measure in percent of the dense model's; agreement is relative to it already."""
     whole = 1.0 if measure == "agreement" else dense[task][measure]
     return lambda row: 100 * row[task][measure] / whole
 
 
-def _dense(rows: Sequence[Row]) -> Row | None:
+def _dense_row(rows: Sequence[Row]) -> Row | None:
     return next((r for r in rows if r["score"] == DENSE), None)
 
 
-def shapes(rows: Sequence[Row], measures: Sequence[tuple[str, str, str]] = MEASURES) -> str:
-    """A table a measure, for MLPs and for heads: methods down, steps across, means over the calibration sets."""
-    dense = _dense(rows)
+def quality_tables(rows: Sequence[Row], measures: Sequence[tuple[str, str, str]] = MEASURES) -> str:
+    """One table for each measure and pruning target: methods by steps, means over the calibration sets."""
+    dense = _dense_row(rows)
     if dense is None:
         return ""
     blocks = []
     for task, measure, text in measures:
-        for kind, name in KINDS.items():
-            mine = [r for r in rows if r["step"].startswith(kind)]
-            if mine:
+        for kind, name in TARGET_TITLES.items():
+            of_target = [row for row in rows if row["step"].startswith(kind)]
+            if of_target:
                 title = f"**{name}: {text}** ({task}, {dense[task]['samples']:,} questions)"
-                blocks.append(f"{title}\n\n{_grid(mine, _percents(dense, task, measure))}")
+                blocks.append(f"{title}\n\n{_method_table(of_target, _percents(dense, task, measure))}")
     return "\n\n".join(blocks)
 
 
-def duel(rows: Sequence[Row], task: str = "shapes-vqa") -> str:
-    """Ours against each setting of the peer on the same questions: points, and how often McNemar's test tells."""
-    ours = {(r["step"], r["seed"]): r for r in rows if _method(r) == (DEFAULT, True)}
-    others = [r for r in rows if r["score"] not in (DENSE, DEFAULT)]
+def head_to_head_tables(rows: Sequence[Row], task: str = "shapes-vqa") -> str:
+    """Ours against each setting of optipfair on the same questions: points, and McNemar's test by calibration set."""
+    ours = {(r["step"], r["seed"]): r for r in rows if _method(r) == (DEFAULT_SCORE, True)}
+    others = [r for r in rows if r["score"] not in (DENSE, DEFAULT_SCORE)]
     if not ours or not others:
         return ""
-    steps, blocks = sorted({step for step, _ in ours}), []
-    for kept, text in DUEL:
+    steps = sorted({step for step, _ in ours})
+    blocks = []
+    for measure, text in HEAD_TO_HEAD_MEASURES:
         body = []
         for name in dict.fromkeys(r["score"] for r in others):
             theirs = {(r["step"], r["seed"]): r for r in others if r["score"] == name}
-            body.append([name, *(str(outcome(step, ours, theirs, task, kept) or "–") for step in steps)])
+            body.append([name, *(str(compare_methods(step, ours, theirs, task, measure) or "–") for step in steps)])
         blocks.append(
-            f"**{DEFAULT} + least squares against the peer, points of {text}** ({task})\n\n"
-            + _lines(["Peer", *steps], body)
+            f"**{DEFAULT_SCORE} + least squares against the peer, points of {text}** ({task})\n\n"
+            + _markdown_table(["Peer", *steps], body)
         )
     seeds = len({seed for _, seed in ours})
     note = (
@@ -114,7 +116,7 @@ def duel(rows: Sequence[Row], task: str = "shapes-vqa") -> str:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Mean difference in points, and on how many calibration sets it is more than chance either way."""
+    """Mean difference in points, and the number of calibration sets on which ours is significantly ahead or behind."""
 
     points: float
     ahead: int
@@ -124,58 +126,90 @@ class Outcome:
         return f"{self.points:+.1f} ({self.ahead}, {self.behind})"
 
 
-def outcome(step: str, ours: Mapping, theirs: Mapping, task: str, kept: str) -> Outcome | None:
-    """Ours against theirs, both by (step, seed); what looks at no data is there for the first seed alone."""
-    points, ahead, behind = [], 0, 0
-    for (mine, seed), row in ours.items():
-        other = theirs.get((step, seed)) or theirs.get((step, min(s for _, s in ours)))
-        if mine != step or other is None:
+def compare_methods(
+    step: str,
+    ours: Mapping[tuple[str, int], Row],
+    theirs: Mapping[tuple[str, int], Row],
+    task: str,
+    measure: str,
+) -> Outcome | None:
+    """Ours against theirs at one step.
+
+    Args:
+        step: pruning step.
+        ours: rows by step and seed.
+        theirs: rows by step and seed; methods without calibration data have the first seed alone.
+        task: name of the task.
+        measure: "right" or "same", whose flags are compared question by question.
+
+    Returns:
+        The outcome, or None if there is nothing to compare.
+    """
+    first_seed = min((seed for _, seed in ours), default=0)
+    points: list[float] = []
+    ahead = behind = 0
+    for (our_step, seed), row in ours.items():
+        other = theirs.get((step, seed)) or theirs.get((step, first_seed))
+        if our_step != step or other is None:
             continue
-        pairs = list(zip(unpacked(row[task][kept]), unpacked(other[task][kept]), strict=True))
-        won, lost = pairs.count((True, False)), pairs.count((False, True))
+        pairs = list(zip(decode_flags(row[task][measure]), decode_flags(other[task][measure]), strict=True))
+        won = pairs.count((True, False))
+        lost = pairs.count((False, True))
         points.append(100 * (won - lost) / len(pairs))
-        told = mcnemar(won, lost) < SIGNIFICANT
-        ahead, behind = ahead + (told and won > lost), behind + (told and lost > won)
+        if mcnemar_p_value(won, lost) < SIGNIFICANT:
+            ahead += won > lost
+            behind += lost > won
     return Outcome(statistics.fmean(points), ahead, behind) if points else None
 
 
-def equal_bytes(rows: Sequence[Row]) -> str:
-    """MLP neurons against heads where both remove the same number of weights, with our default on both sides."""
-    dense = _dense(rows)
+def equal_bytes_table(rows: Sequence[Row]) -> str:
+    """Pruning MLP neurons against heads, both removing the same number of weights, by our default score."""
+    dense = _dense_row(rows)
     if dense is None:
         return ""
-    value, body = _percents(dense, "shapes-vqa", "exact_match"), []
+    value = _percents(dense, "shapes-vqa", "exact_match")
+    body = []
     for pair in EQUAL_BYTES:
         for reconstruct in (True, False):
-            found = [
-                [value(r) for r in rows if _method(r) == (DEFAULT, reconstruct) and r["step"] == step] for step in pair
-            ]
-            body.append([_named((DEFAULT, reconstruct)), *(f"{s}: {_cell(v)}" for s, v in zip(pair, found))])
+            method = (DEFAULT_SCORE, reconstruct)
+            cells = [_method_title(method)]
+            for step in pair:
+                values = [value(row) for row in rows if _method(row) == method and row["step"] == step]
+                cells.append(f"{step}: {_mean_and_spread(values)}")
+            body.append(cells)
     title = "**As many weights removed from the MLPs as from the attention: exact match, % of dense** (shapes-vqa)"
-    return f"{title}\n\n{_lines(['Method', 'MLP neurons', 'Heads'], body)}"
+    return f"{title}\n\n{_markdown_table(['Method', 'MLP neurons', 'Heads'], body)}"
 
 
-def language(rows: Sequence[Row]) -> str:
+def perplexity_table(rows: Sequence[Row]) -> str:
     """Perplexity as a multiple of the dense model's."""
-    dense = _dense(rows)
+    dense = _dense_row(rows)
     if dense is None:
         return ""
-    steps = sorted({r["step"] for r in rows if r is not dense})
-    methods = list(dict.fromkeys(_method(r) for r in rows if r is not dense))
-    found = {(_method(r), r["step"]): r["perplexity"] / dense["perplexity"] for r in rows}
-    body = [
-        [_named(m), *(f"{found[m, s]:.3f}" if (m, s) in found else "–" for s in steps)]
-        for m in sorted(methods, key=lambda m: min(found.get((m, s), float("inf")) for s in steps))
-    ]
+    steps = sorted({row["step"] for row in rows if row is not dense})
+    ratios = {(_method(row), row["step"]): row["perplexity"] / dense["perplexity"] for row in rows}
+
+    def best_ratio(method: tuple[str, bool]) -> float:
+        return min(ratios.get((method, step), float("inf")) for step in steps)
+
+    body = []
+    for method in sorted(dict.fromkeys(_method(row) for row in rows if row is not dense), key=best_ratio):
+        cells = [f"{ratios[method, step]:.3f}" if (method, step) in ratios else "–" for step in steps]
+        body.append([_method_title(method), *cells])
     title = (
         f"**SmolLM2-135M: perplexity as a multiple of the dense model's {dense['perplexity']:.2f}** "
         f"({dense['held_out_tokens']:,} held-out tokens, {dense['calibration_tokens']:,} to calibrate)"
     )
-    return f"{title}\n\n{_lines(['Method', *steps], body)}"
+    return f"{title}\n\n{_markdown_table(['Method', *steps], body)}"
 
 
-def cost(rows: Sequence[Row], projected: dict[str, float]) -> str:
-    """Seconds and peak memory against size, and the 7B projection."""
+def cost_table(rows: Sequence[Row], projected: dict[str, float]) -> str:
+    """Seconds and peak memory by model size, with the estimate for 7B.
+
+    Args:
+        rows: of the part "cost".
+        projected: of ``pruning_cost.project_cost``.
+    """
     if not rows:
         return ""
     body = [
@@ -199,11 +233,11 @@ def cost(rows: Sequence[Row], projected: dict[str, float]) -> str:
     )
     title = "**What removing 30 % of the GLU neurons costs**"
     head = ["Decoder", "Layer parameters", "Seconds", "Peak MB above the weights", "of which statistics and solving MB"]
-    return f"{title}\n\n{_lines(head, body)}"
+    return f"{title}\n\n{_markdown_table(head, body)}"
 
 
-def timing(rows: Sequence[Row]) -> str:
-    """Our clock beside the peer's: medians, and the mean of the ratios taken round by round."""
+def timing_table(rows: Sequence[Row]) -> str:
+    """Our clock and PyTorch's: medians, and the mean of the ratios by round."""
     if not rows:
         return ""
     body = []
@@ -212,42 +246,51 @@ def timing(rows: Sequence[Row]) -> str:
         medians = (f"{statistics.median(r[name]):.2f}" for name in ("ours_ms", "peer_ms"))
         body.append([r["step"], *medians, f"{ratio.value:.3f} ({ratio.low:.3f} to {ratio.high:.3f})"])
     title = f"**ms/token by our clock and by {rows[0]['score']}** ({len(rows[0]['ours_ms'])} rounds in turns, batch 1)"
-    return f"{title}\n\n{_lines(['Precision', 'ask', 'plain generate', 'ratio (95 %)'], body)}"
+    return f"{title}\n\n{_markdown_table(['Precision', 'ask', 'plain generate', 'ratio (95 %)'], body)}"
 
 
-_LIBRARIES = ("torch", "transformers", "optipfair")
-
-
-def caption(study: Mapping[str, Any]) -> str:
-    """What a study's numbers were measured on and with."""
-    machine, versions, rows = study["hardware"], study["versions"], study["cells"]
-    place = f"{machine['name']} ({machine['device']}, {machine['cores']} cores)"
-    used = {name: {r.get("versions", {}).get(name, versions.get(name, "")) for r in rows} - {""} for name in _LIBRARIES}
-    with_ = ", ".join(f"{name} {' and '.join(sorted(found))}" for name, found in used.items() if found)
-    seeds, dates = len({r["seed"] for r in rows}), sorted(r["measured"][:10] for r in rows)
-    sets = f"{seeds} calibration sets, mean ± half the range" if seeds > 1 else "one calibration set"
+def caption(log: Mapping[str, Any]) -> str:
+    """Hardware, versions, seeds and dates of the trials in ``log`` (of ``TrialLog.to_dict``)."""
+    machine, rows = log["hardware"], log["cells"]
+    name = f"{machine['name']} ({machine['device']}, {machine['cores']} cores)"
+    libraries = ", ".join(filter(None, (_versions(library, log) for library in _LIBRARIES)))
+    num_seeds = len({row["seed"] for row in rows})
+    sets = f"{num_seeds} calibration sets, mean ± half the range" if num_seeds > 1 else "one calibration set"
+    dates = sorted(row["measured"][:10] for row in rows)
     days = dates[0] + (f" to {dates[-1]}" if dates[-1] != dates[0] else "")
-    return f"{place}; {with_}; {sets}; measured {days}."
+    return f"{name}; {libraries}; {sets}; measured {days}."
 
 
-def render(study: Mapping[str, Any], projected: dict[str, float], *, whole: bool) -> str:
-    """All of a study as Markdown; unless ``whole``, of the measures on shapes only the headline, and nothing on speed,
-    which has a section of its own."""
-    rows = [r for r in study["cells"] if whole or r["part"] != "speed"]
+def _versions(library: str, log: Mapping[str, Any]) -> str:
+    """``torch 2.9 and 2.10``; empty if no trial used the library."""
+    default = log["versions"].get(library, "")
+    found = {row.get("versions", {}).get(library, default) for row in log["cells"]} - {""}
+    return f"{library} {' and '.join(sorted(found))}" if found else ""
+
+
+def render(log: Mapping[str, Any], projected: dict[str, float], *, whole: bool) -> str:
+    """All results in a log as Markdown.
+
+    Args:
+        log: of ``TrialLog.to_dict``.
+        projected: of ``pruning_cost.project_cost``.
+        whole: False leaves out decode speed, which the README shows elsewhere, and all measures but the headline.
+    """
+    rows = [row for row in log["cells"] if whole or row["part"] != "speed"]
     if not rows:
         return ""
     part = {
-        name: [r for r in rows if r["part"] == name]
+        name: [row for row in rows if row["part"] == name]
         for name in ("shapes", "peer", "language", "cost", "timing", "speed")
     }
     blocks = [
-        caption(study | {"cells": rows}),
-        shapes(part["shapes"], MEASURES if whole else HEADLINE),
-        equal_bytes(part["shapes"]),
-        duel(part["peer"]),
-        language(part["language"]),
-        cost(part["cost"], projected),
-        timing(part["timing"]),
-        speed.tables(part["speed"]),
+        caption({**log, "cells": rows}),
+        quality_tables(part["shapes"], MEASURES if whole else HEADLINE),
+        equal_bytes_table(part["shapes"]),
+        head_to_head_tables(part["peer"]),
+        perplexity_table(part["language"]),
+        cost_table(part["cost"], projected),
+        timing_table(part["timing"]),
+        speed_tables.render_tables(part["speed"]),
     ]
     return "\n\n".join(filter(None, blocks))

@@ -1,30 +1,37 @@
-"""Where each family keeps its parts, as data. Steps work on these names and never on a model's name."""
+"""Where each family keeps its modules, as data: compression works on these names and never on a model's name."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from torch import nn
-from transformers import PreTrainedModel
-
-from vlmcomp.results.schema import PARTS
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
-class Anatomy:
+class ArchitectureSpec:
     """Module paths of one family in transformers 5.
 
-    ``mlp_in`` write the MLP's neurons (one Linear, or gate and up), ``mlp_out`` reads them; both are relative to
-    ``mlp``, which is empty where they lie in the layer itself. Attention names are relative to ``attention``.
-    ``prefixes`` map a part of ``report.PARTS`` to the module paths that belong to it outside the decoder layers; the
-    first that fits counts. ``any_heads``: the family's text config can name a head width of its own, so that stock
-    classes hold any number of heads. ``post_norms``: attention and MLP are normalised once more before they join the
-    residual stream.
-
-    ``features`` is the method that gives the image tokens' features, one row a token, or an output that holds them as
-    ``pooler_output``; None where no image tokens can be removed. ``positions`` is the method that lays the image
-    tokens' positions out as the image is (M-RoPE); they are counted on like words' where it is None.
+    Attributes:
+        layers: path of the decoder layers.
+        attention: path of the attention inside a layer; ``query``, ``key``, ``value`` and ``output`` are below it.
+        mlp: path of the MLP inside a layer, empty if its Linears are direct children of the layer.
+        mlp_inputs: Linears that produce the MLP's neurons (one, or gate and up), relative to ``mlp``.
+        mlp_output: Linear that consumes the neurons, relative to ``mlp``.
+        mlp_width: attribute of the text config with the number of neurons.
+        prefixes: module paths of each component (of ``results.schema.COMPONENTS``) outside the decoder layers; the
+            first match counts.
+        explicit_head_dim: the text config has a head width of its own, so transformers' classes load any number of
+            heads.
+        post_norms: attention and MLP outputs are normalized before they are added to the residual stream.
+        image_features_method: method that returns the features of the image tokens, one row a token, or an output
+            with them as ``pooler_output``; None if no image tokens can be pruned.
+        rope_index_method: method that computes image-shaped position ids (M-RoPE); None if image tokens are numbered
+            like text.
+        no_token_pruning_reason: why no image tokens can be pruned; empty if they can.
     """
 
     layers: str
@@ -34,39 +41,47 @@ class Anatomy:
     value: str
     output: str
     mlp: str
-    mlp_in: tuple[str, ...]
-    mlp_out: str
-    mlp_width: str  # attribute of text_config
+    mlp_inputs: tuple[str, ...]
+    mlp_output: str
+    mlp_width: str
     prefixes: dict[str, tuple[str, ...]]
-    any_heads: bool = True
+    explicit_head_dim: bool = True
     post_norms: bool = False
-    features: str | None = None
-    positions: str | None = None
+    image_features_method: str | None = None
+    rope_index_method: str | None = None
+    no_token_pruning_reason: str = ""
 
     @property
     def decoder(self) -> str:
-        """Path of the module that holds the decoder layers."""
+        """Path of the module that contains the decoder layers."""
         return self.layers.rpartition(".")[0]
 
-    def part(self, name: str) -> str:
-        """The part (of ``report.PARTS``) that the parameter or module path ``name`` belongs to."""
+    @property
+    def has_gated_mlp(self) -> bool:
+        return len(self.mlp_inputs) == 2
+
+    def component(self, name: str) -> str:
+        """The component (of ``results.schema.COMPONENTS``) that the parameter or module path ``name`` belongs to."""
         if name.startswith(f"{self.layers}."):
-            inner = name[len(self.layers) + 1 :].partition(".")[2]
-            if inner.startswith(f"{self.attention}."):
-                return "decoder attention"
-            linears = (f"{self.mlp}.{n}".lstrip(".") for n in (*self.mlp_in, self.mlp_out))
-            return "decoder MLP" if any(f"{inner}.".startswith(f"{n}.") for n in linears) else "other"
-        for part, prefixes in self.prefixes.items():
-            if any(name == p or name.startswith(f"{p}.") for p in prefixes):
-                return part
+            return self._component_of_layer(name[len(self.layers) + 1 :].partition(".")[2])
+        for component, prefixes in self.prefixes.items():
+            if any(name == prefix or name.startswith(f"{prefix}.") for prefix in prefixes):
+                return component
         return "other"
 
-    def untouched(self) -> list[str]:
-        """Module paths that no step changes."""
-        return [p for prefixes in self.prefixes.values() for p in prefixes]
+    def _component_of_layer(self, path: str) -> str:
+        """The component of a path inside a decoder layer."""
+        if path.startswith(f"{self.attention}."):
+            return "decoder attention"
+        linears = (f"{self.mlp}.{linear}".lstrip(".") for linear in (*self.mlp_inputs, self.mlp_output))
+        return "decoder MLP" if any(f"{path}.".startswith(f"{linear}.") for linear in linears) else "other"
+
+    def skipped_modules(self) -> list[str]:
+        """Module paths that compression leaves unchanged."""
+        return [prefix for prefixes in self.prefixes.values() for prefix in prefixes]
 
 
-_LLAVA = Anatomy(
+_LLAVA = ArchitectureSpec(
     layers="model.language_model.layers",
     attention="self_attn",
     query="q_proj",
@@ -74,8 +89,8 @@ _LLAVA = Anatomy(
     value="v_proj",
     output="o_proj",
     mlp="mlp",
-    mlp_in=("gate_proj", "up_proj"),
-    mlp_out="down_proj",
+    mlp_inputs=("gate_proj", "up_proj"),
+    mlp_output="down_proj",
     mlp_width="intermediate_size",
     prefixes={
         "vision tower": ("model.vision_tower",),
@@ -83,9 +98,9 @@ _LLAVA = Anatomy(
         "embeddings": ("model.language_model.embed_tokens",),
         "lm_head": ("lm_head",),
     },
-    features="model.multi_modal_projector.forward",
+    image_features_method="model.multi_modal_projector.forward",
 )
-_QWEN = replace(
+_QWEN2_VL = replace(
     _LLAVA,
     prefixes={
         "projector": ("model.visual.merger", "model.visual.deepstack_merger_list"),
@@ -93,20 +108,21 @@ _QWEN = replace(
         "embeddings": ("model.language_model.embed_tokens",),
         "lm_head": ("lm_head",),
     },
-    any_heads=False,
-    features="model.get_image_features",
-    positions="model.get_rope_index",
+    explicit_head_dim=False,
+    image_features_method="model.get_image_features",
+    rope_index_method="model.get_rope_index",
 )
-FAMILIES = {
+ARCHITECTURES = {
     "llava": _LLAVA,
-    # The decoder alone: what pruning does to a language model can be told apart from what it does to vision.
+    # The decoder alone: separates what pruning does to a language model from what it does to vision.
     "llama": replace(
         _LLAVA,
         layers="model.layers",
         prefixes={"embeddings": ("model.embed_tokens",), "lm_head": ("lm_head",)},
-        features=None,
+        image_features_method=None,
+        no_token_pruning_reason="takes no images",
     ),
-    "blip-2": Anatomy(
+    "blip-2": ArchitectureSpec(
         layers="language_model.model.decoder.layers",
         attention="self_attn",
         query="q_proj",
@@ -114,8 +130,8 @@ FAMILIES = {
         value="v_proj",
         output="out_proj",
         mlp="",
-        mlp_in=("fc1",),
-        mlp_out="fc2",
+        mlp_inputs=("fc1",),
+        mlp_output="fc2",
         mlp_width="ffn_dim",
         prefixes={
             "vision tower": ("vision_model",),
@@ -127,14 +143,19 @@ FAMILIES = {
             ),
             "lm_head": ("language_model.lm_head",),
         },
-        any_heads=False,
-        features="language_projection.forward",
+        explicit_head_dim=False,
+        image_features_method="language_projection.forward",
     ),
     "paligemma": _LLAVA,
     "paligemma gemma2": replace(_LLAVA, post_norms=True),
-    "qwen2_vl": _QWEN,
-    "qwen2_5_vl": _QWEN,
-    "qwen3_vl": replace(_QWEN, any_heads=True, features=None),
+    "qwen2_vl": _QWEN2_VL,
+    "qwen2_5_vl": _QWEN2_VL,
+    "qwen3_vl": replace(
+        _QWEN2_VL,
+        explicit_head_dim=True,
+        image_features_method=None,
+        no_token_pruning_reason="also adds image features to its first decoder layers, one for every image token",
+    ),
     "idefics3": replace(
         _LLAVA,
         layers="model.text_model.layers",
@@ -144,57 +165,59 @@ FAMILIES = {
             "embeddings": ("model.text_model.embed_tokens",),
             "lm_head": ("lm_head",),
         },
-        features=None,
+        image_features_method=None,
+        no_token_pruning_reason="cuts an image into a number of parts that varies, with text between them",
     ),
 }
-assert all(set(a.prefixes) <= set(PARTS) for a in FAMILIES.values())
 
 
 @dataclass(frozen=True)
-class Layer:
-    """One decoder layer and the modules inside it that steps change."""
+class DecoderLayer:
+    """One decoder layer and the modules inside it that compression changes."""
 
     block: nn.Module
     attention: nn.Module
     mlp: nn.Module
-    anatomy: Anatomy
+    architecture: ArchitectureSpec
 
     @property
-    def output(self) -> nn.Linear:
-        """Reads the heads."""
-        return getattr(self.attention, self.anatomy.output)
+    def o_proj(self) -> nn.Linear:
+        """The attention's output projection, which consumes the heads."""
+        return getattr(self.attention, self.architecture.output)
 
     @property
-    def down(self) -> nn.Linear:
-        """Reads the MLP's neurons."""
-        return getattr(self.mlp, self.anatomy.mlp_out)
+    def down_proj(self) -> nn.Linear:
+        """The MLP's output projection, which consumes the neurons."""
+        return getattr(self.mlp, self.architecture.mlp_output)
 
 
-def of(model: PreTrainedModel) -> Anatomy:
-    """The anatomy of a loaded model.
+def get_architecture(model: PreTrainedModel) -> ArchitectureSpec:
+    """The architecture of a loaded model.
 
     Raises:
-        ValueError: a family that is not in the table.
+        ValueError: unsupported family.
     """
     family = model.config.model_type
-    both = f"{family} {model.config.get_text_config().model_type}"  # PaliGemma comes with Gemma and with Gemma 2
-    if family not in FAMILIES:
-        raise ValueError(f"the model family '{family}' is not supported: it must be one of {', '.join(FAMILIES)}")
-    return FAMILIES.get(both) or FAMILIES[family]
+    if family not in ARCHITECTURES:
+        raise ValueError(f"the model family '{family}' is not supported: it must be one of {', '.join(ARCHITECTURES)}")
+    variant = f"{family} {model.config.get_text_config().model_type}"  # PaliGemma comes with Gemma and with Gemma 2
+    return ARCHITECTURES.get(variant) or ARCHITECTURES[family]
 
 
-def layers(model: PreTrainedModel) -> list[Layer]:
-    """The decoder's layers, first to last."""
-    anatomy = of(model)
+def decoder_layers(model: PreTrainedModel) -> list[DecoderLayer]:
+    """The decoder layers of ``model``, first to last."""
+    spec = get_architecture(model)
     return [
-        Layer(block, block.get_submodule(anatomy.attention), block.get_submodule(anatomy.mlp), anatomy)
-        for block in model.get_submodule(anatomy.layers)
+        DecoderLayer(block, block.get_submodule(spec.attention), block.get_submodule(spec.mlp), spec)
+        for block in model.get_submodule(spec.layers)
     ]
 
 
 def decoder_linears(model: PreTrainedModel) -> Iterator[tuple[str, nn.Linear]]:
-    """Path and module of every Linear of the decoder's attention and MLP: what a precision applies to."""
-    anatomy = of(model)
+    """Path and module of every Linear in the decoder's attention and MLP: those that are quantized."""
+    from torch import nn
+
+    spec = get_architecture(model)
     for name, module in model.named_modules():
-        if isinstance(module, nn.Linear) and anatomy.part(name) in ("decoder attention", "decoder MLP"):
+        if isinstance(module, nn.Linear) and spec.component(name) in ("decoder attention", "decoder MLP"):
             yield name, module

@@ -1,28 +1,28 @@
-"""The published shapes of the real models, as data: what ``config.json`` on the Hub says of widths and depths.
+"""Configurations of the published models: widths and depths from ``config.json`` on the Hub, as data.
 
-With them an architecture can be built without weights, to count its parameters and bytes or to time it.
+They build an architecture without weights, to count its parameters and bytes or to time it.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from vlmcomp.models import registry
 
-
-def _qwen_text(hidden: int, width: int, layers: int, heads: int, groups: int, vocab: int = 151936) -> dict[str, Any]:
+def _text_config(
+    hidden: int, intermediate: int, layers: int, heads: int, kv_heads: int, vocab: int = 151936
+) -> dict[str, Any]:
     return {
         "vocab_size": vocab,
         "hidden_size": hidden,
-        "intermediate_size": width,
+        "intermediate_size": intermediate,
         "num_hidden_layers": layers,
         "num_attention_heads": heads,
-        "num_key_value_heads": groups,
+        "num_key_value_heads": kv_heads,
     }
 
 
 _MROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]}}
-_MROPE3 = {"rope_parameters": {"rope_type": "default", "rope_theta": 5e6, "mrope_section": [24, 20, 20]}}
+_MROPE_QWEN3 = {"rope_parameters": {"rope_type": "default", "rope_theta": 5e6, "mrope_section": [24, 20, 20]}}
 _QWEN25_VISION = {
     "depth": 32,
     "hidden_size": 1280,
@@ -42,21 +42,23 @@ _SIGLIP = {
 }
 
 
-def _qwen3_vision(hidden: int, width: int, depth: int, out: int, stacked: list[int]) -> dict[str, Any]:
+def _qwen3_vision(
+    hidden: int, intermediate: int, depth: int, out_hidden: int, deepstack_layers: list[int]
+) -> dict[str, Any]:
     return {
         "depth": depth,
         "hidden_size": hidden,
-        "intermediate_size": width,
+        "intermediate_size": intermediate,
         "num_heads": 16,
-        "out_hidden_size": out,
+        "out_hidden_size": out_hidden,
         "patch_size": 16,
         "num_position_embeddings": 2304,
-        "deepstack_visual_indexes": stacked,
+        "deepstack_visual_indexes": deepstack_layers,
     }
 
 
-def _smolvlm(hidden: int, width: int, layers: int, heads: int, groups: int) -> dict[str, Any]:
-    text = _qwen_text(hidden, width, layers, heads, groups, 49280)
+def _smolvlm(hidden: int, intermediate: int, layers: int, heads: int, kv_heads: int) -> dict[str, Any]:
+    text = _text_config(hidden, intermediate, layers, heads, kv_heads, 49280)
     vision = {
         "hidden_size": 768,
         "intermediate_size": 3072,
@@ -70,7 +72,7 @@ def _smolvlm(hidden: int, width: int, layers: int, heads: int, groups: int) -> d
 
 
 _QWEN25_EXTRA = {"max_position_embeddings": 128000, **_MROPE}
-SHAPES: dict[str, dict[str, Any]] = {
+PUBLISHED_CONFIGS: dict[str, dict[str, Any]] = {
     "llava-1.5-7b": {
         "vision_config": {
             "model_type": "clip_vision_model",
@@ -82,10 +84,10 @@ SHAPES: dict[str, dict[str, Any]] = {
             "patch_size": 14,
             "projection_dim": 768,
         },
-        "text_config": {"model_type": "llama", **_qwen_text(4096, 11008, 32, 32, 32, 32064)},
+        "text_config": {"model_type": "llama", **_text_config(4096, 11008, 32, 32, 32, 32064)},
     },
     "blip2-opt-2.7b": {
-        "vision_config": {},  # its class's defaults
+        "vision_config": {},  # the class's defaults
         "qformer_config": {},
         "text_config": {
             "model_type": "opt",
@@ -100,43 +102,42 @@ SHAPES: dict[str, dict[str, Any]] = {
     },
     "paligemma-3b": {
         "vision_config": _SIGLIP,
-        "text_config": {"model_type": "gemma", **_qwen_text(2048, 16384, 18, 8, 1, 257216), "head_dim": 256},
+        "text_config": {"model_type": "gemma", **_text_config(2048, 16384, 18, 8, 1, 257216), "head_dim": 256},
     },
     "paligemma2-3b": {
         "vision_config": _SIGLIP,
-        "text_config": {"model_type": "gemma2", **_qwen_text(2304, 9216, 26, 8, 4, 257216), "head_dim": 256},
+        "text_config": {"model_type": "gemma2", **_text_config(2304, 9216, 26, 8, 4, 257216), "head_dim": 256},
         "projection_dim": 2304,
         "hidden_size": 2304,
     },
     "qwen2-vl-2b": {
         "vision_config": {"depth": 32, "embed_dim": 1280, "hidden_size": 1536, "num_heads": 16},
-        "text_config": {**_qwen_text(1536, 8960, 28, 12, 2), **_MROPE},
+        "text_config": {**_text_config(1536, 8960, 28, 12, 2), **_MROPE},
         "tie_word_embeddings": True,
     },
     "qwen2-vl-7b": {
         "vision_config": {"depth": 32, "embed_dim": 1280, "hidden_size": 3584, "num_heads": 16},
-        "text_config": {**_qwen_text(3584, 18944, 28, 28, 4, 152064), **_MROPE},
+        "text_config": {**_text_config(3584, 18944, 28, 28, 4, 152064), **_MROPE},
     },
     "qwen2.5-vl-3b": {
         "vision_config": {**_QWEN25_VISION, "out_hidden_size": 2048},
-        "text_config": {**_qwen_text(2048, 11008, 36, 16, 2), **_QWEN25_EXTRA},
+        "text_config": {**_text_config(2048, 11008, 36, 16, 2), **_QWEN25_EXTRA},
         "tie_word_embeddings": True,
     },
     "qwen2.5-vl-7b": {
         "vision_config": {**_QWEN25_VISION, "out_hidden_size": 3584},
-        "text_config": {**_qwen_text(3584, 18944, 28, 28, 4, 152064), **_QWEN25_EXTRA},
+        "text_config": {**_text_config(3584, 18944, 28, 28, 4, 152064), **_QWEN25_EXTRA},
     },
     "qwen3-vl-2b": {
         "vision_config": _qwen3_vision(1024, 4096, 24, 2048, [5, 11, 17]),
-        "text_config": {**_qwen_text(2048, 6144, 28, 16, 8), "head_dim": 128, **_MROPE3},
+        "text_config": {**_text_config(2048, 6144, 28, 16, 8), "head_dim": 128, **_MROPE_QWEN3},
         "tie_word_embeddings": True,
     },
     "qwen3-vl-4b": {
         "vision_config": _qwen3_vision(1024, 4096, 24, 2560, [5, 11, 17]),
-        "text_config": {**_qwen_text(2560, 9728, 36, 32, 8), "head_dim": 128, **_MROPE3},
+        "text_config": {**_text_config(2560, 9728, 36, 32, 8), "head_dim": 128, **_MROPE_QWEN3},
         "tie_word_embeddings": True,
     },
     "smolvlm-256m": _smolvlm(576, 1536, 30, 9, 3),
     "smolvlm-500m": _smolvlm(960, 2560, 32, 15, 5),
 }
-assert set(SHAPES) == {m.name for m in registry.MODELS.values() if not m.embedded}

@@ -1,4 +1,4 @@
-"""Dense weights: a folder as it is, or a download from the Hub that is checked before it starts."""
+"""Dense weights: a local folder, or a download from the Hub that is checked before it starts."""
 
 from __future__ import annotations
 
@@ -12,74 +12,84 @@ from huggingface_hub.errors import (
 )
 
 from vlmcomp.feedback import Progress
-from vlmcomp.hub import HUB_ERRORS, download_snapshot, raise_clear_error
+from vlmcomp.hub import HUB_ERRORS, download_snapshot, raise_hub_error
 from vlmcomp.models.registry import MODELS, ModelSpec
 
-_WANTED = {"allow_patterns": ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"], "ignore_patterns": ["*/*"]}
+_FILE_FILTER = {
+    "allow_patterns": ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"],
+    "ignore_patterns": ["*/*"],
+}
 
 
-def fetch(model: ModelSpec, source: str | None, say: Progress) -> tuple[Path, str | None]:
-    """The folder with the dense weights of ``model``, from ``source`` (folder or Hub id) or the zoo's own place.
+def download_weights(spec: ModelSpec, source: str | None, progress: Progress) -> tuple[Path, str | None]:
+    """The folder with the dense weights of ``spec``, downloaded if necessary.
 
-    From the Hub only what is needed comes, after family and disk space are checked; a connection that breaks is taken
-    up again where it stopped, and a run that was stopped keeps the files that came whole. Without a network, weights
-    that were downloaded before are used.
+    Family and disk space are checked before the download, and only the files that loading needs are downloaded. An
+    interrupted download resumes, and without a network an earlier complete download is used.
+
+    Args:
+        spec: the model.
+        source: folder or Hub id; None for the registry's own.
+        progress: receives what is done and the fraction done.
 
     Returns:
-        The folder, and for the Hub the commit.
+        The folder, and the commit on the Hub (None for a local folder).
 
     Raises:
-        ValueError: one sentence on why the weights cannot be had.
+        ValueError: one sentence on why the weights are not available.
     """
-    place = source or model.location
-    if Path(place).is_dir():
-        _check_family(Path(place) / "config.json", model, place)
-        return Path(place), None
-    if source is not None and (place.count("/") != 1 or place[0] in "./~"):
-        raise ValueError(f"the weights of {model.name} cannot be loaded from {place}: there is no such folder")
-    revision = None if source else model.revision
+    repo_id = source or spec.name_or_path
+    if Path(repo_id).is_dir():
+        _check_family(Path(repo_id) / "config.json", spec, repo_id)
+        return Path(repo_id), None
+    if source is not None and (repo_id.count("/") != 1 or repo_id[0] in "./~"):
+        raise ValueError(f"the weights of {spec.name} cannot be loaded from {repo_id}: there is no such folder")
+    revision = None if source else spec.revision
 
     def check(names: set[str], commit: str) -> None:
         if "config.json" not in names or not any(name.endswith(".safetensors") for name in names):
             raise ValueError(
-                f"{place} has no config.json with safetensors weights: it is not a model that can be loaded"
+                f"{repo_id} has no config.json with safetensors weights: it is not a model that can be loaded"
             )
-        _check_family(Path(hf_hub_download(place, "config.json", revision=commit)), model, place)
+        _check_family(Path(hf_hub_download(repo_id, "config.json", revision=commit)), spec, repo_id)
 
     try:
-        folder, commit = download_snapshot(place, revision, _WANTED, say, check)
+        folder, commit = download_snapshot(repo_id, revision, _FILE_FILTER, progress, check)
     except HUB_ERRORS as error:
-        raise_clear_error(error, model.name, place, revision, gated=model.gated and source is None)
-    _check_family(folder / "config.json", model, place)
+        raise_hub_error(error, spec.name, repo_id, revision, gated=spec.gated and source is None)
+    _check_family(folder / "config.json", spec, repo_id)
     return folder, commit
 
 
-def commit(model: ModelSpec, source: str | None) -> str | None:
-    """Which commit of the Hub ``fetch`` would take now, without downloading anything; None for a folder.
+def resolve_revision(spec: ModelSpec, source: str | None) -> str | None:
+    """The commit on the Hub that ``download_weights`` would use now, without a download; None for a local folder.
 
     Raises:
-        ValueError: as ``fetch``.
+        ValueError: as in ``download_weights``.
     """
-    place, revision = source or model.location, None if source else model.revision
-    if Path(place).is_dir():
+    repo_id = source or spec.name_or_path
+    revision = None if source else spec.revision
+    gated = spec.gated and source is None
+    if Path(repo_id).is_dir():
         return None
     try:
-        return snapshot_download(place, revision=revision, dry_run=True, **_WANTED)[0].commit_hash
+        return snapshot_download(repo_id, revision=revision, dry_run=True, **_FILE_FILTER)[0].commit_hash
     except DryRunError as error:
         if isinstance(error.__cause__, RepositoryNotFoundError):
-            raise_clear_error(error.__cause__, model.name, place, revision, gated=model.gated and source is None)
-        return fetch(model, source, lambda text, share: None)[1]
+            raise_hub_error(error.__cause__, spec.name, repo_id, revision, gated=gated)
+        return download_weights(spec, source, lambda text, fraction: None)[1]
     except (*HUB_ERRORS, IndexError) as error:
-        raise_clear_error(error, model.name, place, revision, gated=model.gated and source is None)
+        raise_hub_error(error, spec.name, repo_id, revision, gated=gated)
 
 
-def _check_family(config: Path, model: ModelSpec, place: str) -> None:
+def _check_family(config: Path, spec: ModelSpec, repo_id: str) -> None:
+    """Raises ``ValueError`` if ``config`` is not of the family of ``spec``."""
     try:
         family = json.loads(config.read_text(encoding="utf-8"))["model_type"]
     except (OSError, ValueError, KeyError, TypeError):
-        raise ValueError(f"{place} holds no config.json that names a model: it is not a folder of weights") from None
-    if family == model.family:
+        raise ValueError(f"{repo_id} has no config.json that names a model: it is not a folder of weights") from None
+    if family == spec.family:
         return
-    others = [m.name for m in MODELS.values() if m.family == family and not m.embedded]
-    hint = f"choose {' or '.join(others)}" if others else f"it must be of the family '{model.family}'"
-    raise ValueError(f"{place} holds a model of the family '{family}', which is not {model.name}'s: {hint}")
+    others = [m.name for m in MODELS.values() if m.family == family and not m.bundled]
+    hint = f"choose {' or '.join(others)}" if others else f"it must be of the family '{spec.family}'"
+    raise ValueError(f"{repo_id} has a model of the family '{family}', which is not {spec.name}'s: {hint}")

@@ -1,29 +1,32 @@
-"""Which dtype a device computes in, and rounding to the dtype that is stored."""
+"""The compute dtype of a device, and rounding to the storage dtype."""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
 
-from vlmcomp.hardware import native_bfloat16
+from vlmcomp.hardware import has_native_bfloat16
 from vlmcomp.models.registry import ModelSpec
 
 
-def compute_dtype(device: str | torch.device, entry: ModelSpec | None = None) -> torch.dtype:
-    """On a GPU float16, for a model that needs its range bfloat16 where the GPU has that (from Ampere on); on a CPU
-    bfloat16 where it has instructions for it, else float32.
+def compute_dtype(device: str | torch.device, spec: ModelSpec | None = None) -> torch.dtype:
+    """The dtype that ``device`` computes in.
 
-    Emulated 16-bit arithmetic is tens of times slower than float32 (measured on a CPU with AVX2 alone: 45 times).
+    GPU: float16, or bfloat16 if the model needs its range and the GPU supports it (Ampere and later). CPU: bfloat16 if
+    it has the instructions, else float32, because emulated 16-bit arithmetic is tens of times slower (measured on a
+    CPU with AVX2 alone: 45 times).
     """
-    if torch.device(device).type == "cuda":
-        ranged = entry is not None and entry.bfloat16 and torch.cuda.is_bf16_supported(including_emulation=False)
-        return torch.bfloat16 if ranged else torch.float16
-    return torch.bfloat16 if native_bfloat16() else torch.float32
+    if torch.device(device).type != "cuda":
+        return torch.bfloat16 if has_native_bfloat16() else torch.float32
+    needs_bfloat16 = spec is not None and spec.needs_bfloat16
+    if needs_bfloat16 and torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.bfloat16
+    return torch.float16
 
 
 @torch.no_grad()
 def round_to_float16(module: nn.Module) -> None:
-    """Round float32 weights in place to values that float16 holds: what is computed in 32 bits is stored in 16."""
+    """Round float32 weights in place to values that float16 can represent: float32 models are stored in float16."""
     for parameter in module.parameters():
         if parameter.dtype == torch.float32:
             parameter.data = parameter.data.half().float()

@@ -13,8 +13,8 @@ from torch import nn
 def override_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
     """Replace ``module.forward`` by ``forward`` inside the context; hooks still run around it.
 
-    Overrides of one module nest. On exit, after an exception too, the module is as it was: a forward that was set on the
-    instance before (as accelerate does) comes back, otherwise that of the class applies again.
+    Overrides of one module nest. On exit, after an exception too, the module is as it was: a forward that was set on
+    the instance before (as accelerate does) comes back, otherwise that of the class applies again.
     """
     previous = vars(module).get("forward")
     module.forward = forward

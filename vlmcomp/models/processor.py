@@ -12,30 +12,33 @@ _VIDEO = "video_processor"
 
 
 @cache
-def image_only(kind: type[ProcessorMixin]) -> type[ProcessorMixin]:
-    """``kind`` without its video processor, under the same name.
+def without_video_processor(processor_class: type[ProcessorMixin]) -> type[ProcessorMixin]:
+    """``processor_class`` without its video processor, under the same name.
 
-    A video processor needs torchvision, which nothing here does: we ask about images. The checkpoint that such a
-    processor writes names the stock class, so that stock loaders with torchvision take it.
+    Video processors need torchvision, which image questions do not. A checkpoint saved with the result names the
+    original class, so transformers with torchvision installed loads it.
     """
-    if _VIDEO not in kind.get_attributes():
-        return kind
-    parts = [name for name in kind.get_attributes() if name != _VIDEO]
-    return type(
-        kind.__name__, (kind,), {"get_attributes": classmethod(lambda cls: parts), "__module__": kind.__module__}
-    )
+    if _VIDEO not in processor_class.get_attributes():
+        return processor_class
+    attributes = [name for name in processor_class.get_attributes() if name != _VIDEO]
+    members = {"get_attributes": classmethod(lambda cls: attributes), "__module__": processor_class.__module__}
+    return type(processor_class.__name__, (processor_class,), members)
 
 
-def load(folder: Path, pixels: tuple[int, int] | None = None) -> ProcessorMixin:
-    """The processor of the checkpoint in ``folder``; ``pixels``: fewest and most that an image is scaled to.
+def load(folder: Path, min_max_pixels: tuple[int, int] | None = None) -> ProcessorMixin:
+    """The processor of the checkpoint in ``folder``; images are scaled to within ``min_max_pixels``.
 
     Raises:
-        OSError: there is none, or it is damaged.
+        OSError: no processor, or it is damaged.
     """
-    facts, _ = ProcessorMixin.get_processor_dict(folder)
-    name = facts.get("processor_class")
-    kind = AutoProcessor if name is None else image_only(processor_class_from_name(name))
-    reader = kind.from_pretrained(folder)
-    if pixels is not None:
-        reader.image_processor.size = {"shortest_edge": pixels[0], "longest_edge": pixels[1]}
-    return reader
+    config, _ = ProcessorMixin.get_processor_dict(folder)
+    class_name = config.get("processor_class")
+    if class_name is None:
+        processor_class = AutoProcessor
+    else:
+        processor_class = without_video_processor(processor_class_from_name(class_name))
+    processor = processor_class.from_pretrained(folder)
+    if min_max_pixels is not None:
+        shortest, longest = min_max_pixels
+        processor.image_processor.size = {"shortest_edge": shortest, "longest_edge": longest}
+    return processor

@@ -1,7 +1,7 @@
-"""A real model's architecture at its true widths with random weights: for latency, memory and size, never for answers.
+"""A published model's architecture at its true widths with random weights: for latency, memory and size, not answers.
 
-Nothing is downloaded. The model's own processor is stood in for by that of the embedded model of its family, set to
-the real image size: as many image tokens as the real one's, and a prompt of fewer text tokens.
+Nothing is downloaded. The processor is that of the bundled model of the same family, set to the real image size: it
+gives as many image tokens as the model's own, and fewer text tokens in a prompt.
 """
 
 from __future__ import annotations
@@ -21,81 +21,95 @@ from transformers import (
 )
 
 from vlmcomp.models import processor, registry
-from vlmcomp.models.configs import SHAPES
-from vlmcomp.models.loading import Dense
+from vlmcomp.models.configs import PUBLISHED_CONFIGS
+from vlmcomp.models.loading import DenseModel
 from vlmcomp.models.registry import ModelSpec
 
-SIBLINGS = {
+PROCESSOR_STANDINS = {
     "llava": "llava-shapes",
     "blip-2": "blip2-shapes",
     "paligemma": "paligemma-shapes",
     "qwen2_vl": "qwen2-vl-shapes",
     "qwen2_5_vl": "qwen2-vl-shapes",
     "qwen3_vl": "qwen2-vl-shapes",
-}  # by family
+}  # family -> bundled model
 _DEPTHS = ("num_hidden_layers", "depth")
-_PLACES = ("fullatt_block_indexes", "deepstack_visual_indexes")  # layers of a tower, by number
+_LAYER_INDICES = ("fullatt_block_indexes", "deepstack_visual_indexes")
 
 
-def check(entry: ModelSpec, layers: int | None = None) -> None:
-    """Raises ``ValueError`` where random weights make no sense, or there are fewer than one layer."""
-    if entry.embedded:
-        raise ValueError(f"{entry.name} has its weights here: leave out --weights random")
-    if entry.family not in SIBLINGS:
-        raise ValueError(f"{entry.name} has no embedded model of its family whose processor could stand in for its own")
-    if layers is not None and layers < 1:
-        raise ValueError(f"a model needs at least one layer, not {layers}")
+def check_supported(spec: ModelSpec, num_layers: int | None = None) -> None:
+    """Raises ``ValueError`` if random weights of ``spec`` make no sense, or ``num_layers`` is below one."""
+    if spec.bundled:
+        raise ValueError(f"{spec.name} comes with its weights: leave out --weights random")
+    if spec.family not in PROCESSOR_STANDINS:
+        raise ValueError(f"{spec.name} has no bundled model of its family whose processor could stand in for its own")
+    if num_layers is not None and num_layers < 1:
+        raise ValueError(f"a model needs at least one layer, not {num_layers}")
 
 
-def source(entry: ModelSpec, layers: int | None = None) -> str:
-    """What a report says of such weights' origin."""
-    depth = SHAPES[entry.name]["text_config"]["num_hidden_layers"]
-    cut = f", {min(layers, depth)} of {depth} layers" if layers is not None and layers < depth else ""
-    return f"the published shapes of {entry.source}{cut}"
+def weights_description(spec: ModelSpec, num_layers: int | None = None) -> str:
+    """The source of the weights as stated in reports."""
+    depth = PUBLISHED_CONFIGS[spec.name]["text_config"]["num_hidden_layers"]
+    truncated = num_layers is not None and num_layers < depth
+    suffix = f", {min(num_layers, depth)} of {depth} layers" if truncated else ""
+    return f"the published shapes of {spec.source}{suffix}"
 
 
-def dense(entry: ModelSpec, layers: int | None = None) -> Dense:
-    """The architecture with its weights still to be drawn (``load.Arrival`` draws them on the device).
+def random_weights_model(
+    spec: ModelSpec, num_layers: int | None = None, config_dict: dict[str, Any] | None = None
+) -> DenseModel:
+    """The architecture of ``spec`` on the meta device (``loading.SequentialLoader`` draws its weights).
 
     Args:
-        layers: keep no more than so many in the decoder and in each tower, where memory is short.
+        spec: a published model.
+        num_layers: at most so many layers in the decoder and in each tower, to save memory.
+        config_dict: another config of the same family instead of the published one.
 
     Raises:
-        ValueError: what ``check`` refuses.
+        ValueError: as in ``check_supported``.
     """
-    check(entry, layers)
-    place = registry.find(SIBLINGS[entry.family]).location
-    sibling = AutoConfig.from_pretrained(place)
-    config = AutoConfig.for_model(entry.family, **_shallow(SHAPES[entry.name], layers))
-    _take_token_ids(config, sibling)
+    check_supported(spec, num_layers)
+    config_dict = PUBLISHED_CONFIGS[spec.name] if config_dict is None else config_dict
+    standin = registry.get_model_spec(PROCESSOR_STANDINS[spec.family]).name_or_path
+    standin_config = AutoConfig.from_pretrained(standin)
+    config = AutoConfig.for_model(spec.family, **_truncate_depth(config_dict, num_layers))
+    _copy_token_ids(config, standin_config)
     with init_empty_weights(include_buffers=False):
         model: PreTrainedModel = AutoModelForImageTextToText.from_config(config)
-    model.tie_weights()  # emptied one by one, they have come apart
-    model.generation_config = GenerationConfig.from_pretrained(place)
-    return Dense(model.eval(), _reader(entry, config, place), None)
+    model.tie_weights()  # init_empty_weights unties them
+    model.generation_config = GenerationConfig.from_pretrained(standin)
+    return DenseModel(model.eval(), _adapt_processor(spec, config, standin), None)
 
 
-def _shallow(shapes: dict[str, Any], layers: int | None) -> dict[str, Any]:
-    shapes = copy.deepcopy(shapes)
-    for part in (v for k, v in shapes.items() if k.endswith("_config") and layers is not None):
+def _truncate_depth(config: dict[str, Any], num_layers: int | None) -> dict[str, Any]:
+    """``config`` with at most ``num_layers`` layers in each part; None keeps all."""
+    config = copy.deepcopy(config)
+    if num_layers is None:
+        return config
+    for part in (value for key, value in config.items() if key.endswith("_config")):
         depth = next((name for name in _DEPTHS if name in part), _DEPTHS[0])
-        part[depth] = min(layers, part.get(depth, layers))
-        for name in _PLACES:
+        part[depth] = min(num_layers, part.get(depth, num_layers))
+        for name in _LAYER_INDICES:
             if name in part:
-                part[name] = [i for i in part[name] if i < layers] or [layers - 1]
-    return shapes
+                part[name] = [index for index in part[name] if index < num_layers] or [num_layers - 1]
+    return config
 
 
-def _take_token_ids(config: PreTrainedConfig, sibling: PreTrainedConfig) -> None:
-    for mine, theirs in ((config, sibling), (config.get_text_config(), sibling.get_text_config())):
-        for name in (n for n in theirs.to_dict() if n.endswith(("_token_id", "_token_index"))):
-            setattr(mine, name, getattr(theirs, name))
+def _copy_token_ids(config: PreTrainedConfig, source: PreTrainedConfig) -> None:
+    """Set the special token ids of ``config`` and of its text config to those of ``source``."""
+    pairs = ((config, source), (config.get_text_config(), source.get_text_config()))
+    for target_config, source_config in pairs:
+        for name in source_config.to_dict():
+            if name.endswith(("_token_id", "_token_index")):
+                setattr(target_config, name, getattr(source_config, name))
 
 
-def _reader(entry: ModelSpec, config: PreTrainedConfig, place: str) -> ProcessorMixin:
-    reader, vision = processor.load(Path(place), entry.pixels), config.vision_config
-    images = reader.image_processor
-    if entry.pixels is None:
+def _adapt_processor(spec: ModelSpec, config: PreTrainedConfig, standin: str) -> ProcessorMixin:
+    """The processor of the bundled model ``standin``, set to the image size and patches of ``config``."""
+    adapted = processor.load(Path(standin), spec.min_max_pixels)
+    images = adapted.image_processor
+    vision = config.vision_config
+    if spec.min_max_pixels is None:
         images.size = {"height": vision.image_size, "width": vision.image_size}
     else:
         images.patch_size = vision.patch_size
@@ -106,8 +120,8 @@ def _reader(entry: ModelSpec, config: PreTrainedConfig, place: str) -> Processor
         "num_query_tokens": getattr(config, "num_query_tokens", None),
     }
     for name, value in settings.items():
-        if entry.pixels is None and hasattr(reader, name):
-            setattr(reader, name, value)
+        if spec.min_max_pixels is None and hasattr(adapted, name):
+            setattr(adapted, name, value)
     if hasattr(images, "image_seq_length"):
         images.image_seq_length = side**2
-    return reader
+    return adapted

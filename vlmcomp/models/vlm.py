@@ -1,4 +1,4 @@
-"""The loaded thing: a model, its processor, and the recipe that made it."""
+"""A loaded vision-language model: weights, processor, and the recipe that produced it."""
 
 from __future__ import annotations
 
@@ -11,32 +11,41 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from vlmcomp.models.registry import ModelSpec
 from vlmcomp.recipe import Recipe
-from vlmcomp.results.schema import Pruned
+from vlmcomp.results.schema import PruningResult
 
-TOKEN_PRUNER = "vlmcomp_sight"  # attribute of a model that leaves image tokens out
+TOKEN_PRUNER = "vlmcomp_sight"  # attribute of a model whose image tokens are pruned
 
 
 class TokenPruner(Protocol):
-    """Leaves image tokens out of what the decoder is given (``compression.visual_tokens``)."""
+    """Removes image tokens from the decoder's inputs (``compression.visual_tokens``)."""
 
-    def cut(self, inputs: dict[str, torch.Tensor], pad: int, left: bool) -> None:
-        """Shorten a batch of whole sequences in place, padded on the left or the right with the token ``pad``."""
+    def shorten_inputs(self, inputs: dict[str, torch.Tensor], pad: int, left: bool) -> None:
+        """Shorten a batch of token ids and masks in place, padded with the token ``pad`` on the left or the right."""
 
 
 @dataclass
 class VLM:
-    """A built recipe, ready to be asked."""
+    """A model compressed by a recipe, with its processor.
+
+    Attributes:
+        storage_dtype: how weights are stored, such as ``float16`` or ``int8 decoder, rest float16``.
+        compute_dtype: dtype of the activations, such as ``bfloat16``; some families keep single modules wider.
+        quantization_backend: library that quantized the decoder, as stated in reports.
+        pruned: the result of each pruning step.
+        build_seconds: duration of compression or loading.
+        revision: commit of the dense weights on the Hub; None for local weights.
+    """
 
     model: PreTrainedModel
     processor: ProcessorMixin
     recipe: Recipe
     spec: ModelSpec
-    dtype_stored: str
-    dtype_computed: str
-    backend: str
-    pruned: list[Pruned] = field(default_factory=list)
+    storage_dtype: str
+    compute_dtype: str
+    quantization_backend: str
+    pruned: list[PruningResult] = field(default_factory=list)
     build_seconds: float = 0.0
-    revision: str | None = None  # of the dense weights on the Hub
+    revision: str | None = None
 
     @property
     def device(self) -> torch.device:
@@ -44,31 +53,37 @@ class VLM:
 
     @property
     def dtype(self) -> torch.dtype:
-        """What is computed in; some families keep single parts of the model wider."""
-        return getattr(torch, self.dtype_computed)
+        """``compute_dtype`` as a torch dtype."""
+        return getattr(torch, self.compute_dtype)
 
     def encode(
         self, images: list[Image.Image], questions: list[str], answers: list[str] | None = None
     ) -> dict[str, torch.Tensor]:
-        """What the model is given for a batch, on its device: prompts padded on the left, or, with ``answers``, whole
-        sequences padded on the right. Special tokens written in a question are taken out of it."""
-        tokens = self.processor.tokenizer.all_special_tokens
-        prompts = [self.spec.prompt.format(question=_without(q, tokens)) for q in questions]
+        """Model inputs for a batch, on the model's device; special tokens in a question are replaced by spaces.
+
+        Args:
+            images: one a question.
+            questions: inserted into the model's prompt template.
+            answers: appended to the prompts. Prompts alone are padded on the left, whole sequences on the right.
+        """
+        special_tokens = self.processor.tokenizer.all_special_tokens
+        prompts = [self.spec.prompt.format(question=_remove_tokens(q, special_tokens)) for q in questions]
         settings = {"return_tensors": "pt", "padding": len(prompts) > 1}
         if answers is not None:
             settings |= {"padding": True, "padding_side": "right"}
-            if self.spec.suffix:
+            if self.spec.is_prefix_lm:
                 settings["suffix"] = list(answers)
             else:
-                prompts = [f"{p}{self.spec.joint}{a}" for p, a in zip(prompts, answers)]
+                prompts = [f"{p}{self.spec.answer_separator}{a}" for p, a in zip(prompts, answers)]
         inputs = self.processor(images=images, text=prompts, **settings)
         inputs.pop("labels", None)
-        if (seeing := getattr(self.model, TOKEN_PRUNER, None)) is not None:
-            seeing.cut(inputs, self.processor.tokenizer.pad_token_id, left=answers is None)
+        token_pruner: TokenPruner | None = getattr(self.model, TOKEN_PRUNER, None)
+        if token_pruner is not None:
+            token_pruner.shorten_inputs(inputs, self.processor.tokenizer.pad_token_id, left=answers is None)
         return inputs.to(self.device, self.dtype)
 
 
-def _without(text: str, tokens: list[str]) -> str:
+def _remove_tokens(text: str, tokens: list[str]) -> str:
     for token in tokens:
         text = text.replace(token, " ")
     return text

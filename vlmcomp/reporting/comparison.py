@@ -1,131 +1,151 @@
-"""Two reports on the same questions: paired differences, and a verdict in words."""
+"""Paired comparison of two reports on the same questions, and a verdict in words."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from vlmcomp.data.answer_matching import exact_match
-from vlmcomp.reporting.statistics import Interval, mcnemar, mean_interval, speed_interval
+from vlmcomp.reporting.statistics import Interval, mcnemar_p_value, mean_interval, speed_interval
 from vlmcomp.results.schema import Latency, Report
-from vlmcomp.results.store import Rows
+from vlmcomp.results.store import Predictions
 
-if TYPE_CHECKING:
-    pass  # the command line starts without it
-
-
-LITTLE = 0.02  # of the baseline's score: the loss below which quantization is said to be free
-
-
-@dataclass(frozen=True)
-class Paired:
-    """``after`` against ``before`` on the same ``samples`` questions.
-
-    ``same``: the share of answers that agree letter for letter. ``to_wrong`` and ``to_right`` count the questions
-    that changed sides. ``difference`` is that of exact match, a share. ``p``: McNemar's exact two-sided test.
-    """
-
-    samples: int
-    before: float
-    same: float
-    to_wrong: int
-    to_right: int
-    difference: Interval
-    p: float
-
-    @property
-    def little_lost(self) -> bool:
-        """Whether the interval says that less than 2 % of the score was lost."""
-        return self.difference.low > -LITTLE * self.before
-
-    @property
-    def verdict(self) -> str:
-        """``better``, ``worse`` or ``no difference seen``."""
-        if not self.difference.seen:
-            return "no difference seen"
-        return "better" if self.difference.value > 0 else "worse"
-
-
-def compare(before: Rows, after: Rows, seed: int = 0) -> Paired:
-    """Compare the answers of two variants by exact match.
-
-    Raises:
-        ValueError: the two were not asked the same questions.
-    """
-    others = {(row["id"], row["question"], row["reference"]): row for row in before}
-    if not before or not after:
-        raise ValueError("the answers of one of the two are not recorded: measure it again")
-    if {(row["id"], row["question"], row["reference"]) for row in after} != set(others):
-        raise ValueError("the two were not asked the same questions: measure both with the same tasks and samples")
-    pairs = [(others[row["id"], row["question"], row["reference"]], row) for row in after]
-    hits = [(exact_match(a["answer"], a["reference"]), exact_match(b["answer"], b["reference"])) for a, b in pairs]
-    to_wrong, to_right = hits.count((True, False)), hits.count((False, True))
-    return Paired(
-        samples=len(pairs),
-        before=statistics.fmean(a for a, _ in hits),
-        same=statistics.fmean(a["answer"] == b["answer"] for a, b in pairs),
-        to_wrong=to_wrong,
-        to_right=to_right,
-        difference=mean_interval([b - a for a, b in hits], seed),
-        p=mcnemar(to_wrong, to_right),
-    )
-
+TOLERANCE = 0.02  # relative loss of the baseline's score below which quantization counts as free
+_OTHER_QUESTIONS = "the two were not asked the same questions: measure both with the same tasks and samples"
 
 Question = tuple[str, str, str]  # id, question, reference
 
 
-def hits(rows: Rows) -> dict[Question, bool]:
-    """Which questions were answered right, by exact match."""
-    return {(r["id"], r["question"], r["reference"]): exact_match(r["answer"], r["reference"]) for r in rows}
+@dataclass(frozen=True)
+class PairedComparison:
+    """A compressed model against its baseline on the same ``num_samples`` questions.
+
+    ``baseline_score`` and ``difference`` are exact-match shares. ``agreement``: share of answers that are identical.
+    ``regressions`` and ``improvements`` count the questions that went from right to wrong and from wrong to right;
+    ``p_value`` is that of McNemar's exact two-sided test on them.
+    """
+
+    num_samples: int
+    baseline_score: float
+    agreement: float
+    regressions: int
+    improvements: int
+    difference: Interval
+    p_value: float
+
+    @property
+    def within_tolerance(self) -> bool:
+        """Whether the interval excludes a loss of 2 % of the score or more."""
+        return self.difference.low > -TOLERANCE * self.baseline_score
+
+    @property
+    def verdict(self) -> str:
+        """``better``, ``worse`` or ``no difference seen``."""
+        if not self.difference.significant:
+            return "no difference seen"
+        return "better" if self.difference.value > 0 else "worse"
+
+
+def compare(before: Predictions, after: Predictions, seed: int = 0) -> PairedComparison:
+    """Compare the predictions of two models by exact match.
+
+    Args:
+        before: the baseline's.
+        after: the compressed model's, on the same questions in any order.
+        seed: of the bootstrap.
+
+    Raises:
+        ValueError: one has no predictions, or the questions differ.
+    """
+    if not before or not after:
+        raise ValueError("the answers of one of the two are not recorded: measure it again")
+    by_question = {_question(row): row for row in before}
+    if {_question(row) for row in after} != set(by_question):
+        raise ValueError(_OTHER_QUESTIONS)
+    pairs = [(by_question[_question(row)], row) for row in after]
+    correct = [(exact_match(a["answer"], a["reference"]), exact_match(b["answer"], b["reference"])) for a, b in pairs]
+    regressions = correct.count((True, False))
+    improvements = correct.count((False, True))
+    return PairedComparison(
+        num_samples=len(pairs),
+        baseline_score=statistics.fmean(a for a, _ in correct),
+        agreement=statistics.fmean(a["answer"] == b["answer"] for a, b in pairs),
+        regressions=regressions,
+        improvements=improvements,
+        difference=mean_interval([b - a for a, b in correct], seed),
+        p_value=mcnemar_p_value(regressions, improvements),
+    )
+
+
+def _question(row: Mapping[str, str]) -> Question:
+    return row["id"], row["question"], row["reference"]
+
+
+def correct_by_question(predictions: Predictions) -> dict[Question, bool]:
+    """Whether each question was answered right, by exact match."""
+    return {_question(row): exact_match(row["answer"], row["reference"]) for row in predictions}
 
 
 def difference(before: Mapping[Question, bool], after: Mapping[Question, bool]) -> Interval:
-    """``compare(...).difference`` from what ``hits`` says of the two: much faster where many pairs are asked for.
+    """``compare(...).difference`` from two ``correct_by_question``: much faster for many pairs of reports.
 
     Raises:
-        ValueError: the two were not asked the same questions.
+        ValueError: the questions differ.
     """
     if set(before) != set(after):
-        raise ValueError("the two were not asked the same questions: measure both with the same tasks and samples")
-    return mean_interval([hit - before[question] for question, hit in after.items()])
+        raise ValueError(_OTHER_QUESTIONS)
+    return mean_interval([correct - before[question] for question, correct in after.items()])
 
 
-def verdict(after: Report, before: Report, after_rows: Mapping[str, Rows], before_rows: Mapping[str, Rows]) -> str:
-    """What ``after`` does otherwise than ``before``, in one paragraph: quality by task, speed, size.
+def verdict(
+    after: Report,
+    before: Report,
+    after_predictions: Mapping[str, Predictions],
+    before_predictions: Mapping[str, Predictions],
+    task: str | None = None,
+) -> str:
+    """One paragraph on how ``after`` differs from ``before``: quality by task, speed, size.
+
+    Args:
+        after: the report to judge.
+        before: the report that it is compared with.
+        after_predictions: predictions of ``after`` by task.
+        before_predictions: predictions of ``before`` by task.
+        task: the only task to compare (None: every task of both).
 
     Raises:
-        ValueError: they were not asked the same questions.
+        ValueError: the questions differ.
     """
-    said = [f"{after.recipe} against {before.recipe}."]
-    for task in (name for name in after.quality if name in before.quality):
-        said.append(_quality(task, compare(before_rows.get(task, []), after_rows.get(task, []))))
+    sentences = [f"{after.recipe} against {before.recipe}."]
+    for name in (name for name in after.quality if name in before.quality and task in (None, name)):
+        found = compare(before_predictions.get(name, []), after_predictions.get(name, []))
+        sentences.append(_quality_sentence(name, found))
     if after.latency and before.latency:
-        said.append(_speed(before.latency, after.latency))
+        sentences.append(_speed_sentence(before.latency, after.latency))
     if after.size and before.size:
-        weights = (f"{r.size.total_bytes / 1e6:,.2f} MB" for r in (after, before) if r.size)
-        said.append(f"Its weights are {' against '.join(weights)}.")
-    return " ".join(said)
+        weights = (f"{size.total_bytes / 1e6:,.2f} MB" for size in (after.size, before.size))
+        sentences.append(f"Its weights are {' against '.join(weights)}.")
+    return " ".join(sentences)
 
 
-def _speed(before: Latency, after: Latency) -> str:
+def _speed_sentence(before: Latency, after: Latency) -> str:
     found = speed_interval(before, after)
     if found is None:
-        return "Their speeds do not compare: they were not timed in turns (bench --retime)."
-    span = f"{1 + found.low:.2f}x to {1 + found.high:.2f}x"
-    if not found.seen:
-        return f"In ms/token no difference is seen ({span})."
-    return f"Tokens come at {1 + found.value:.2f}x its speed ({span})."
+        return "Their speeds do not compare: they were not timed in turns (bench --latency-only)."
+    bounds = f"{1 + found.low:.2f}x to {1 + found.high:.2f}x"
+    if not found.significant:
+        return f"In ms/token no difference is seen ({bounds})."
+    return f"Tokens come at {1 + found.value:.2f}x its speed ({bounds})."
 
 
-def _quality(task: str, found: Paired) -> str:
+def _quality_sentence(task: str, found: PairedComparison) -> str:
     value, low, high = found.difference.points()
-    after = found.before + found.difference.value
-    lost = "less than 2 % is lost" if found.little_lost else "that less than 2 % is lost is not shown"
-    flips = f"{found.to_wrong} went from right to wrong and {found.to_right} from wrong to right"
+    score = found.baseline_score + found.difference.value
+    loss = "less than 2 % is lost" if found.within_tolerance else "that less than 2 % is lost is not shown"
+    flips = f"{found.regressions} went from right to wrong and {found.improvements} from wrong to right"
     return (
-        f"On {found.samples:,} questions of {task} exact match is {100 * after:.1f} % against {100 * found.before:.1f} "
-        f"%, {value} points (95 % interval {low} to {high}): {found.verdict}; {lost}. {100 * found.same:.1f} % of the "
-        f"answers are the same; {flips} (McNemar p = {found.p:.2g})."
+        f"On {found.num_samples:,} questions of {task} exact match is {100 * score:.1f} % against "
+        f"{100 * found.baseline_score:.1f} %, {value} points (95 % interval {low} to {high}): {found.verdict}; {loss}. "
+        f"{100 * found.agreement:.1f} % of the answers are the same; {flips} (McNemar p = {found.p_value:.2g})."
     )

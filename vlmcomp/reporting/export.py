@@ -1,7 +1,7 @@
-"""Reports as flat rows for other tools: one a recipe, with its circumstances, and units in the names of the columns.
+"""Reports as flat rows for other tools: one a recipe, with its circumstances, and units in the column names.
 
 Shares run from 0 to 1; a step of a batch is one token for each of its questions. ``to_fp16`` compares with the FP16
-model on the same machine: differences with their 95 % interval, speed only where the two were timed in turns.
+model on the same machine: differences with their 95 % interval, speed only if the two were timed in turns.
 """
 
 from __future__ import annotations
@@ -14,11 +14,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from vlmcomp.recipe import Recipe
-from vlmcomp.reporting.grouping import MAIN_TASK, RowsOf, baseline_of, groups, paired
-from vlmcomp.reporting.markdown import table
-from vlmcomp.reporting.pareto import frontier
-from vlmcomp.reporting.statistics import speed_interval
-from vlmcomp.results.schema import PARTS, Latency, Report, p95
+from vlmcomp.reporting.grouping import (
+    PredictionLoader,
+    choose_headline_task,
+    comparable_groups,
+    compare_to_baseline,
+    find_baseline,
+)
+from vlmcomp.reporting.markdown import markdown_table
+from vlmcomp.reporting.pareto import pareto_frontier
+from vlmcomp.reporting.statistics import percentile_95, speed_interval
+from vlmcomp.results.schema import COMPONENTS, Latency, Report
 
 Value = str | int | float | bool | None
 _Columns = Mapping[str, Callable[[Any], Value]]
@@ -32,9 +38,9 @@ _IDENTITY: _Columns = {
     "model": lambda r: Recipe.parse(r.recipe).model,
     "technique": lambda r: Recipe.parse(r.recipe).technique,
     "precision": lambda r: Recipe.parse(r.recipe).precision,
-    "image_tokens_removed_percent": lambda r: _removed(r, "vis"),
-    "heads_removed_percent": lambda r: _removed(r, "heads"),
-    "mlp_neurons_removed_percent": lambda r: _removed(r, "glu", "ffn"),
+    "image_tokens_removed_percent": lambda r: _percent_removed(r, "vis"),
+    "heads_removed_percent": lambda r: _percent_removed(r, "heads"),
+    "mlp_neurons_removed_percent": lambda r: _percent_removed(r, "glu", "ffn"),
     "dtype_stored": lambda r: r.dtype_stored,
     "dtype_computed": lambda r: r.dtype_computed,
     "backend": lambda r: r.backend,
@@ -68,10 +74,10 @@ _PAIRED: _Columns = {
     "exact_match_to_fp16_share": lambda p: p.difference.value,
     "exact_match_to_fp16_low_share": lambda p: p.difference.low,
     "exact_match_to_fp16_high_share": lambda p: p.difference.high,
-    "same_answer_as_fp16_share": lambda p: p.same,
-    "right_to_wrong_questions": lambda p: p.to_wrong,
-    "wrong_to_right_questions": lambda p: p.to_right,
-    "mcnemar_p": lambda p: p.p,
+    "same_answer_as_fp16_share": lambda p: p.agreement,
+    "right_to_wrong_questions": lambda p: p.regressions,
+    "wrong_to_right_questions": lambda p: p.improvements,
+    "mcnemar_p": lambda p: p.p_value,
 }
 _TIMING: _Columns = {
     "new_tokens": lambda t: t.new_tokens,
@@ -87,7 +93,7 @@ _SPEED: _Columns = {
     "decode_speed_to_fp16_low_ratio": lambda i: 1 + i.low,
     "decode_speed_to_fp16_high_ratio": lambda i: 1 + i.high,
 }
-_FLOOR: _Columns = {
+_ROOFLINE: _Columns = {
     "memory_bandwidth_bytes_per_s": lambda t: t.floor.bandwidth_bytes_s,
     "compute_flops_per_s": lambda t: t.floor.flops_s,
     "decode_floor_ms_per_token": lambda t: t.floor.decode_ms_per_token,
@@ -95,7 +101,10 @@ _FLOOR: _Columns = {
     "prefill_floor_ms": lambda t: t.floor.prefill_ms,
 }
 _SIZE: _Columns = {
-    **{f"{part.replace(' ', '_')}_weight_bytes": lambda s, part=part: s.weight_bytes.get(part, 0) for part in PARTS},
+    **{
+        f"{part.replace(' ', '_')}_weight_bytes": lambda s, part=part: s.weight_bytes.get(part, 0)
+        for part in COMPONENTS
+    },
     "weight_bytes": lambda s: s.total_bytes,
     "disk_bytes": lambda s: s.disk_bytes,
     "parameters": lambda s: sum(s.parameters.values()),
@@ -108,85 +117,99 @@ _MEMORY: _Columns = {
 }
 
 
-def flatten(reports: Sequence[Report], rows: RowsOf) -> list[dict[str, Value]]:
-    """One row a report, failed ones included, all with the same columns; what was not measured is None.
+def to_rows(
+    reports: Sequence[Report], load_predictions: PredictionLoader, task: str | None = None
+) -> list[dict[str, Value]]:
+    """One row a report, failed ones included, all with the same columns; None for what was not measured.
 
-    ``on_frontier``: no variant of the same model and machine dominates it in exact match, latency and weight bytes.
+    ``on_frontier``: no recipe of the same model and machine dominates it in exact match, latency and weight bytes.
+
+    Args:
+        reports: any reports.
+        load_predictions: reads the predictions of a report.
+        task: the task of the frontier (None: of each group its headline task).
     """
-    tasks = list(dict.fromkeys(task for report in reports for task in report.quality))
+    tasks = list(dict.fromkeys(name for report in reports for name in report.quality))
     batches = sorted({*_BATCHES, *(b for r in reports if r.latency for b in r.latency.batch_decode_ms)}, key=int)
-    found: dict[tuple[str, str], dict[str, Value]] = {}
-    for group in groups(reports, timing=False):
-        best = {r.recipe for r in frontier(group, rows)}
+    rows: dict[tuple[str, str], dict[str, Value]] = {}
+    for group in comparable_groups(reports, timing=False, task=task):
+        headline = task or choose_headline_task(group)
+        frontier = {r.recipe for r in pareto_frontier(group, load_predictions, task=headline)}
+        baseline = find_baseline(group)
         for report in group:
-            whole = report.size and report.latency and MAIN_TASK in report.quality
-            found.setdefault(  # one that failed stands in every group of its machine and model
+            complete = report.size and report.latency and headline in report.quality
+            rows.setdefault(  # a failed one is in every group of its machine and model
                 (report.hardware.slug, report.recipe),
                 {
-                    **_part(_IDENTITY, report),
-                    **_scores(report, baseline_of(group), rows, tasks),
-                    **_times(report.latency, baseline_of(group), batches),
-                    **_part(_SIZE, report.size),
-                    **_part(_MEMORY, report.memory),
-                    "on_frontier": report.recipe in best if whole else None,
+                    **_values(_IDENTITY, report),
+                    **_quality_values(report, baseline, load_predictions, tasks),
+                    **_latency_values(report.latency, baseline, batches),
+                    **_values(_SIZE, report.size),
+                    **_values(_MEMORY, report.memory),
+                    "on_frontier": report.recipe in frontier if complete else None,
                     "error": report.error,
                 },
             )
-    return list(found.values())
+    return list(rows.values())
 
 
-def _part(columns: _Columns, of: Any, prefix: str = "") -> dict[str, Value]:
-    return {prefix + name: None if of is None else value(of) for name, value in columns.items()}
+def _values(columns: _Columns, source: Any, prefix: str = "") -> dict[str, Value]:
+    return {prefix + name: None if source is None else value(source) for name, value in columns.items()}
 
 
-def _removed(report: Report, *kinds: str) -> float | None:
-    """What really went, in percent; nothing where the recipe has no such step, unknown where it failed before."""
-    if not any(step.kind in kinds for step in Recipe.parse(report.recipe).steps):
+def _percent_removed(report: Report, *targets: str) -> float | None:
+    """Percent that was really removed; 0 if the recipe has no such step, None if it failed before."""
+    if not any(step.target in targets for step in Recipe.parse(report.recipe).steps):
         return 0.0
-    return next((p.real_percent for p in report.pruned if p.step.startswith(kinds)), None)
+    return next((p.real_percent for p in report.pruned if p.step.startswith(targets)), None)
 
 
-def _scores(report: Report, dense: Report | None, rows: RowsOf, tasks: Sequence[str]) -> dict[str, Value]:
-    made: dict[str, Value] = {}
+def _quality_values(
+    report: Report, baseline: Report | None, load_predictions: PredictionLoader, tasks: Sequence[str]
+) -> dict[str, Value]:
+    values: dict[str, Value] = {}
     for task in tasks:
-        measured = report.quality.get(task)
-        found = paired(rows, report, dense, task) if measured and dense and task in dense.quality else None
-        made |= _part(_QUALITY, measured, f"{task}.") | _part(_PAIRED, found, f"{task}.")
-    return made
+        compared = compare_to_baseline(load_predictions, report, baseline, task) if baseline else None
+        values |= _values(_QUALITY, report.quality.get(task), f"{task}.") | _values(_PAIRED, compared, f"{task}.")
+    return values
 
 
-def _times(timed: Latency | None, dense: Report | None, batches: Sequence[str]) -> dict[str, Value]:
-    made = _part(_TIMING, timed)
+def _latency_values(timed: Latency | None, baseline: Report | None, batches: Sequence[str]) -> dict[str, Value]:
+    values = _values(_TIMING, timed)
     runs = {name: getattr(timed, name) if timed else [] for name in TIMES}
     runs |= {f"batch{b}_decode_ms_per_step": timed.batch_decode_ms.get(b, []) if timed else [] for b in batches}
-    for name, values in runs.items():
-        made[f"{name}_median"] = statistics.median(values) if values else None
-        made[f"{name}_p95"] = p95(values) if values else None
-    speed = speed_interval(dense.latency, timed) if timed and dense is not None and dense.latency else None
-    return made | _part(_SPEED, speed) | _part(_FLOOR, timed if timed and timed.floor else None)
+    for name, times in runs.items():
+        values[f"{name}_median"] = statistics.median(times) if times else None
+        values[f"{name}_p95"] = percentile_95(times) if times else None
+    speed = speed_interval(baseline.latency, timed) if timed and baseline is not None and baseline.latency else None
+    return values | _values(_SPEED, speed) | _values(_ROOFLINE, timed if timed and timed.floor else None)
 
 
-def _markdown(lines: Sequence[Mapping[str, Value]]) -> str:
-    """Only the columns that say something of some row."""
-    head = [name for name in (lines[0] if lines else {}) if any(line[name] is not None for line in lines)]
-    cells = [["–" if line[name] is None else _cell(line[name]) for name in head] for line in lines]
-    return table(head, cells, 0)
+def _to_markdown(rows: Sequence[Mapping[str, Value]]) -> str:
+    """Only the columns in which some row has a value."""
+    head = [name for name in (rows[0] if rows else {}) if any(row[name] is not None for row in rows)]
+    cells = [["–" if row[name] is None else _cell(row[name]) for name in head] for row in rows]
+    return markdown_table(head, cells, 0)
 
 
 def _cell(value: Value) -> str:
     return " ".join(str(value).split()).replace("|", "\\|")
 
 
-def _csv(lines: Sequence[Mapping[str, Value]]) -> str:
+def _to_csv(rows: Sequence[Mapping[str, Value]]) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(lines[0]) if lines else [], lineterminator="\n")
+    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(lines)
+    writer.writerows(rows)
     return text.getvalue().rstrip("\n")
 
 
-def _json(lines: Sequence[Mapping[str, Value]]) -> str:
-    return json.dumps(list(lines), indent=2, ensure_ascii=False, allow_nan=False)
+def _to_json(rows: Sequence[Mapping[str, Value]]) -> str:
+    return json.dumps(list(rows), indent=2, ensure_ascii=False, allow_nan=False)
 
 
-FORMATS: dict[str, Callable[[Sequence[Mapping[str, Value]]], str]] = {"markdown": _markdown, "csv": _csv, "json": _json}
+WRITERS: dict[str, Callable[[Sequence[Mapping[str, Value]]], str]] = {
+    "markdown": _to_markdown,
+    "csv": _to_csv,
+    "json": _to_json,
+}

@@ -1,90 +1,65 @@
-"""Reports to plots as plain data: dots with their intervals, and lines. ``draw`` makes pictures of them."""
+"""The plots of one machine's reports: quality against latency, size and share pruned, and decoding speed."""
 
 from __future__ import annotations
 
-import hashlib
-import math
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 
 from vlmcomp.recipe import Recipe
-from vlmcomp.reporting.grid import of_model, share_kept
-from vlmcomp.reporting.grouping import MAIN_TASK, RowsOf, baseline_of, paired
-from vlmcomp.reporting.palette import COLORS, QUIET
-from vlmcomp.reporting.pareto import frontier
-from vlmcomp.reporting.statistics import Interval, median_interval
-from vlmcomp.results.schema import Report, timed_in_turns
+from vlmcomp.reporting.grid import comparable_reports, relative_score
+from vlmcomp.reporting.grouping import (
+    PredictionLoader,
+    column_titles,
+    comparable_timings,
+    compare_to_baseline,
+    find_baseline,
+    headline_tasks,
+    timed_in_one_session,
+)
+from vlmcomp.reporting.palette import COLORS, MUTED
+from vlmcomp.reporting.pareto import pareto_frontier
+from vlmcomp.reporting.plot import Bounds, Line, Panel, Plot, Point, pareto_line, quality_point, shifted_interval
+from vlmcomp.reporting.statistics import decode_interval
+from vlmcomp.results.schema import RANDOM_WEIGHTS, Report
 
-Bounds = tuple[float, float] | None
-FRONTIER = "frontier"  # the name of its line
-_REACHED = (1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01)  # shares of the floor that get a line
-_STEPS = {"glu": "GLU neurons", "ffn": "FFN neurons", "heads": "attention heads", "vis": "image tokens"}
-
-
-@dataclass(frozen=True)
-class Dot:
-    """One report: its place, the 95 % intervals, and whether it is on the frontier of the two axes."""
-
-    recipe: Recipe
-    x: float
-    y: float
-    x_bounds: Bounds = None
-    y_bounds: Bounds = None
-    best: bool = False
-
-
-@dataclass(frozen=True)
-class Line:
-    name: str
-    points: tuple[tuple[float, float], ...]
-    color: str
-    dash: bool = False
+NAMES = ("quality-latency", "quality-size", "kept-pruned", "floor-reached")
+_ROOFLINE_SHARES = (1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01)  # each has a line
+_TARGETS = {"MLP neurons": ("glu", "ffn"), "attention heads": ("heads",), "image tokens": ("vis",)}
+_EXACT_MATCH = "Exact match, % (higher is better)"
+_DECODING = "Decoding, ms per token (lower is better)"
+_ABOVE_LINE = "Points above their line are not significantly better."
+_QUALITY_BARS = (
+    "Bars: 95 % intervals, of exact match that of the difference to FP16 paired by question. "
+    "Ringed: on the frontier of these two, ties inside the noise included."
+)
 
 
 @dataclass(frozen=True)
-class Panel:
-    """One model on axes of its own."""
+class _ModelGroup:
+    """Comparable reports of one model, none failed, and the task of their quality."""
 
     title: str
-    dots: tuple[Dot, ...]
-    lines: tuple[Line, ...] = ()
-
-
-@dataclass(frozen=True)
-class Plot:
-    """``name`` is that of its files. ``note`` says what was measured, on what, and what the marks mean."""
-
-    name: str
-    title: str
-    x_title: str
-    y_title: str
-    panels: tuple[Panel, ...]
-    note: str
-    log: bool = False
-    lines: bool = False  # what is drawn is the lines: dots bear no names, and the panels share their y axis
+    reports: list[Report]
+    baseline: Report | None
+    task: str | None
+    load_predictions: PredictionLoader
 
     @property
-    def grid(self) -> tuple[int, int]:
-        """Panels across and down."""
-        across = min(2, len(self.panels))
-        return across, math.ceil(len(self.panels) / across)
+    def scored(self) -> list[Report]:
+        return [report for report in self.reports if self.task in report.quality]
 
-    @property
-    def digest(self) -> str:
-        """Changes with what is drawn, not with how: a picture that carries it can be told to be up to date."""
-        seen = [(p.title, [_short(dot) for dot in p.dots]) for p in self.panels]
-        return hashlib.sha256(repr((self.name, seen)).encode()).hexdigest()
+    def frontier(self, reports: Sequence[Report], *goals: str) -> set[str]:
+        """Recipes on the frontier of ``reports``."""
+        return {r.recipe for r in pareto_frontier(reports, self.load_predictions, goals, self.task)}
 
 
-def _short(dot: Dot) -> tuple[object, ...]:
-    numbers = (dot.x, dot.y, *(dot.x_bounds or ()), *(dot.y_bounds or ()))
-    return str(dot.recipe), dot.best, *(f"{n:.5g}" for n in numbers)
+def build_plots(reports: Sequence[Report], load_predictions: PredictionLoader, task: str | None = None) -> list[Plot]:
+    """Every plot that has a point, of one machine's reports; each model's comparable ones form a panel.
 
-
-def plots(reports: Sequence[Report], rows: RowsOf) -> list[Plot]:
-    """What can be drawn of one machine's reports; each model's comparable ones alone, and no plot without a dot.
+    Args:
+        reports: of one machine.
+        load_predictions: reads the predictions of a report.
+        task: the task of the quality (None: of each model its headline task, named where these differ).
 
     Raises:
         ValueError: the reports come from several machines.
@@ -92,196 +67,160 @@ def plots(reports: Sequence[Report], rows: RowsOf) -> list[Plot]:
     if len({r.hardware.slug for r in reports}) > 1:
         raise ValueError("results of several machines share no axis: choose one")
     models = sorted({Recipe.parse(r.recipe).model for r in reports})
-    groups = [[r for r in of_model(model, reports) if r.error is None] for model in models]
-    return [plot for draw in _PLOTS if (plot := draw([g for g in groups if g], rows)) is not None]
+    by_model = {model: comparable_reports(model, reports, task) for model in models}
+    by_model = {model: found for model, group in by_model.items() if (found := [r for r in group if r.error is None])}
+    tasks = headline_tasks(by_model, task)
+    groups = []
+    for title, (model, group) in zip(column_titles(tasks), by_model.items(), strict=True):
+        title += " (random weights)" if group[0].weights == RANDOM_WEIGHTS else ""
+        groups.append(_ModelGroup(title, group, find_baseline(group), tasks[model], load_predictions))
+    return [plot for build in _BUILDERS if (plot := build(groups)) is not None]
 
 
-def one_machine(reports: Sequence[Report]) -> list[Report]:
-    """The reports of the machine that measured most models, and of these most recipes."""
-    machines: dict[str, list[Report]] = {}
-    for report in reports:
-        machines.setdefault(report.hardware.slug, []).append(report)
-
-    def rank(group: list[Report]) -> tuple[int, int, str]:
-        return len({Recipe.parse(r.recipe).model for r in group}), len(group), group[0].hardware.slug
-
-    return max(machines.values(), key=rank, default=[])
+def _panels(groups: Sequence[_ModelGroup], build: Callable[[_ModelGroup], Panel]) -> tuple[Panel, ...]:
+    return tuple(panel for group in groups if (panel := build(group)).points)
 
 
-def arms(middle: float, bounds: Bounds) -> tuple[float, float]:
-    """How far the interval reaches to both sides; a point without one has none."""
-    return (0.0, 0.0) if bounds is None else (max(0.0, middle - bounds[0]), max(0.0, bounds[1] - middle))
-
-
-_Group = list[Report]
-_PanelOf = Callable[[_Group, RowsOf], Panel]
-
-
-def _panels(groups: Sequence[_Group], rows: RowsOf, panel: _PanelOf) -> tuple[Panel, ...]:
-    return tuple(made for group in groups if (made := panel(group, rows)).dots)
-
-
-def _quality_latency(groups: Sequence[_Group], rows: RowsOf) -> Plot | None:
-    def panel(group: _Group, rows: RowsOf) -> Panel:
-        whole = timed_alike([r for r in group if MAIN_TASK in r.quality])
-        best = {r.recipe for r in frontier(whole, rows, ["quality", "latency"])}
-        dots = [_against_quality(r, decoding(r), group, rows, best) for r in whole]
-        return Panel(_title(group), tuple(dots), staircase(dots) if all_in_turns(whole) else ())
-
-    if not (panels := _panels(groups, rows, panel)):
+def _quality_latency(groups: Sequence[_ModelGroup]) -> Plot | None:
+    panels = _panels(groups, _quality_latency_panel)
+    if not panels:
         return None
-    turns = all(all_in_turns(timed_alike([r for r in g if MAIN_TASK in r.quality])) for g in groups)
-    said = _ABOVE if turns else "Times not taken in turns separate no two: no line there, and quality alone decides."
-    note = f"{_circumstances(groups)} {_timing(groups)} {_QUALITY_BARS} {said}"
-    return Plot("quality-latency", "Quality against latency", _DECODE, _EXACT, panels, note)
+    line_note = _ABOVE_LINE
+    if not all(timed_in_one_session(comparable_timings(group.scored)) for group in groups):
+        line_note = "Times not taken in turns do not compare: there is no line, and quality alone decides."
+    note = f"{_circumstances(groups)} {_timing_facts(groups)} {_QUALITY_BARS} {line_note}"
+    return Plot("quality-latency", "Quality against latency", _DECODING, _EXACT_MATCH, panels, note)
 
 
-def _quality_size(groups: Sequence[_Group], rows: RowsOf) -> Plot | None:
-    largest = max((r.size.total_bytes for g in groups for r in g if r.size), default=0)
-    unit, name = (1e9, "GB") if largest >= 1e9 else (1e6, "MB")
-
-    def panel(group: _Group, rows: RowsOf) -> Panel:
-        whole = [r for r in group if MAIN_TASK in r.quality and r.size]
-        best = {r.recipe for r in frontier(whole, rows, ["quality", "memory"])}
-        dots = [_against_quality(r, (r.size.total_bytes / unit, None), group, rows, best) for r in whole]
-        return Panel(_title(group), tuple(dots), staircase(dots))
-
-    panels, note = _panels(groups, rows, panel), f"{_circumstances(groups)} {_QUALITY_BARS} {_ABOVE}"
-    x_title = f"Weights, {name} (lower is better)"
-    return Plot("quality-size", "Quality against size", x_title, _EXACT, panels, note) if panels else None
+def _quality_latency_panel(group: _ModelGroup) -> Panel:
+    timed = comparable_timings(group.scored)
+    frontier = group.frontier(timed, "quality", "latency")
+    points = []
+    for report in timed:
+        x = decode_interval(report.latency)  # type: ignore[arg-type]
+        points.append(_scored_point(group, report, x.value, (x.low, x.high), report.recipe in frontier))
+    return Panel(group.title, tuple(points), pareto_line(points) if timed_in_one_session(timed) else ())
 
 
-def _kept_pruned(groups: Sequence[_Group], rows: RowsOf) -> Plot | None:
-    def panel(group: _Group, rows: RowsOf) -> Panel:
-        dense, lines, dots = baseline_of(group), [], []
-        if dense is None or share_kept(dense, dense) is None:
-            return Panel(_title(group), ())
-        for kind, name in _STEPS.items():
-            pruned = [r for r in group if _only(r, kind) and r.pruned and share_kept(r, dense) is not None]
-            line = sorted((_kept(r, dense, rows) for r in pruned), key=lambda dot: dot.x)
-            if line:
-                dots += line
-                points = ((0.0, 100.0), *((dot.x, dot.y) for dot in line))
-                lines.append(Line(name, points, COLORS[line[0].recipe.technique]))
-        return Panel(_title(group), tuple(dots), tuple(lines))
+def _quality_size(groups: Sequence[_ModelGroup]) -> Plot | None:
+    largest = max((r.size.total_bytes for group in groups for r in group.reports if r.size), default=0)
+    unit, unit_name = (1e9, "GB") if largest >= 1e9 else (1e6, "MB")
 
-    x_title, y_title = "Removed, %", "Exact match kept, % of FP16"
-    panels = _panels(groups, rows, panel)
-    note = (
-        f"{_circumstances(groups)} 16-bit weights. Bars: 95 % intervals of the difference to FP16, paired by question."
-    )
-    return (
-        Plot("kept-pruned", "Quality kept against share pruned", x_title, y_title, panels, note, lines=True)
-        if panels
-        else None
-    )
+    def panel(group: _ModelGroup) -> Panel:
+        sized = [report for report in group.scored if report.size]
+        frontier = group.frontier(sized, "quality", "memory")
+        points = []
+        for report in sized:
+            x = report.size.total_bytes / unit  # type: ignore[union-attr]
+            points.append(_scored_point(group, report, x, None, report.recipe in frontier))
+        return Panel(group.title, tuple(points), pareto_line(points))
+
+    panels = _panels(groups, panel)
+    note = f"{_circumstances(groups)} {_QUALITY_BARS} {_ABOVE_LINE}"
+    x_title = f"Weights, {unit_name} (lower is better)"
+    return Plot("quality-size", "Quality against size", x_title, _EXACT_MATCH, panels, note) if panels else None
 
 
-def _floor_reached(groups: Sequence[_Group], rows: RowsOf) -> Plot | None:
-    def panel(group: _Group, rows: RowsOf) -> Panel:
-        dots = []
-        for report in (r for r in timed_alike(group) if r.latency and r.latency.floor):
-            y, bounds = decoding(report)
-            x = report.latency.floor.decode_ms_per_token  # type: ignore[union-attr]
-            dots.append(Dot(Recipe.parse(report.recipe), x, y, None, bounds))
-        return Panel(_title(group), tuple(dots), _shares(dots))
-
-    panels = _panels(groups, rows, panel)
-    said = "The floor: reading the weights once at this machine's memory bandwidth; lines: shares of it. Bars: 95 %."
-    note, x_title = f"{_circumstances(groups)} {_timing(groups)} {said}", "Floor, ms per token"
-    title, y_title = "Decoding against its floor", "Measured, ms per token (lower is better)"
-    return Plot("floor-reached", title, x_title, y_title, panels, note, log=True) if panels else None
+def _scored_point(group: _ModelGroup, report: Report, x: float, x_bounds: Bounds, on_frontier: bool) -> Point:
+    assert group.task is not None
+    found = None
+    if group.baseline is not None and group.baseline is not report:
+        found = compare_to_baseline(group.load_predictions, report, group.baseline, group.task)
+    y = 100 * report.quality[group.task].exact_match
+    return quality_point(report, x, x_bounds, y, found and found.difference, on_frontier)
 
 
-_PLOTS = (_quality_latency, _quality_size, _kept_pruned, _floor_reached)
-NAMES = ("quality-latency", "quality-size", "kept-pruned", "floor-reached")  # of what these make, in their order
-_EXACT = "Exact match, % (higher is better)"
-_DECODE = "Decoding, ms per token (lower is better)"
-_ABOVE = "What lies above its line is not seen to be better."
-_QUALITY_BARS = (
-    "Bars: 95 % intervals, of exact match that of the difference to FP16 paired by question. "
-    "Ringed: on the frontier of these two, ties inside the noise included."
-)
+def _quality_pruned(groups: Sequence[_ModelGroup]) -> Plot | None:
+    panels = _panels(groups, _quality_pruned_panel)
+    if not panels:
+        return None
+    bars = "16-bit weights. Bars: 95 % intervals of the difference to FP16, paired by question."
+    note = f"{_circumstances(groups)} {bars}"
+    y_title = "Exact match kept, % of FP16"
+    return Plot("kept-pruned", "Quality kept against share pruned", "Removed, %", y_title, panels, note, lines=True)
 
 
-def _title(group: _Group) -> str:
-    random = group[0].weights.startswith("random")
-    return Recipe.parse(group[0].recipe).model + (" (random weights)" if random else "")
+def _quality_pruned_panel(group: _ModelGroup) -> Panel:
+    points: list[Point] = []
+    lines = []
+    for name, targets in _TARGETS.items():
+        pruned = [_pruned_point(group, report) for report in group.reports if _prunes_only(report, targets)]
+        curve = sorted((point for point in pruned if point is not None), key=lambda point: point.x)
+        if curve:
+            points += curve
+            vertices = ((0.0, 100.0), *((point.x, point.y) for point in curve))
+            lines.append(Line(name, vertices, COLORS[curve[0].recipe.technique]))
+    return Panel(group.title, tuple(points), tuple(lines))
 
 
-def _only(report: Report, kind: str) -> bool:
+def _prunes_only(report: Report, targets: Sequence[str]) -> bool:
     recipe = Recipe.parse(report.recipe)
-    return recipe.precision == "fp16" and [s.kind for s in recipe.steps] == [kind]
+    return recipe.precision == "fp16" and len(recipe.steps) == 1 and recipe.steps[0].target in targets
 
 
-def _kept(report: Report, dense: Report, rows: RowsOf) -> Dot:
-    y, found, bounds = 100 * (share_kept(report, dense) or 0.0), paired(rows, report, dense), None
-    if found is not None and found.before:
-        bounds = around(y, found.difference, 100 / found.before)
-    return Dot(Recipe.parse(report.recipe), report.pruned[0].real_percent, y, None, bounds)
+def _pruned_point(group: _ModelGroup, report: Report) -> Point | None:
+    """Relative quality against the percent that was removed; None if one of the two is unknown."""
+    if group.baseline is None or not report.pruned:
+        return None
+    score = relative_score(report, group.baseline, group.task)
+    if score is None:
+        return None
+    found = compare_to_baseline(group.load_predictions, report, group.baseline, group.task)
+    y = 100 * score
+    bounds = None
+    if found is not None and found.baseline_score:
+        bounds = shifted_interval(y, found.difference, 100 / found.baseline_score)
+    return Point(Recipe.parse(report.recipe), report.pruned[0].real_percent, y, None, bounds)
 
 
-def around(y: float, found: Interval, scale: float) -> Bounds:
-    """The ends of ``found`` about ``y``, which stands where its value does."""
-    return y + scale * (found.low - found.value), y + scale * (found.high - found.value)
+def _roofline(groups: Sequence[_ModelGroup]) -> Plot | None:
+    panels = _panels(groups, _roofline_panel)
+    if not panels:
+        return None
+    legend = "The floor: reading the weights once at this machine's memory bandwidth; lines: shares of it. Bars: 95 %."
+    note = f"{_circumstances(groups)} {_timing_facts(groups)} {legend}"
+    y_title = "Measured, ms per token (lower is better)"
+    return Plot("floor-reached", "Decoding against its floor", "Floor, ms per token", y_title, panels, note, log=True)
 
 
-def _against_quality(report: Report, x: tuple[float, Bounds], group: _Group, rows: RowsOf, best: set[str]) -> Dot:
-    y, dense, bounds = 100 * report.quality[MAIN_TASK].exact_match, baseline_of(group), None
-    if dense is not None and dense is not report and (found := paired(rows, report, dense)) is not None:
-        bounds = around(y, found.difference, 100)
-    return Dot(Recipe.parse(report.recipe), x[0], y, x[1], bounds, report.recipe in best)
+def _roofline_panel(group: _ModelGroup) -> Panel:
+    points = []
+    for report in comparable_timings(group.reports):
+        if report.latency and report.latency.floor:
+            y = decode_interval(report.latency)
+            x = report.latency.floor.decode_ms_per_token
+            points.append(Point(Recipe.parse(report.recipe), x, y.value, None, (y.low, y.high)))
+    return Panel(group.title, tuple(points), _roofline_lines(points))
 
 
-def timed_alike(group: _Group) -> _Group:
-    """The timed reports that asked for as many tokens on as many threads as most: others share no axis with them."""
-    timed = [(r, (r.latency.new_tokens, r.latency.threads)) for r in group if r.latency]
-    ways = Counter(way for _, way in timed)
-    return [r for r, way in timed if way == ways.most_common(1)[0][0]]
-
-
-def decoding(report: Report) -> tuple[float, Bounds]:
-    """Median of the decoding times, and its interval."""
-    found = median_interval(report.latency.decode_ms_per_token)  # type: ignore[union-attr]
-    return found.value, (found.low, found.high)
-
-
-def staircase(dots: Sequence[Dot]) -> tuple[Line, ...]:
-    """The best quality that the frontier has up to each x; what ties with it lies below the line."""
-    best = sorted((dot.x, dot.y) for dot in dots if dot.best)
-    if not best:
+def _roofline_lines(points: Sequence[Point]) -> tuple[Line, ...]:
+    """Where the floor and shares of it are reached: from 100 % to the first share below all points."""
+    if not points:
         return ()
-    x, y = [x for x, _ in best], list(accumulate((y for _, y in best), max))
-    x, y = [*x, max(dot.x for dot in dots)], [*y, y[-1]]  # on to the right edge: nothing further is better
-    return (Line(FRONTIER, tuple(zip(x, y, strict=True)), QUIET, dash=True),)
+    left = min(point.x for point in points)
+    right = max(point.x for point in points)
+    lowest = min(point.x / point.y for point in points)
+    shown = [s for i, s in enumerate(_ROOFLINE_SHARES) if i == 0 or _ROOFLINE_SHARES[i - 1] > lowest]
+    ends = (left / 1.3, right * 1.3)
+    return tuple(Line(f"{100 * s:.0f} %", tuple((x, x / s) for x in ends), MUTED, dash=s < 1) for s in shown)
 
 
-def _shares(dots: Sequence[Dot]) -> tuple[Line, ...]:
-    """Where the floor, and shares of it, are reached: from 100 % to the first share below all dots."""
-    if not dots:
-        return ()
-    left, right = min(d.x for d in dots), max(d.x for d in dots)
-    lowest = min(d.x / d.y for d in dots)
-    shown = [s for i, s in enumerate(_REACHED) if i == 0 or _REACHED[i - 1] > lowest]
-    span = (left / 1.3, right * 1.3)
-    return tuple(Line(f"{100 * s:.0f} %", tuple((x, x / s) for x in span), QUIET, dash=s < 1) for s in shown)
+_BUILDERS = (_quality_latency, _quality_size, _quality_pruned, _roofline)  # of NAMES, in their order
 
 
-def all_in_turns(reports: Sequence[Report]) -> bool:
-    return all(timed_in_turns(reports[0].latency, r.latency) for r in reports)  # type: ignore[arg-type]
-
-
-def _circumstances(groups: Sequence[_Group]) -> str:
-    every = [r for g in groups for r in g]
-    days = sorted(r.date[:10] for r in every)
-    parts = [f"{every[0].hardware.name} ({every[0].hardware.slug})"] if every else []
-    counts = sorted({r.quality[MAIN_TASK].samples for r in every if MAIN_TASK in r.quality})
-    parts += [f"{MAIN_TASK}: {' or '.join(f'{n:,}' for n in counts)} questions"] if counts else []
+def _circumstances(groups: Sequence[_ModelGroup]) -> str:
+    """Machine, tasks with their numbers of questions, and dates, as a sentence."""
+    reports = [report for group in groups for report in group.reports]
+    days = sorted(report.date[:10] for report in reports)
+    parts = [f"{reports[0].hardware.name} ({reports[0].hardware.slug})"] if reports else []
+    for task in dict.fromkeys(group.task for group in groups if group.task):
+        counts = sorted({r.quality[task].samples for group in groups if group.task == task for r in group.scored})
+        parts.append(f"{task}: {' or '.join(f'{n:,}' for n in counts)} questions")
     parts += [f"measured {days[0]}" + (f" to {days[-1]}" if days[-1] != days[0] else "")] if days else []
     return "; ".join(parts) + "."
 
 
-def _timing(groups: Sequence[_Group]) -> str:
-    ways = {(len(r.latency.ttft_ms), r.latency.new_tokens) for g in groups for r in g if r.latency}
-    ways_said = " or ".join(f"{runs} runs of {tokens} new tokens" for runs, tokens in sorted(ways))
-    return f"Times: medians of {ways_said} at batch 1."
+def _timing_facts(groups: Sequence[_ModelGroup]) -> str:
+    settings = {(len(r.latency.ttft_ms), r.latency.new_tokens) for g in groups for r in g.reports if r.latency}
+    texts = [f"{num_runs} runs of {num_tokens} new tokens" for num_runs, num_tokens in sorted(settings)]
+    return f"Times: medians of {' or '.join(texts)} at batch 1."

@@ -1,67 +1,138 @@
-"""Reports as Markdown tables: what does not compare stands in tables apart."""
+"""Which reports compare: the headline task, groups of equal circumstances, their order and their baseline."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 from vlmcomp.recipe import PRECISIONS, Recipe
-from vlmcomp.reporting.comparison import Paired, compare
-from vlmcomp.results.schema import Report
-from vlmcomp.results.store import Rows
+from vlmcomp.reporting.comparison import PairedComparison, compare
+from vlmcomp.results.schema import Report, same_timing_session
+from vlmcomp.results.store import Predictions
 
-MAIN_TASK, SIDE_TASK = "shapes-vqa", "easy-vqa"
-RowsOf = Callable[[Report], Mapping[str, Rows]]  # the per-sample rows of a report, by task
-_GROUPS = ("FP16 baseline", "quantized", "MLP pruned", "heads pruned", "tokens pruned", "combined")
-
-
-def place(recipe: Recipe) -> tuple[object, ...]:
-    """Where a recipe stands among others: baseline, quantized, MLP, heads and tokens pruned, combined; less compressed
-    first within each."""
-    percents = tuple((s.kind, s.percent) for s in recipe.steps)
-    group, precision = _GROUPS.index(recipe.technique), PRECISIONS.index(recipe.precision)
-    return recipe.model, group, len(percents), percents, precision
+PredictionLoader = Callable[[Report], Mapping[str, Predictions]]  # the predictions of a report, by task
+_TECHNIQUES = ("FP16 baseline", "quantized", "MLP pruned", "heads pruned", "tokens pruned", "combined")
 
 
-def order(reports: Sequence[Report]) -> list[Report]:
-    """By the places of their recipes."""
-    return sorted(reports, key=lambda report: place(Recipe.parse(report.recipe)))
+def list_tasks(reports: Sequence[Report]) -> list[str]:
+    """Tasks that ``reports`` have scores of, the one that most of them share first; ties in the order of listing."""
+    counts = Counter(task for report in reports for task in report.quality)
+    return [task for task, _ in counts.most_common()]
 
 
-def groups(reports: Sequence[Report], timing: bool = True) -> list[list[Report]]:
-    """Reports that may share a table: same machine, model and weights, same questions, metrics and way of timing.
+def choose_headline_task(reports: Sequence[Report]) -> str | None:
+    """Default task that decides quality: the first of ``list_tasks``; None if no report has a score."""
+    return next(iter(list_tasks(reports)), None)
 
-    ``timing`` False: the table shows no times, so they need not be taken alike.
-    A failed report has no scores; it joins every table of its machine and model, or makes one of its own.
+
+def headline_tasks(groups: Mapping[str, Sequence[Report]], task: str | None = None) -> dict[str, str | None]:
+    """The task of every model's quality: ``task``, else the headline task of its own reports."""
+    return {model: task or choose_headline_task(group) for model, group in groups.items()}
+
+
+def column_titles(tasks: Mapping[str, str | None]) -> list[str]:
+    """The models' names, each with its task if they do not all share one."""
+    if len(set(tasks.values())) <= 1:
+        return list(tasks)
+    return [f"{model} ({task})" if task else model for model, task in tasks.items()]
+
+
+def sort_key(recipe: Recipe) -> tuple[object, ...]:
+    """Baseline, quantized, MLP pruned, heads pruned, tokens pruned, combined; less compressed first within each."""
+    percents = tuple((step.target, step.percent) for step in recipe.steps)
+    technique = _TECHNIQUES.index(recipe.technique)
+    return recipe.model, technique, len(percents), percents, PRECISIONS.index(recipe.precision)
+
+
+def sort_reports(reports: Sequence[Report]) -> list[Report]:
+    """``reports`` by the ``sort_key`` of their recipes."""
+    return sorted(reports, key=lambda report: sort_key(Recipe.parse(report.recipe)))
+
+
+def comparable_groups(reports: Sequence[Report], timing: bool = True, task: str | None = None) -> list[list[Report]]:
+    """Reports that may share a table: same machine, model and weights, same questions, metrics and timing settings.
+
+    A failed report has no scores; it joins every group of its machine and model, or forms one of its own.
+
+    Args:
+        reports: any reports.
+        timing: whether the timing settings must agree; False for a table without times.
+        task: the only task whose questions must agree (None: those of every task).
     """
     found: dict[tuple[object, ...], list[Report]] = {}
-    failed = [r for r in reports if r.error is not None]
     for report in reports:
         if report.error is None:
-            asked = tuple((q.task, q.version, q.task_sha256, q.samples, q.seed) for q in report.quality.values())
-            means = tuple((q.bertscore_encoder, q.meteor_data, q.rouge1_stemmed) for q in report.quality.values())
-            timed = timing and report.latency and (report.latency.new_tokens, report.latency.threads)
-            found.setdefault((*_place(report), report.source, report.revision, asked, means, timed), []).append(report)
-    for report in failed:
-        homes = [k for k in found if k[:2] == _place(report)] or [_place(report)]
-        for home in homes:
-            found.setdefault(home, []).append(report)
-    return [order(group) for _, group in sorted(found.items(), key=lambda item: str(item[0]))]
+            found.setdefault(_circumstances(report, timing, task), []).append(report)
+    for report in reports:
+        if report.error is not None:
+            keys = [key for key in found if key[:2] == _machine_and_model(report)] or [_machine_and_model(report)]
+            for key in keys:
+                found.setdefault(key, []).append(report)
+    return [sort_reports(group) for _, group in sorted(found.items(), key=lambda item: str(item[0]))]
 
 
-def _place(report: Report) -> tuple[str, str]:
+def _circumstances(report: Report, timing: bool, task: str | None) -> tuple[object, ...]:
+    scores = [q for q in report.quality.values() if task in (None, q.task)]
+    questions = tuple((q.task, q.version, q.task_sha256, q.samples, q.seed) for q in scores)
+    metrics = tuple((q.bertscore_encoder, q.meteor_data, q.rouge1_stemmed) for q in scores)
+    settings = timing and report.latency and (report.latency.new_tokens, report.latency.threads)
+    return (*_machine_and_model(report), report.source, report.revision, questions, metrics, settings)
+
+
+def _machine_and_model(report: Report) -> tuple[str, str]:
     return report.hardware.slug, Recipe.parse(report.recipe).model
 
 
-def paired(rows: RowsOf, report: Report, baseline: Report, task: str = MAIN_TASK) -> Paired | None:
-    """What changed against the baseline on one task; None where the answers to it are not recorded."""
-    before, after = (rows(r).get(task, []) for r in (baseline, report))
+def find_baseline(reports: Sequence[Report]) -> Report | None:
+    """The FP16 report that the others of one group are compared with; None if it is missing or failed."""
+    complete = (report for report in reports if report.error is None)
+    return next((r for r in complete if str(Recipe.parse(r.recipe).baseline) == r.recipe), None)
+
+
+def compare_to_baseline(
+    load_predictions: PredictionLoader, report: Report, baseline: Report, task: str | None = None
+) -> PairedComparison | None:
+    """Paired comparison of ``report`` with ``baseline`` on one task.
+
+    Args:
+        load_predictions: reads the predictions of a report.
+        report: the compressed model's.
+        baseline: the FP16 model's.
+        task: the task (None: the headline task of the two).
+
+    Returns:
+        None if a score or the predictions are missing, or the questions differ.
+    """
+    task = task or choose_headline_task([baseline, report])
+    if task is None or task not in report.quality or task not in baseline.quality:
+        return None
+    before = load_predictions(baseline).get(task, [])
+    after = load_predictions(report).get(task, [])
     try:
         return compare(before, after)
     except ValueError:
         return None
 
 
-def baseline_of(reports: Sequence[Report]) -> Report | None:
-    """The FP16 report that the others of one group are held against; None where it is missing or failed."""
-    whole = (r for r in reports if r.error is None)
-    return next((r for r in whole if str(Recipe.parse(r.recipe).baseline) == r.recipe), None)
+def largest_machine(reports: Sequence[Report]) -> list[Report]:
+    """The reports of the machine that measured most models, and of these most recipes."""
+    machines: dict[str, list[Report]] = {}
+    for report in reports:
+        machines.setdefault(report.hardware.slug, []).append(report)
+
+    def rank(group: list[Report]) -> tuple[int, int, str]:
+        return len({Recipe.parse(r.recipe).model for r in group}), len(group), group[0].hardware.slug
+
+    return max(machines.values(), key=rank, default=[])
+
+
+def comparable_timings(reports: Sequence[Report]) -> list[Report]:
+    """The timed reports with the most common number of new tokens and threads: the others share no axis with them."""
+    timed = [(report, (report.latency.new_tokens, report.latency.threads)) for report in reports if report.latency]
+    counts = Counter(settings for _, settings in timed)
+    return [report for report, settings in timed if settings == counts.most_common(1)[0][0]]
+
+
+def timed_in_one_session(reports: Sequence[Report]) -> bool:
+    """Whether all of ``reports``, which have latencies, were timed in turns."""
+    return all(same_timing_session(reports[0].latency, r.latency) for r in reports)  # type: ignore[arg-type]

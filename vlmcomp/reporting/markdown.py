@@ -1,17 +1,17 @@
-"""Tables as Markdown and as plain text."""
+"""Markdown and plain-text tables."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of equal length as plain text in columns."""
+def text_table(rows: Sequence[Sequence[str]]) -> str:
+    """Plain-text columns; all ``rows`` have the same length."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
-def table(head: Sequence[str], lines: Sequence[Sequence[str]], left: int) -> str:
-    """A Markdown table whose first ``left`` columns are aligned to the left, the others to the right."""
+def markdown_table(head: Sequence[str], lines: Sequence[Sequence[str]], left: int) -> str:
+    """Markdown table: the first ``left`` columns are left-aligned, the others right-aligned."""
     rule = [":--" if i < left else "--:" for i in range(len(head))]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *lines))

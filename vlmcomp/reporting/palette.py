@@ -1,8 +1,8 @@
-"""The colours of the techniques, the same in every picture."""
+"""Colors of the compression techniques and of text, shared by every figure."""
 
 from __future__ import annotations
 
-# Okabe and Ito's colours: told apart with any colour vision, legible on white and on near black.
+# Okabe-Ito palette: distinguishable with any color vision, readable on white and on near black.
 COLORS = {
     "FP16 baseline": "#0072B2",
     "quantized": "#E69F00",
@@ -11,4 +11,5 @@ COLORS = {
     "tokens pruned": "#56B4E9",
     "combined": "#D55E00",
 }
-INK, QUIET = "#1e293b", "#64748b"  # of text on white; of lines and small print
+TEXT = "#1e293b"  # on white
+MUTED = "#64748b"  # lines and notes

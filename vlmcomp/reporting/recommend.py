@@ -1,4 +1,4 @@
-"""Which recipe to take, for a memory, a loss that can be borne and a goal: from reports, or from arithmetic alone."""
+"""The best recipe for a device's memory, a maximum accuracy drop and an objective, from reports or size estimates."""
 
 from __future__ import annotations
 
@@ -7,23 +7,32 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from vlmcomp.feedback import format_bytes
 from vlmcomp.models import registry
 from vlmcomp.recipe import Recipe
-from vlmcomp.reporting.grid import of_model
-from vlmcomp.reporting.grouping import MAIN_TASK, RowsOf, baseline_of, paired
+from vlmcomp.reporting.grid import comparable_reports
+from vlmcomp.reporting.grouping import (
+    PredictionLoader,
+    choose_headline_task,
+    compare_to_baseline,
+    find_baseline,
+    list_tasks,
+)
 from vlmcomp.reporting.statistics import Interval, speed_interval
-from vlmcomp.results.schema import Report, amount
+from vlmcomp.results.schema import Report
 
 GOALS = ("memory", "speed")
 _UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 _AMOUNT = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?b)", re.IGNORECASE)
 
+SizeEstimator = Callable[[str], tuple[Mapping[str, int], Mapping[str, int]]]  # model -> weight and peak build bytes
 
-def read_amount(text: str) -> int:
+
+def parse_bytes(text: str) -> int:
     """Bytes of ``8GB`` or ``4.5 MB``, in powers of ten.
 
     Raises:
-        ValueError: it is not so written, or nothing.
+        ValueError: another spelling, or zero.
     """
     found = _AMOUNT.fullmatch(text.strip()) if isinstance(text, str) and len(text) < 40 else None
     if found is None or float(found[1]) <= 0:
@@ -32,233 +41,270 @@ def read_amount(text: str) -> int:
 
 
 @dataclass(frozen=True)
-class Wish:
-    """``memory_bytes`` of the device, ``loss_points`` of exact match (percentage points) that may go, and a goal."""
+class Constraints:
+    """What a recipe must satisfy, and what it is chosen for.
+
+    ``memory_bytes``: of the device. ``max_accuracy_drop``: percentage points of exact match. ``optimize_for``: one of
+    ``GOALS``.
+    """
 
     model: str
     memory_bytes: int
-    loss_points: float
-    goal: str
+    max_accuracy_drop: float
+    optimize_for: str
 
     def __post_init__(self) -> None:
-        registry.find(self.model)
+        registry.get_model_spec(self.model)
         if self.memory_bytes <= 0:
             raise ValueError("the memory must be more than nothing: write for example 8GB")
-        if not (math.isfinite(self.loss_points) and 0 <= self.loss_points <= 100):
-            raise ValueError(f"a loss of {self.loss_points:g} points cannot be: give 0 to 100")
-        if self.goal not in GOALS:
-            raise ValueError(f"'{self.goal}' is not a goal: use one of {', '.join(GOALS)}")
+        if not (math.isfinite(self.max_accuracy_drop) and 0 <= self.max_accuracy_drop <= 100):
+            raise ValueError(f"a drop of {self.max_accuracy_drop:g} points is impossible: give 0 to 100")
+        if self.optimize_for not in GOALS:
+            raise ValueError(f"'{self.optimize_for}' is not a goal: use one of {', '.join(GOALS)}")
 
 
 @dataclass(frozen=True)
-class Option:
-    """One recipe and what is known of it. ``refused`` says why it is not for this wish; empty if it is.
+class Candidate:
+    """One recipe and what is known of it.
 
-    ``needs_bytes``: what must fit. ``difference``: of exact match to FP16, a share; ``speed``: of decoding to FP16,
-    0 is the same; both None where they are not known.
+    ``required_bytes``: what must fit. ``difference``: of exact match to FP16, a share. ``speed``: of decoding relative
+    to FP16, minus 1. Both are None if unknown. ``refused``: why it violates the constraints; empty if it does not.
     """
 
     recipe: Recipe
     weight_bytes: int
-    needs_bytes: int
+    required_bytes: int
     difference: Interval | None = None
     speed: Interval | None = None
     refused: str = ""
 
 
 @dataclass(frozen=True)
-class Advice:
-    """``best`` is None where nothing will do. ``basis``: what the numbers are, and of which machine."""
+class Recommendation:
+    """The ``best`` candidate, None if nothing satisfies the constraints. ``basis``: which measurements it rests on."""
 
-    wish: Wish
-    best: Option | None
-    options: tuple[Option, ...]
-    why: str
+    constraints: Constraints
+    best: Candidate | None
+    candidates: tuple[Candidate, ...]
+    reason: str
     cost: str
     basis: str
     measured: bool
 
     @property
     def command(self) -> str:
-        """What builds it."""
-        return f"vlmcomp build {self.best.recipe} --out {self.best.recipe.slug}" if self.best else ""
+        """The shell command that builds it."""
+        return f"vlmcomp compress {self.best.recipe} --out {self.best.recipe.slug}" if self.best else ""
 
     @property
     def python(self) -> str:
-        """What loads and asks it."""
+        """Python that loads the built model and generates an answer."""
         if self.best is None:
             return ""
         return (
-            "from vlmcomp import checkpoint\nfrom vlmcomp.ask import ask\nfrom vlmcomp.question import open_image\n\n"
-            f'vlm = checkpoint.load("{self.best.recipe.slug}")\n'
-            'print(ask(vlm, open_image("photo.png"), "What is in the picture?").text)'
+            "import vlmcomp\n\n"
+            f'model = vlmcomp.load("{self.best.recipe.slug}")\n'
+            'print(model.ask("photo.png", "What is in the picture?").text)'
         )
 
 
-def needs(report: Report) -> int:
-    """Bytes that answering with it takes: what was measured at its peak, and never less than its weights."""
+def required_memory(report: Report) -> int:
+    """Bytes needed to generate answers: the measured peak, and never less than the weights."""
     assert report.size is not None
     return max(report.size.total_bytes, report.memory.peak_answer_bytes if report.memory else 0)
 
 
-def recommend(wish: Wish, reports: Sequence[Report], rows: RowsOf) -> Advice:
-    """The best recipe for ``wish`` by ``reports`` of one machine and model that compare (``matrix.of_model``).
+def recommend(
+    constraints: Constraints,
+    reports: Sequence[Report],
+    load_predictions: PredictionLoader,
+    estimate_sizes: SizeEstimator,
+    task: str | None = None,
+) -> Recommendation:
+    """``recommend_from_reports`` if the model was measured, else ``recommend_from_size_estimates``.
 
-    A loss is accepted only if the 95 % interval of the difference to FP16, paired by question, stays within it. Speed
-    counts only between recipes that were timed in turns, and nothing is called faster that is not seen to be. For
-    memory the fewest weight bytes win; for speed the fastest that is seen to beat FP16, else FP16 where it fits, else
-    the least slow.
+    Args:
+        constraints: what the recipe must satisfy.
+        reports: any reports.
+        load_predictions: reads the predictions of a report.
+        estimate_sizes: weight and peak build bytes by recipe of an unmeasured model.
+        task: the task of the accuracy drop (None: the headline task of the model's reports).
 
     Raises:
-        ValueError: there is no FP16 report to hold the others against.
+        ValueError: the model was measured on other tasks only, or its FP16 was not measured.
     """
-    mine = [r for r in reports if Recipe.parse(r.recipe).model == wish.model]
-    dense = baseline_of(mine)
-    if dense is None or MAIN_TASK not in dense.quality:
-        raise ValueError(f"{wish.model}/fp16 was not measured: there is nothing to hold the other recipes against")
-    whole = [r for r in mine if r.error is None and r.size is not None and MAIN_TASK in r.quality]
-    options = tuple(_option(wish, r, dense, rows) for r in whole)
-    good = [o for o in options if not o.refused]
-    machine = dense.hardware
-    basis = (
-        f"measured on {machine.name} ({machine.slug}), {dense.quality[MAIN_TASK].samples:,} questions of {MAIN_TASK}"
-    )
-    if not good:
-        return Advice(wish, None, options, _nothing(wish, options), "", basis, True)
-    best = min(good, key=_lightest if wish.goal == "memory" else _fastest)
-    return Advice(wish, best, options, _why(wish, best, len(good), len(options)), _cost(best), basis, True)
+    mine = comparable_reports(constraints.model, reports, task)
+    tasks = list_tasks(mine)
+    if not tasks and not registry.get_model_spec(constraints.model).bundled:
+        return recommend_from_size_estimates(constraints, *estimate_sizes(constraints.model))
+    if tasks and task is not None and task not in tasks:
+        raise ValueError(f"{constraints.model} was not measured on {task}: choose {' or '.join(tasks)}")
+    return recommend_from_reports(constraints, mine, load_predictions, task)
 
 
-def by_arithmetic(wish: Wish, weights: Mapping[str, int], building: Mapping[str, int]) -> Advice:
-    """The first recipe that fits, where no weights of the model were measured: what it loses is not known.
+def recommend_from_reports(
+    constraints: Constraints,
+    reports: Sequence[Report],
+    load_predictions: PredictionLoader,
+    task: str | None = None,
+) -> Recommendation:
+    """The best measured recipe of comparable ``reports`` (``grid.comparable_reports``).
 
-    ``weights`` and ``building`` are bytes by recipe, those that change the model least first: of the result, and on the
-    device at the peak of building it (``measure.sizes``).
+    A drop is accepted only if the 95 % interval of the paired difference to FP16 stays within it. Speed counts only
+    between reports that were timed in turns, and only if the difference is significant. For memory the fewest weight
+    bytes win; for speed the fastest recipe that is significantly faster than FP16, else FP16 if it fits, else the
+    least slow.
+
+    Args:
+        constraints: what the recipe must satisfy.
+        reports: of one machine; those of other models are ignored.
+        load_predictions: reads the predictions of a report.
+        task: the task of the accuracy drop (None: the headline task of the model's reports).
+
+    Raises:
+        ValueError: there is no FP16 report with a score to compare with.
     """
-    options = []
-    for text, held in weights.items():
-        peak = max(held, building[text])
-        reason = f"building it takes {amount(peak)}" if peak > wish.memory_bytes else ""
-        options.append(Option(Recipe.parse(text), held, peak, refused=reason))
-    basis = f"arithmetic from published shapes: no weights of {wish.model} were measured here"
-    best = next((o for o in options if not o.refused), None)
+    mine = [r for r in reports if Recipe.parse(r.recipe).model == constraints.model]
+    task = task or choose_headline_task(mine)
+    baseline = find_baseline(mine)
+    if baseline is None or task not in baseline.quality:
+        on = f" on {task}" if task and baseline is not None else ""
+        raise ValueError(f"{constraints.model}/fp16 was not measured{on}: there is no baseline to compare with")
+    complete = [r for r in mine if r.error is None and r.size is not None and task in r.quality]
+    candidates = tuple(_candidate(constraints, r, baseline, load_predictions, task) for r in complete)
+    allowed = [c for c in candidates if not c.refused]
+    machine = baseline.hardware
+    basis = f"measured on {machine.name} ({machine.slug}), {baseline.quality[task].samples:,} questions of {task}"
+    if not allowed:
+        return Recommendation(constraints, None, candidates, _no_candidate(constraints, candidates), "", basis, True)
+    best = min(allowed, key=_memory_key if constraints.optimize_for == "memory" else _speed_key)
+    reason = _reason(constraints, best, len(allowed), len(candidates))
+    return Recommendation(constraints, best, candidates, reason, _cost(best), basis, True)
+
+
+def recommend_from_size_estimates(
+    constraints: Constraints, weight_bytes: Mapping[str, int], build_bytes: Mapping[str, int]
+) -> Recommendation:
+    """The first recipe that fits, for a model without measurements: its accuracy drop is unknown.
+
+    Args:
+        constraints: what the recipe must satisfy.
+        weight_bytes: of each recipe's result; those that change the model least come first.
+        build_bytes: peak on the device while each recipe is built (``compression.size_estimate``).
+    """
+    memory = format_bytes(constraints.memory_bytes)
+    candidates = []
+    for text, size in weight_bytes.items():
+        peak = max(size, build_bytes[text])
+        refused = f"building it takes {format_bytes(peak)}" if peak > constraints.memory_bytes else ""
+        candidates.append(Candidate(Recipe.parse(text), size, peak, refused=refused))
+    basis = f"arithmetic from published shapes: no weights of {constraints.model} were measured here"
+    best = next((c for c in candidates if not c.refused), None)
     if best is None:
-        return Advice(wish, None, tuple(options), _nothing(wish, options), "", basis, False)
-    why = (
-        f"Of the recipes that fit in {amount(wish.memory_bytes)} it changes the model least: quantizing before pruning."
-    )
-    if best is options[0]:
-        why = (
-            f"It fits in {amount(wish.memory_bytes)} as it is: without a measurement nothing speaks for compressing it."
-        )
+        reason = _no_candidate(constraints, candidates)
+        return Recommendation(constraints, None, tuple(candidates), reason, "", basis, False)
+    reason = f"Of the recipes that fit in {memory} it changes the model least: quantizing before pruning."
+    if best is candidates[0]:
+        reason = f"It fits in {memory} as it is: without a measurement nothing speaks for compressing it."
     cost = (
-        f"Its weights take {amount(best.weight_bytes)}, building it {amount(best.needs_bytes)}; what answers need on "
-        f"top is not counted. Loss and speed are not known: run 'vlmcomp bench {best.recipe}'."
+        f"Its weights take {format_bytes(best.weight_bytes)}, building it {format_bytes(best.required_bytes)}; what "
+        f"answers need on top is not counted. Loss and speed are not known: run 'vlmcomp bench {best.recipe}'."
     )
-    return Advice(wish, best, tuple(options), why, cost, basis, False)
+    return Recommendation(constraints, best, tuple(candidates), reason, cost, basis, False)
 
 
-def _option(wish: Wish, report: Report, dense: Report, rows: RowsOf) -> Option:
-    recipe, size = Recipe.parse(report.recipe), report.size
-    assert size is not None
-    found = Interval(0.0, 0.0, 0.0) if report is dense else None
-    if found is None and (both := paired(rows, report, dense)) is not None:
-        found = both.difference
+def _candidate(
+    constraints: Constraints, report: Report, baseline: Report, load_predictions: PredictionLoader, task: str
+) -> Candidate:
+    assert report.size is not None
+    required = required_memory(report)
+    unchanged = Interval(0.0, 0.0, 0.0)
+    difference = unchanged if report is baseline else None
+    if difference is None and (found := compare_to_baseline(load_predictions, report, baseline, task)) is not None:
+        difference = found.difference
     speed = None
-    if report.latency is not None and dense.latency is not None:
-        same = report is dense and report.latency.session
-        speed = Interval(0.0, 0.0, 0.0) if same else speed_interval(dense.latency, report.latency)
-    return Option(recipe, size.total_bytes, needs(report), found, speed, _refused(wish, needs(report), found, speed))
+    if report.latency is not None and baseline.latency is not None:
+        timed_baseline = report is baseline and report.latency.session
+        speed = unchanged if timed_baseline else speed_interval(baseline.latency, report.latency)
+    refused = _refusal(constraints, required, difference, speed)
+    return Candidate(Recipe.parse(report.recipe), report.size.total_bytes, required, difference, speed, refused)
 
 
-def _refused(wish: Wish, needed: int, found: Interval | None, speed: Interval | None) -> str:
-    if needed > wish.memory_bytes:
-        return f"it takes {amount(needed)}"
-    if found is None:
+def _refusal(constraints: Constraints, required: int, difference: Interval | None, speed: Interval | None) -> str:
+    if required > constraints.memory_bytes:
+        return f"it takes {format_bytes(required)}"
+    if difference is None:
         return "its answers are not recorded, so its loss is not known"
-    if 100 * found.low < -wish.loss_points:
-        return f"it may lose {-100 * found.low:.1f} points"
-    if wish.goal == "speed" and speed is None:
+    if 100 * difference.low < -constraints.max_accuracy_drop:
+        return f"it may lose {-100 * difference.low:.1f} points"
+    if constraints.optimize_for == "speed" and speed is None:
         return "it was not timed in turns with FP16, so its speed is not known"
     return ""
 
 
-def _lightest(option: Option) -> tuple[float, ...]:
-    assert option.difference is not None
-    return option.weight_bytes, -option.difference.value, len(option.recipe.steps)
+def _memory_key(candidate: Candidate) -> tuple[float, ...]:
+    assert candidate.difference is not None
+    return candidate.weight_bytes, -candidate.difference.value, len(candidate.recipe.steps)
 
 
-def _fastest(option: Option) -> tuple[float, ...]:
-    """Seen to be faster than FP16, then FP16, then the others by their speed."""
-    assert option.speed is not None
-    faster = option.speed.low > 0
-    dense = option.recipe == option.recipe.baseline
-    return 0 if faster else 1 if dense else 2, -option.speed.value, option.weight_bytes
+def _speed_key(candidate: Candidate) -> tuple[float, ...]:
+    """Significantly faster than FP16 first, then FP16, then the others by their speed."""
+    assert candidate.speed is not None
+    if candidate.speed.low > 0:
+        rank = 0
+    else:
+        rank = 1 if candidate.recipe == candidate.recipe.baseline else 2
+    return rank, -candidate.speed.value, candidate.weight_bytes
 
 
-def _why(wish: Wish, best: Option, good: int, of: int) -> str:
-    one = good == 1
-    verb = "fits and stays" if one else "fit and stay"
-    head = f"Of {of} measured recipes {good} {verb} within {_points(wish)}, by the 95 % interval"
-    if wish.goal == "memory":
-        return f"{head}; {'it' if one else 'this one'} takes the fewest bytes."
+def _reason(constraints: Constraints, best: Candidate, num_allowed: int, num_candidates: int) -> str:
+    single = num_allowed == 1
+    verb = "fits and stays" if single else "fit and stay"
+    head = (
+        f"Of {num_candidates} measured recipes {num_allowed} {verb} within {_points(constraints)}, by the 95 % interval"
+    )
+    subject = "it" if single else "this one"
+    if constraints.optimize_for == "memory":
+        return f"{head}; {subject} takes the fewest bytes."
     assert best.speed is not None
     if best.speed.low > 0:
-        return f"{head}; {'it' if one else 'this one'} decodes fastest."
+        return f"{head}; {subject} decodes fastest."
     if best.recipe == best.recipe.baseline:
         return f"{head}; none is seen to decode faster than FP16."
     return f"{head}; none of them is seen to decode faster than FP16, and this one is the least slow."
 
 
-def _points(wish: Wish) -> str:
-    return f"{wish.loss_points:g} point{'s' * (wish.loss_points != 1)}"
+def _points(constraints: Constraints) -> str:
+    return f"{constraints.max_accuracy_drop:g} point{'s' * (constraints.max_accuracy_drop != 1)}"
 
 
-def _cost(best: Option) -> str:
+def _cost(best: Candidate) -> str:
     assert best.difference is not None
-    value, low, high = best.difference.points()
-    said = [f"Weights {amount(best.weight_bytes)}; answering took {amount(best.needs_bytes)} at its peak."]
+    memory = (
+        f"Weights {format_bytes(best.weight_bytes)}; answering took {format_bytes(best.required_bytes)} at its peak."
+    )
     if best.recipe == best.recipe.baseline:
-        return f"{said[0]} It is the FP16 model itself: nothing is lost."
-    said.append(f"Exact match {value} points (95 %: {low} to {high}).")
-    if best.speed is None:
-        said.append("Its speed is not known: it was not timed in turns with FP16.")
-    else:
-        speed = best.speed
-        said.append(
-            f"Decoding {1 + speed.value:.2f}x FP16's speed (95 %: {1 + speed.low:.2f} to {1 + speed.high:.2f})."
-        )
-    return " ".join(said)
+        return f"{memory} It is the FP16 model itself: nothing is lost."
+    value, low, high = best.difference.points()
+    quality = f"Exact match {value} points (95 %: {low} to {high})."
+    speed = "Its speed is not known: it was not timed in turns with FP16."
+    if best.speed is not None:
+        bounds = f"95 %: {1 + best.speed.low:.2f} to {1 + best.speed.high:.2f}"
+        speed = f"Decoding {1 + best.speed.value:.2f}x FP16's speed ({bounds})."
+    return f"{memory} {quality} {speed}"
 
 
-def _nothing(wish: Wish, options: Sequence[Option]) -> str:
-    """What stands in the way of most, and what would have to give."""
-    if all(o.needs_bytes > wish.memory_bytes for o in options):
-        least = min(options, key=lambda o: o.needs_bytes)
-        return f"Nothing fits in {amount(wish.memory_bytes)}: {least.recipe} needs least, {amount(least.needs_bytes)}."
-    fitting = [o for o in options if o.needs_bytes <= wish.memory_bytes]
-    lost = [o for o in fitting if o.difference is not None]
-    if lost and all(100 * o.difference.low < -wish.loss_points for o in lost):
-        best = max(lost, key=lambda o: o.difference.low)  # type: ignore[union-attr]
-        return (
-            f"What fits may lose more than {_points(wish)}: {best.recipe} loses least, at most "
-            f"{-100 * best.difference.low:.1f}."  # type: ignore[union-attr]
-        )
-    if wish.goal == "speed" and lost:
-        return "No recipe that fits was timed in turns with FP16 (bench --retime): choose for memory instead."
+def _no_candidate(constraints: Constraints, candidates: Sequence[Candidate]) -> str:
+    """Which constraint rules most candidates out, and the nearest one to it."""
+    fitting = [c for c in candidates if c.required_bytes <= constraints.memory_bytes]
+    if not fitting:
+        least = min(candidates, key=lambda c: c.required_bytes)
+        memory = format_bytes(constraints.memory_bytes)
+        return f"Nothing fits in {memory}: {least.recipe} needs least, {format_bytes(least.required_bytes)}."
+    drops = {c.recipe: -100 * c.difference.low for c in fitting if c.difference is not None}
+    if drops and all(drop > constraints.max_accuracy_drop for drop in drops.values()):
+        recipe, drop = min(drops.items(), key=lambda item: item[1])
+        return f"What fits may lose more than {_points(constraints)}: {recipe} loses least, at most {drop:.1f}."
+    if constraints.optimize_for == "speed" and drops:
+        return "No recipe that fits was timed in turns with FP16 (bench --latency-only): choose for memory instead."
     return "The answers of what fits are not recorded: measure it with 'vlmcomp bench'."
-
-
-Arithmetic = Callable[[str], tuple[Mapping[str, int], Mapping[str, int]]]
-
-
-def advise(wish: Wish, reports: Sequence[Report], rows: RowsOf, arithmetic: Arithmetic) -> Advice:
-    """``recommend`` where the model was measured, else ``by_arithmetic`` of what ``arithmetic`` says of it.
-
-    Raises:
-        ValueError: as these two.
-    """
-    mine = of_model(wish.model, reports)
-    if any(MAIN_TASK in r.quality for r in mine) or registry.find(wish.model).embedded:
-        return recommend(wish, mine, rows)
-    return by_arithmetic(wish, *arithmetic(wish.model))

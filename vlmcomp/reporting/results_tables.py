@@ -1,98 +1,99 @@
-"""Reports as Markdown: results, exact match by type of question, other tasks, and their circumstances."""
+"""Reports as Markdown tables: results, exact match by question type, other tasks, and their circumstances."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from vlmcomp.data.hub_tasks import HUB_TASKS
+from vlmcomp.data.task_registry import TASKS
 from vlmcomp.recipe import Recipe
-from vlmcomp.reporting.grouping import MAIN_TASK, SIDE_TASK, RowsOf, baseline_of, groups, order, paired
-from vlmcomp.reporting.markdown import table
-from vlmcomp.reporting.statistics import Interval, speed_interval
-from vlmcomp.results.schema import RANDOM, Latency, Quality, Report, p95
+from vlmcomp.reporting.grouping import (
+    PredictionLoader,
+    choose_headline_task,
+    comparable_groups,
+    compare_to_baseline,
+    find_baseline,
+    sort_reports,
+)
+from vlmcomp.reporting.markdown import markdown_table
+from vlmcomp.reporting.statistics import Interval, percentile_95, speed_interval
+from vlmcomp.results.schema import RANDOM_WEIGHTS, Latency, Quality, Report
 
 _NONE = "–"
+_NUM_LEFT = 2  # the first columns, of words, are left-aligned
 
 
-_HEAD = (
-    "Recipe",
-    "What",
-    "Exact match %",
-    "Points to FP16 (95 %)",
-    "Same answer as FP16 %",
-    "Right to wrong, wrong to right",
-    "Composite %",
-    "METEOR %",
-    "ROUGE-1 %",
-    "BERTScore %",
-    "easy-VQA exact match %",
-    "Words an answer",
-    "TTFT ms",
-    "ms/token",
-    "p95",
-    "Decode speed to FP16 (95 %)",
-    "Floor reached %",
-    "Weights MB",
-    "% of FP16",
-)
+def results_table(
+    reports: Sequence[Report],
+    load_predictions: PredictionLoader,
+    columns: Sequence[str] | None = None,
+    task: str | None = None,
+) -> str:
+    """One row a recipe of one group; changes are to the group's own FP16 baseline, with bootstrap intervals.
+
+    Args:
+        reports: one of the ``comparable_groups``.
+        load_predictions: reads the predictions of a report.
+        columns: titles of the columns to show, in their order in the table (None: all).
+        task: the headline task (None: the one that most of ``reports`` share).
+    """
+    task = task or choose_headline_task(reports)
+    second = _second_task(reports, task)
+    head = _head(second)
+    baseline = find_baseline(reports)
+    lines = []
+    for report in sort_reports(reports):
+        cells = _result_cells(report, baseline, load_predictions, task, second)
+        lines.append([f"`{report.recipe}`", *(cells or _failure_cells(report, len(head)))])
+    shown = [i for i, title in enumerate(head) if columns is None or title in columns]
+    table = [[line[i] for i in shown] for line in (head, *lines)]
+    return markdown_table(table[0], table[1:], sum(i < _NUM_LEFT for i in shown))
 
 
-_LEFT = 2  # the first columns, of words, are aligned to the left
-
-
-def results(reports: Sequence[Report], rows: RowsOf) -> str:
-    """One group as a table, a row a recipe; changes are to the group's own FP16 baseline, with bootstrap intervals."""
-    baseline = baseline_of(reports)
-    lines = [_results_row(report, baseline, rows) for report in order(reports)]
-    return table(_HEAD, lines, _LEFT)
-
-
-def by_type(reports: Sequence[Report], task: str = MAIN_TASK) -> str:
-    """Exact match of one group by type of question; the first row always says the type's commonest answer."""
-    scored = [(r, r.quality[task]) for r in order(reports) if r.error is None and task in r.quality]
+def question_type_table(reports: Sequence[Report], task: str | None = None) -> str:
+    """Exact match of one group by question type; the first row always gives the type's most frequent answer."""
+    task = task or choose_headline_task(reports)
+    scored = [(r, r.quality[task]) for r in sort_reports(reports) if r.error is None and task in r.quality]
     if not scored:
         return ""
     first = scored[0][1]
-    kinds = list(first.samples_by_type)
-    head = ("Recipe", *(f"{kind} ({first.samples_by_type[kind]})" for kind in kinds))
-    lines = [["always the commonest answer", *(_percent(first.commonest_answer_by_type.get(k)) for k in kinds)]]
-    lines += [[f"`{r.recipe}`", *(_percent(q.exact_match_by_type.get(k)) for k in kinds)] for r, q in scored]
-    return table(head, lines, 1)
+    types = list(first.samples_by_type)
+    head = ("Recipe", *(f"{name} ({first.samples_by_type[name]})" for name in types))
+    lines = [["always the commonest answer", *(_percent(first.commonest_answer_by_type.get(t)) for t in types)]]
+    lines += [[f"`{r.recipe}`", *(_percent(q.exact_match_by_type.get(t)) for t in types)] for r, q in scored]
+    return markdown_table(head, lines, 1)
 
 
-def other_tasks(reports: Sequence[Report]) -> str:
-    """One group's scores on the tasks that the results leave out; VQA accuracy where several people answered."""
-    whole = [r for r in order(reports) if r.error is None]
-    first = {q.task: q for r in whole for q in r.quality.values() if q.task not in (MAIN_TASK, SIDE_TASK)}
+def other_tasks_table(reports: Sequence[Report], task: str | None = None) -> str:
+    """Scores of one group on the tasks that ``results_table`` leaves out; VQA accuracy where several people answered."""
+    task = task or choose_headline_task(reports)
+    shown = (task, _second_task(reports, task))
+    complete = [r for r in sort_reports(reports) if r.error is None]
+    first = {q.task: q for r in complete for q in r.quality.values() if q.task not in shown}
     columns: list[tuple[str, str, Callable[[Quality], float | None]]] = []
-    for task, q in first.items():
-        columns.append((task, f"{task} exact match % ({q.samples:,})", lambda q: q.exact_match))
-        if q.vqa_accuracy is not None:
-            columns.append((task, f"{task} VQA accuracy %", lambda q: q.vqa_accuracy))
-    lines = [
-        [f"`{r.recipe}`"]
-        + [_percent(score(r.quality[task]) if task in r.quality else None) for task, _, score in columns]
-        for r in whole
-    ]
-    return table(("Recipe", *(name for _, name, _ in columns)), lines, 1) if columns else ""
+    for name, quality in first.items():
+        columns.append((name, f"{name} exact match % ({quality.samples:,})", lambda q: q.exact_match))
+        if quality.vqa_accuracy is not None:
+            columns.append((name, f"{name} VQA accuracy %", lambda q: q.vqa_accuracy))
+    if not columns:
+        return ""
+    lines = []
+    for report in complete:
+        scores = (score(report.quality[name]) if name in report.quality else None for name, _, score in columns)
+        lines.append([f"`{report.recipe}`", *map(_percent, scores)])
+    return markdown_table(("Recipe", *(title for _, title, _ in columns)), lines, 1)
 
 
 def caption(reports: Sequence[Report]) -> str:
-    """What a group's numbers were measured on and with."""
-    report = next((r for r in order(reports) if r.error is None), reports[0])
+    """What one group was measured on and with, as a sentence."""
+    report = next((r for r in sort_reports(reports) if r.error is None), reports[0])
     machine = report.hardware
     parts = [f"{machine.name} ({machine.device}, {machine.cores} cores, {machine.memory_bytes / 1e9:.0f} GB)"]
-    if report.weights == RANDOM:
-        parts.append("random weights: the architecture alone, quality is not asked about")
+    if report.weights == RANDOM_WEIGHTS:
+        parts.append("random weights: the architecture alone, without a quality score")
     parts.append(f"weights {report.source}" + (f" ({report.revision})" if report.revision else ""))
     parts += [f"{q.task} {q.version}: {q.samples:,} questions" for q in report.quality.values()]
-    if (timed := report.latency) is not None:
-        parts.append(
-            f"times: median of {len(timed.ttft_ms)} runs at batch 1, {timed.new_tokens} new tokens, "
-            f"{timed.threads} thread{'s' * (timed.threads != 1)}, computed in {report.dtype_computed}"
-        )
-        if timed.floor is not None:
-            speed = f"{timed.floor.bandwidth_bytes_s / 1e9:.1f} GB/s"
-            parts.append(f"floor: the weights that a token reads, at {speed} as copied in memory here")
+    parts += _timing_facts(report)
     if report.quality:
         scores = next(iter(report.quality.values()))
         parts += [f"BERTScore: {scores.bertscore_encoder}", f"METEOR: {scores.meteor_data}"]
@@ -101,49 +102,133 @@ def caption(reports: Sequence[Report]) -> str:
     return f"{'; '.join(parts)}."
 
 
-def block(reports: Sequence[Report], rows: RowsOf) -> str:
-    """Every group as Markdown: caption, results, exact match by type of question, and the other tasks."""
+def results_section(reports: Sequence[Report], load_predictions: PredictionLoader, task: str | None = None) -> str:
+    """Every group as Markdown: caption, results, exact match by question type, and the other tasks.
+
+    Args:
+        reports: any reports.
+        load_predictions: reads the predictions of a report.
+        task: the headline task (None: of each group the one that most of its reports share).
+    """
     parts = []
-    for group in groups(reports):
-        parts += [caption(group), results(group, rows)]
-        if types := by_type(group):
-            parts += [f"Exact match on {MAIN_TASK} in percent by type of question (number of questions):", types]
-        if others := other_tasks(group):
+    for group in comparable_groups(reports):
+        headline = task or choose_headline_task(group)
+        parts += [caption(group), results_table(group, load_predictions, task=headline)]
+        if types := question_type_table(group, headline):
+            parts += [f"Exact match on {headline} in percent by type of question (number of questions):", types]
+        if others := other_tasks_table(group, headline):
             parts += ["The other tasks (number of questions):", others]
     return "\n\n".join(parts) or "Nothing has been measured yet."
 
 
-def _results_row(report: Report, baseline: Report | None, rows: RowsOf) -> list[str]:
-    recipe = Recipe.parse(report.recipe)
-    name = f"`{report.recipe}`"
+def _second_task(reports: Sequence[Report], task: str | None) -> str | None:
+    """The first listed task of a group besides the headline task; it has a column beside it."""
+    names = (name for report in sort_reports(reports) for name in report.quality)
+    return next((name for name in names if name != task), None)
+
+
+def _task_title(task: str) -> str:
+    known = TASKS.get(task) or HUB_TASKS.get(task)
+    return known.title.partition(",")[0] if known else task
+
+
+def _head(second_task: str | None) -> list[str]:
+    return [
+        "Recipe",
+        "What",
+        "Exact match %",
+        "Points to FP16 (95 %)",
+        "Same answer as FP16 %",
+        "Right to wrong, wrong to right",
+        "Composite %",
+        "METEOR %",
+        "ROUGE-1 %",
+        "BERTScore %",
+        *([f"{_task_title(second_task)} exact match %"] if second_task else []),
+        "Words an answer",
+        "TTFT ms",
+        "ms/token",
+        "p95",
+        "Decode speed to FP16 (95 %)",
+        "Floor reached %",
+        "Weights MB",
+        "% of FP16",
+    ]
+
+
+def _failure_cells(report: Report, num_columns: int) -> list[str]:
+    """The cells of a report without measurements, after its recipe."""
+    reason = " ".join((report.error or "not measured").split()).replace("|", "\\|")
+    label = Recipe.parse(report.recipe).label
+    return [f"{label}; failed: {reason}", *[_NONE] * (num_columns - _NUM_LEFT)]
+
+
+def _result_cells(
+    report: Report,
+    baseline: Report | None,
+    load_predictions: PredictionLoader,
+    task: str | None,
+    second_task: str | None,
+) -> list[str] | None:
+    """The cells of a report after its recipe; None if it failed."""
     if report.error is not None or report.size is None or report.latency is None:
-        reason = " ".join((report.error or "not measured").split()).replace("|", "\\|")
-        return [name, f"{recipe.label}; failed: {reason}"] + [_NONE] * (len(_HEAD) - _LEFT)
-    main, side = report.quality.get(MAIN_TASK), report.quality.get(SIDE_TASK)
-    found = speed = share = None
+        return None
+    share = None
     if baseline is not None and baseline.size is not None and baseline.latency is not None:
-        if main is not None and MAIN_TASK in baseline.quality:
-            found = paired(rows, report, baseline)
-        speed = _speed(baseline.latency, report.latency)
         share = report.size.total_bytes / baseline.size.total_bytes
     return [
-        name,
-        recipe.label,
-        _percent(main.exact_match if main else None),
-        _NONE if found is None else _points(found.difference),
-        _percent(found and found.same),
-        _NONE if found is None else f"{found.to_wrong}, {found.to_right}",
-        *map(_percent, _text_scores(main)),
-        _percent(side.exact_match if side else None),
-        f"{main.answer_words:.2f}" if main else _NONE,
-        f"{report.latency.ttft_ms_median:.1f}",
-        f"{report.latency.decode_ms_per_token_median:.2f}",
-        f"{p95(report.latency.decode_ms_per_token):.2f}",
-        "1.00x" if report is baseline else speed or _NONE,
-        _percent(_reached(report.latency)),
+        Recipe.parse(report.recipe).label,
+        *_quality_cells(report, baseline, load_predictions, task, second_task),
+        *_latency_cells(report.latency, report is baseline, baseline),
         f"{report.size.total_bytes / 1e6:,.2f}",
         _percent(share),
     ]
+
+
+def _quality_cells(
+    report: Report,
+    baseline: Report | None,
+    load_predictions: PredictionLoader,
+    task: str | None,
+    second_task: str | None,
+) -> list[str]:
+    quality = report.quality.get(task) if task else None
+    found = compare_to_baseline(load_predictions, report, baseline, task) if quality and baseline else None
+    second = report.quality.get(second_task) if second_task else None
+    return [
+        _percent(quality.exact_match if quality else None),
+        _NONE if found is None else _points(found.difference),
+        _percent(found and found.agreement),
+        _NONE if found is None else f"{found.regressions}, {found.improvements}",
+        *map(_percent, _text_scores(quality)),
+        *([_percent(second.exact_match if second else None)] if second_task else []),
+        f"{quality.answer_words:.2f}" if quality else _NONE,
+    ]
+
+
+def _latency_cells(latency: Latency, is_baseline: bool, baseline: Report | None) -> list[str]:
+    speed = _speed(baseline.latency, latency) if baseline is not None and baseline.latency is not None else None
+    return [
+        f"{latency.ttft_ms_median:.1f}",
+        f"{latency.decode_ms_per_token_median:.2f}",
+        f"{percentile_95(latency.decode_ms_per_token):.2f}",
+        "1.00x" if is_baseline else speed or _NONE,
+        _percent(_roofline_share(latency)),
+    ]
+
+
+def _timing_facts(report: Report) -> list[str]:
+    timed = report.latency
+    if timed is None:
+        return []
+    facts = [
+        f"times: median of {len(timed.ttft_ms)} runs at batch 1, {timed.new_tokens} new tokens, "
+        f"{timed.threads} thread{'s' * (timed.threads != 1)}, computed in {report.dtype_computed}"
+    ]
+    if timed.floor is not None:
+        speed = f"{timed.floor.bandwidth_bytes_s / 1e9:.1f} GB/s"
+        facts.append(f"floor: the weights that a token reads, at {speed} as copied in memory here")
+    return facts
 
 
 def _points(difference: Interval) -> str:
@@ -155,11 +240,11 @@ def _speed(before: Latency, after: Latency) -> str | None:
     found = speed_interval(before, after)
     if found is None:  # not timed in turns
         return None
-    return found.factor if found.seen else "no difference seen"
+    return found.speedup_text if found.significant else "no difference seen"
 
 
-def _reached(latency: Latency) -> float | None:
-    """How near decoding comes to the time that reading the weights alone takes on this device."""
+def _roofline_share(latency: Latency) -> float | None:
+    """Share of the memory bandwidth's limit that decoding reaches on this device."""
     return latency.floor and latency.floor.decode_ms_per_token / latency.decode_ms_per_token_median
 
 

@@ -1,4 +1,4 @@
-"""An answer and how long it took."""
+"""A generated answer and its timing."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Answer:
-    """Text so far and how long it took. ``ttft_ms``: from the prepared inputs to the first token.
+    """The text generated so far and its timing; field names are keys of the stored JSON.
 
-    ``shared_ms`` of ``ttft_ms`` and of ``total_ms`` were not spent: another variant had looked at the image. They
-    count, so that variants compare.
+    ``ttft_ms`` is the time from the prepared inputs to the first token. ``shared_ms`` of ``ttft_ms`` and ``total_ms``
+    were not spent but added, so that variants compare: another variant had already encoded the image.
     """
 
     text: str
@@ -25,10 +25,11 @@ class Answer:
     @property
     def decode_ms_per_token(self) -> float:
         """Milliseconds for each token after the first; 0 for an answer of one token."""
-        after = self.total_ms - self.preprocess_ms - self.ttft_ms
-        return after / (self.new_tokens - 1) if self.new_tokens > 1 else 0.0
+        decode_ms = self.total_ms - self.preprocess_ms - self.ttft_ms
+        return decode_ms / (self.new_tokens - 1) if self.new_tokens > 1 else 0.0
 
     @property
     def tokens_per_second(self) -> float:
-        spent = self.total_ms - self.preprocess_ms
-        return 1000 * self.new_tokens / spent if spent > 0 else 0.0
+        """Generated tokens a second, prefill included."""
+        generation_ms = self.total_ms - self.preprocess_ms
+        return 1000 * self.new_tokens / generation_ms if generation_ms > 0 else 0.0

@@ -1,4 +1,4 @@
-"""Answers on disk as they come: a run that was killed loses the batch in flight alone."""
+"""Predictions on disk as they are made: a killed run loses only the current batch."""
 
 from __future__ import annotations
 
@@ -9,44 +9,50 @@ from pathlib import Path
 from typing import Any
 
 from vlmcomp import files
-from vlmcomp.results.store import Rows
+from vlmcomp.results.store import Predictions
 
 
-class Journal:
-    """The batches of rows that were answered so far in ``file``, if it was begun under the same ``facts``.
+class PredictionLog:
+    """An append-only file of prediction batches that an interrupted run resumes from.
 
-    The first line holds the facts, each other one a batch. A line that was torn by a kill is dropped.
+    The first line is the metadata, each other line one batch. A line cut off by a kill is dropped.
+
+    Attributes:
+        batches: read from ``file`` if its metadata equal ``metadata``, and appended since.
     """
 
-    def __init__(self, file: Path, facts: Mapping[str, Any]) -> None:
-        self.file, head = file, json.dumps(facts, sort_keys=True)
-        self.batches = self._read(head)
+    def __init__(self, file: Path, metadata: Mapping[str, Any]) -> None:
+        self.file = file
+        header = json.dumps(metadata, sort_keys=True)
+        self.batches = self._read(header)
         file.parent.mkdir(parents=True, exist_ok=True)
-        files.write_text(file, "".join(f"{line}\n" for line in (head, *map(json.dumps, self.batches))))
+        lines = [header, *map(json.dumps, self.batches)]
+        files.write_text(file, "".join(f"{line}\n" for line in lines))
 
-    def _read(self, head: str) -> list[Rows]:
+    def _read(self, header: str) -> list[Predictions]:
+        """The complete batches of the file; empty if its metadata differ."""
         try:
             first, *lines = self.file.read_text(encoding="utf-8").split("\n")
         except (OSError, UnicodeDecodeError):
             return []
-        if first != head:
+        if first != header:
             return []
-        found = []
-        for line in lines[:-1]:  # what follows the last line end is torn, or nothing
+        batches = []
+        for line in lines[:-1]:  # after the last newline: an incomplete line, or nothing
             try:
-                found.append(json.loads(line))
+                batches.append(json.loads(line))
             except ValueError:
                 break
-        return found
+        return batches
 
-    def add(self, batch: Rows) -> None:
-        """Keep one more batch; when this returns, it is on the disk."""
+    def append(self, batch: Predictions) -> None:
+        """Add one batch; it is on disk when this returns."""
         self.batches.append(batch)
         with self.file.open("a", encoding="utf-8") as file:
             file.write(f"{json.dumps(batch)}\n")
             file.flush()
             os.fsync(file.fileno())
 
-    def end(self) -> None:
-        """The rows are kept elsewhere now."""
+    def delete(self) -> None:
+        """Delete the file, once the predictions are stored with their report."""
         self.file.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Versions, commit and date of a result."""
+"""Where a result comes from: package versions, git commit and date."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ _PACKAGES = (
 )
 
 
-def now() -> str:
+def utc_timestamp() -> str:
+    """The current time in UTC, to the second, in ISO 8601."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
-def versions(*more: str) -> dict[str, str]:
-    """Python and the packages that results depend on (and ``more``), as far as they are installed."""
+def package_versions(*more: str) -> dict[str, str]:
+    """Versions of Python and of the installed packages that results depend on, and of ``more`` packages."""
     found = {"python": platform.python_version()}
     for package in (*_PACKAGES, *more):
         try:
@@ -37,8 +38,8 @@ def versions(*more: str) -> dict[str, str]:
     return found
 
 
-def commit(repo: Path) -> str:
-    """HEAD of ``repo``, ``+dirty`` if code or weights differ from it; empty outside a git checkout."""
+def git_commit(repo: Path) -> str:
+    """HEAD of ``repo``, with ``+dirty`` if code or weights differ from it; empty outside a git checkout."""
     if not (repo / ".git").exists():
         return ""
     try:
@@ -48,5 +49,5 @@ def commit(repo: Path) -> str:
         return ""
 
 
-def _git(repo: Path, *words: str) -> str:
-    return subprocess.run(["git", "-C", repo, *words], capture_output=True, text=True, check=True).stdout.strip()
+def _git(repo: Path, *args: str) -> str:
+    return subprocess.run(["git", "-C", repo, *args], capture_output=True, text=True, check=True).stdout.strip()

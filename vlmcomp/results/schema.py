@@ -1,20 +1,31 @@
-"""A Report is a fact with its circumstances: what was measured, on what, by which versions."""
+"""The report: everything measured about one recipe on one machine, and the circumstances.
+
+Field names are keys of the stored JSON.
+"""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-SCHEMA = 1
-RANDOM = "random: architecture only"  # ``Report.weights`` of what was never trained
-PARTS = ("vision tower", "Q-Former", "projector", "decoder attention", "decoder MLP", "embeddings", "lm_head", "other")
+SCHEMA_VERSION = 1
+RANDOM_WEIGHTS = "random: architecture only"  # ``Report.weights`` of randomly initialized weights
+COMPONENTS = (
+    "vision tower",
+    "Q-Former",
+    "projector",
+    "decoder attention",
+    "decoder MLP",
+    "embeddings",
+    "lm_head",
+    "other",
+)
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """The machine. ``slug`` names its folder below ``precomputed/``; results of two slugs share no axis."""
+    """The machine. ``slug`` names its folder below ``precomputed/``; results of different slugs are never compared."""
 
     slug: str
     device: str  # "cpu" or "cuda"
@@ -25,9 +36,9 @@ class Hardware:
 
 @dataclass(frozen=True)
 class Size:
-    """Bytes and logical parameters by part (``PARTS``), counted before packing.
+    """Weight bytes, and number of parameters before packing, by component (of ``COMPONENTS``).
 
-    ``disk_bytes``: of the checkpoint, 0 where none was saved.
+    ``disk_bytes`` is the size of the checkpoint, 0 if none was saved.
     """
 
     weight_bytes: dict[str, int]
@@ -41,7 +52,7 @@ class Size:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes above what the process held before: after loading, at the peak of building, at the peak of answering."""
+    """Bytes above the process's memory at the start: after loading, at the peak of compression and of generation."""
 
     loaded_bytes: int
     peak_build_bytes: int
@@ -50,12 +61,12 @@ class Memory:
 
 
 @dataclass(frozen=True)
-class Floor:
-    """What this device allows at best, from two short tests on it: a copy of memory, and a matrix product.
+class Roofline:
+    """Lower bounds of latency on this device, from two micro-benchmarks: a memory copy and a matrix product.
 
-    ``decode_bytes`` are read for every token: the weights of the decoder's layers and the lm_head, as they lie in
-    memory; the KV cache comes on top and is left out. ``prefill_flops`` are those of the same weights over the prompt,
-    two a weight and token; attention scores and the vision tower are left out.
+    ``decode_bytes`` are read for every token: the weights of the decoder layers and the lm_head, without the KV cache.
+    ``prefill_flops`` are those of the same weights over the prompt, two a weight and token, without attention scores
+    and vision tower.
     """
 
     bandwidth_bytes_s: float
@@ -76,9 +87,9 @@ class Floor:
 class Latency:
     """Raw milliseconds of every timed run at batch 1 with exactly ``new_tokens`` generated.
 
-    ``vision_ms``: tower, and Q-Former or projector, alone. ``batch_decode_ms``: a step of a whole batch, by its size.
-    ``session`` is shared by models that were timed in turns: their runs compare one by one. ``decoder`` is what decodes
-    (of ``decode.WAYS``), and ``capture_seconds`` what capturing its step took, before the timed runs.
+    ``vision_ms``: tower, and Q-Former or projector, alone. ``batch_decode_ms``: a decoding step of a whole batch, by
+    batch size. ``session`` is shared by models whose runs were interleaved and compare run by run. ``decoder`` is the
+    decoding mode, and ``capture_seconds`` the time to capture its step before the timed runs.
     """
 
     new_tokens: int
@@ -92,7 +103,7 @@ class Latency:
     vision_ms: list[float] = field(default_factory=list)
     batch_decode_ms: dict[str, list[float]] = field(default_factory=dict)
     session: str = ""
-    floor: Floor | None = None
+    floor: Roofline | None = None
     decoder: str = "generate"
     capture_seconds: float = 0.0
 
@@ -109,36 +120,25 @@ class Latency:
         return statistics.median(self.end_to_end_ms)
 
 
-def timed_in_turns(one: Latency, other: Latency) -> bool:
-    """Whether the two were held together and asked in turns: else what separates their times may be the machine."""
+def same_timing_session(one: Latency, other: Latency) -> bool:
+    """Whether the runs of both were interleaved; if not, the machine's state may explain a difference."""
     return bool(one.session) and one.session == other.session
 
 
 def speedup(before: Latency, after: Latency) -> float | None:
-    """How many times as fast ``after`` decodes, by the medians; None where the two were not timed in turns."""
-    if not timed_in_turns(before, after):
+    """Ratio of median decoding times, ``before`` to ``after``; None if their runs were not interleaved."""
+    if not same_timing_session(before, after):
         return None
     return before.decode_ms_per_token_median / after.decode_ms_per_token_median
 
 
-def amount(count: int) -> str:
-    """Bytes for people, in powers of ten."""
-    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
-
-
-def p95(values: Sequence[float]) -> float:
-    """The 95th percentile, between neighbours in proportion."""
-    ordered, place = sorted(values), 0.95 * (len(values) - 1)
-    low = int(place)
-    return ordered[low] + (place - low) * (ordered[min(low + 1, len(ordered) - 1)] - ordered[low])
-
-
 @dataclass(frozen=True)
 class Quality:
-    """Scores of one task, each a share from 0 to 1; the per-sample rows lie beside the report.
+    """Scores of one task, each from 0 to 1; the predictions are stored beside the report.
 
-    ``vqa_accuracy``: the VQA challenge's, where several people answered each question; exact match is against the
-    commonest of their answers then.
+    ``commonest_answer_by_type`` is the exact match of always giving the most common answer of a type.
+    ``vqa_accuracy`` is the soft accuracy of the VQA challenge, for tasks with several reference answers a question;
+    exact match is then against their most common answer.
     """
 
     task: str
@@ -156,14 +156,14 @@ class Quality:
     bertscore_f1: float
     bertscore_encoder: str
     meteor_data: str
-    answer_words: float  # mean words of an answer
+    answer_words: float  # mean number of words in an answer
     rouge1_stemmed: bool = False
     vqa_accuracy: float | None = None
 
 
 @dataclass(frozen=True)
-class Pruned:
-    """One pruning step as it really came out: widths are rounded to what kernels take."""
+class PruningResult:
+    """Result of one pruning step. The real percentage differs from the requested one, as kernels need round widths."""
 
     step: str
     asked_percent: float
@@ -177,7 +177,7 @@ class Pruned:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything measured about one recipe on one machine. ``error`` is set, and the rest empty, if it failed."""
+    """Everything measured about one recipe on one machine; if it failed, ``error`` is set and the rest is empty."""
 
     recipe: str
     hardware: Hardware
@@ -192,13 +192,13 @@ class Report:
     dtype_computed: str = ""
     backend: str = ""
     build_seconds: float = 0.0
-    pruned: list[Pruned] = field(default_factory=list)
+    pruned: list[PruningResult] = field(default_factory=list)
     size: Size | None = None
     memory: Memory | None = None
     latency: Latency | None = None
     quality: dict[str, Quality] = field(default_factory=dict)
     error: str | None = None
-    schema: int = SCHEMA
+    schema: int = SCHEMA_VERSION
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -208,19 +208,19 @@ class Report:
         """Inverse of ``to_dict``.
 
         Raises:
-            ValueError: the data is of another schema or lacks a field.
+            ValueError: another schema version, or a missing field.
         """
-        if data.get("schema") != SCHEMA:
-            raise ValueError(f"report schema {data.get('schema')} is not {SCHEMA}: measure the recipe again")
+        if data.get("schema") != SCHEMA_VERSION:
+            raise ValueError(f"report schema {data.get('schema')} is not {SCHEMA_VERSION}: measure the recipe again")
         data = dict(data)
         try:
             data["hardware"] = Hardware(**data["hardware"])
-            data["pruned"] = [Pruned(**p) for p in data["pruned"]]
+            data["pruned"] = [PruningResult(**p) for p in data["pruned"]]
             data["quality"] = {k: Quality(**q) for k, q in data["quality"].items()}
-            for name, kind in (("size", Size), ("memory", Memory), ("latency", Latency)):
-                data[name] = kind(**data[name]) if data[name] is not None else None
+            for name, section in (("size", Size), ("memory", Memory), ("latency", Latency)):
+                data[name] = section(**data[name]) if data[name] is not None else None
             if data["latency"] is not None and data["latency"].floor is not None:
-                data["latency"] = replace(data["latency"], floor=Floor(**data["latency"].floor))
+                data["latency"] = replace(data["latency"], floor=Roofline(**data["latency"].floor))
             return cls(**data)
         except (KeyError, TypeError) as error:
             raise ValueError(f"the report is damaged ({error}): measure the recipe again") from None

@@ -1,98 +1,114 @@
-"""How a decoding step attends from one token, where PyTorch's own kernel is slow: as transformers' attention functions.
+"""Single-query attention for decoding, where PyTorch's SDPA is slow, as attention functions of transformers.
 
-On a GPU by Triton's kernel; on a CPU without matrix instructions for 16 bits by two products in 32, layer by layer in
-one place, since memory that is taken anew for every layer costs more than the arithmetic.
+A GPU uses the Triton kernel. A CPU without 16-bit matrix instructions uses two products in float32, on keys and values
+that are widened into one buffer layer after layer: allocating memory for each layer costs more than the arithmetic.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
 from typing import Any
 
 import torch
-from torch.nn.functional import scaled_dot_product_attention as attend
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedConfig
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from vlmcomp.runtime import autotune
 from vlmcomp.runtime.linear import gpu as gpu_linear
 
-PYTORCH, KERNEL, WIDE = "sdpa", "vlmcomp-kernel", "vlmcomp-wide"
-_ELSE = ("softcap", "position_bias", "s_aux")  # what changes the logits, which PyTorch's way alone knows of
-_HEADS, _SLOTS, _SIZE, _LAYERS, _ROUNDS = 16, 896, 128, 8, 5  # of the race: from memory, and not a cache of the CPU
+# Names of attention functions, as in a config's ``_attn_implementation``.
+PYTORCH, TRITON, FLOAT32 = "sdpa", "vlmcomp-triton", "vlmcomp-float32"
+_UNSUPPORTED = ("softcap", "position_bias", "s_aux")  # arguments that change the logits: SDPA handles them
+# Shapes of the timing: enough layers that their caches are read from memory.
+_HEADS, _SLOTS, _HEAD_DIM, _LAYERS, _ROUNDS = 16, 896, 128, 8, 5
 
 
-def way(device: torch.device, dtype: torch.dtype) -> str:
-    """The attention function of a step that computes in ``dtype`` on ``device``."""
-    if gpu_linear.available(device):
-        return KERNEL
-    return WIDE if device.type == "cpu" and dtype == torch.bfloat16 and wide_pays() else PYTORCH
+def select_attention(device: torch.device, dtype: torch.dtype) -> str:
+    """Name of the fastest attention function for a step in ``dtype`` on ``device``."""
+    if gpu_linear.triton_available(device):
+        return TRITON
+    if device.type == "cpu" and dtype == torch.bfloat16 and float32_attention_is_faster():
+        return FLOAT32
+    return PYTORCH
 
 
-class Scratch:
-    """Where the keys and values of a layer are made wide, one layer after another."""
+class Float32KVBuffer:
+    """One layer's keys and values in float32; all layers use the same memory in turn."""
 
     def __init__(self) -> None:
-        self.wide: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._buffer: tuple[torch.Tensor, torch.Tensor] | None = None
 
-    def of(self, *narrow: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values in float32, until the next ones come."""
-        if self.wide is None or self.wide[0].shape != narrow[0].shape:
-            keys, values = (torch.empty_like(part, dtype=torch.float32) for part in narrow)
-            self.wide = keys, values
-        for wide, part in zip(self.wide, narrow):
-            wide.copy_(part)
-        return self.wide
+    def widen(self, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """``keys`` and ``values`` in float32, valid until the next call."""
+        if self._buffer is None or self._buffer[0].shape != keys.shape:
+            self._buffer = torch.empty_like(keys, dtype=torch.float32), torch.empty_like(values, dtype=torch.float32)
+        wide_keys, wide_values = self._buffer
+        wide_keys.copy_(keys)
+        wide_values.copy_(values)
+        return self._buffer
 
 
-_scratch: ContextVar[Scratch] = ContextVar("scratch")
+_current_buffer: ContextVar[Float32KVBuffer] = ContextVar("float32_kv_buffer")
 
 
 @contextmanager
-def by(function: str, text: PreTrainedConfig, scratch: Scratch) -> Iterator[None]:
-    """While this lasts the decoder whose settings ``text`` are attends by ``function``."""
-    before, mine = text._attn_implementation, _scratch.set(scratch)
-    text._attn_implementation = function
+def use_attention(name: str, text_config: PreTrainedConfig, buffer: Float32KVBuffer) -> Iterator[None]:
+    """Inside the context the decoder of ``text_config`` uses the attention function ``name``."""
+    previous = text_config._attn_implementation
+    token = _current_buffer.set(buffer)
+    text_config._attn_implementation = name
     try:
         yield
     finally:
-        text._attn_implementation = before
-        _scratch.reset(mine)
+        text_config._attn_implementation = previous
+        _current_buffer.reset(token)
 
 
 @cache
-def wide_pays() -> bool:
-    """Whether one token attends faster in float32 than in bfloat16 on this machine's CPU."""
-    times = autotune.keep("attention", _race, lambda times: len(times["16"]) == len(times["32"]) == _ROUNDS)
+def float32_attention_is_faster() -> bool:
+    """Whether single-query attention is faster in float32 than in bfloat16 on this CPU; timed once a machine."""
+
+    def is_valid(times: dict[str, list[float]]) -> bool:
+        return len(times["16"]) == len(times["32"]) == _ROUNDS
+
+    times = autotune.measure_once("attention", _time_attention, is_valid)
     return statistics.median(times["32"]) < statistics.median(times["16"])
 
 
 @torch.inference_mode()
-def _race() -> dict[str, list[float]]:
-    """Milliseconds that some layers attend in 16 and in 32 bits, in turns."""
-    caches = torch.randn(_LAYERS, 2, 1, _HEADS, _SLOTS, _SIZE).bfloat16()
-    query, mask, scratch = torch.randn(1, _HEADS, 1, _SIZE), torch.zeros(1, 1, 1, _SLOTS), Scratch()
-    ways = {
-        "16": lambda keys, values: attend(query.bfloat16(), keys, values, attn_mask=mask.bfloat16()),
-        "32": lambda keys, values: one_token(query, *scratch.of(keys, values), mask, _SIZE**-0.5),
-    }
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(_ROUNDS):
-        for name, way in ways.items():
-            times[name].append(autotune.ms(lambda way=way: [way(keys, values) for keys, values in caches], "cpu"))
-    return times
+def _time_attention() -> dict[str, list[float]]:
+    """Milliseconds of all layers' attention in 16 and in 32 bits, of each round."""
+    layers = torch.randn(_LAYERS, 2, 1, _HEADS, _SLOTS, _HEAD_DIM).bfloat16()
+    query, mask = torch.randn(1, _HEADS, 1, _HEAD_DIM), torch.zeros(1, 1, 1, _SLOTS)
+    buffer = Float32KVBuffer()
+
+    def in_bfloat16() -> None:
+        for keys, values in layers:
+            scaled_dot_product_attention(query.bfloat16(), keys, values, attn_mask=mask.bfloat16())
+
+    def in_float32() -> None:
+        for keys, values in layers:
+            single_query_attention(query, *buffer.widen(keys, values), mask, _HEAD_DIM**-0.5)
+
+    work: dict[str, Callable[[], None]] = {"16": in_bfloat16, "32": in_float32}
+    return autotune.time_in_turns(work, _ROUNDS, "cpu")
 
 
 def _scale(query: torch.Tensor, scaling: float | None) -> float:
-    """Of the logits: the usual one, unless the module has its own."""
+    """Factor of the logits: the module's own, or the default."""
     return query.shape[-1] ** -0.5 if scaling is None else scaling
 
 
-def _by_kernel(
+def _has_unsupported(kwargs: dict[str, Any]) -> bool:
+    return any(kwargs.get(name) is not None for name in _UNSUPPORTED)
+
+
+def _triton_attention(
     module: torch.nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
@@ -102,17 +118,17 @@ def _by_kernel(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """A batch or a prompt that is asked for meanwhile goes PyTorch's way."""
-    single = query.shape[0] == query.shape[2] == 1 and attention_mask is not None and attention_mask.shape[-2] == 1
-    if not single or any(kwargs.get(name) is not None for name in _ELSE):
+    """Attention by the Triton kernel; SDPA for batches and prompts, which other threads may run meanwhile."""
+    single_query = query.shape[0] == query.shape[2] == 1
+    if not single_query or attention_mask is None or attention_mask.shape[-2] != 1 or _has_unsupported(kwargs):
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
-    from vlmcomp.runtime.triton import attention as triton_attention  # what has no GPU may not have Triton
+    from vlmcomp.runtime.triton import attention as triton_attention  # systems without a GPU may lack Triton
 
-    seen = triton_attention.attend(query, key, value, attention_mask, _scale(query, scaling))
-    return seen.transpose(1, 2).contiguous(), None
+    output = triton_attention.flash_decode(query, key, value, attention_mask, _scale(query, scaling))
+    return output.transpose(1, 2).contiguous(), None
 
 
-def _wide(
+def _float32_attention(
     module: torch.nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
@@ -122,28 +138,39 @@ def _wide(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """The same, of a step whose mask is in float32."""
+    """Attention in float32 of a step, which has a float32 mask; SDPA for all other calls."""
     settings = (attention_mask, dropout, scaling)
     if attention_mask is None or attention_mask.dtype == query.dtype:
         return sdpa_attention_forward(module, query, key, value, *settings, **kwargs)
-    dtype, query, (keys, values) = query.dtype, query.float(), _scratch.get().of(key, value)
-    if any(kwargs.get(name) is not None for name in _ELSE):
-        seen, _ = sdpa_attention_forward(module, query, keys, values, *settings, **kwargs)
+    wide_query = query.float()
+    keys, values = _current_buffer.get().widen(key, value)
+    if _has_unsupported(kwargs):
+        output, _ = sdpa_attention_forward(module, wide_query, keys, values, *settings, **kwargs)
     else:
-        seen = one_token(query, keys, values, attention_mask, _scale(query, scaling)).transpose(1, 2)
-    return seen.to(dtype), None
+        heads = single_query_attention(wide_query, keys, values, attention_mask, _scale(query, scaling))
+        output = heads.transpose(1, 2)
+    return output.to(query.dtype), None
 
 
-def one_token(
+def single_query_attention(
     query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor, scale: float
 ) -> torch.Tensor:
-    """What one token sees, (1, heads, 1, size), of ``query`` shaped alike, keys and values (1, KV heads, slots, size)
-    and a mask (1, 1, 1, slots). As two matrix products: PyTorch's fused kernel, which is made for many tokens, takes
-    longer in float32 too. Heads that share keys are rows of one product."""
+    """Attention output (1, heads, 1, head_dim) of one token, as two matrix products.
+
+    PyTorch's fused kernel, which is made for many tokens, takes longer in float32 too. Heads that share keys and values
+    are rows of one product.
+
+    Args:
+        query: (1, heads, 1, head_dim).
+        keys: (1, key-value heads, slots, head_dim).
+        values: (1, key-value heads, slots, head_dim).
+        mask: (1, 1, 1, slots), added to the logits.
+        scale: factor of the logits.
+    """
     heads = query.reshape(keys.shape[1], -1, query.shape[-1])
     logits = torch.baddbmm(mask[0], heads, keys[0].transpose(1, 2), alpha=scale)
     return torch.bmm(logits.softmax(-1), values[0]).view_as(query)
 
 
-AttentionInterface.register(KERNEL, _by_kernel)
-AttentionInterface.register(WIDE, _wide)
+AttentionInterface.register(TRITON, _triton_attention)
+AttentionInterface.register(FLOAT32, _float32_attention)

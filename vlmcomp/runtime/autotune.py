@@ -1,5 +1,4 @@
-"""Which of several ways to multiply is the fastest on this machine's device: measured once, and kept beside built
-variants."""
+"""Timings of interchangeable kernels on this machine, taken once and stored in the cache folder."""
 
 from __future__ import annotations
 
@@ -7,7 +6,7 @@ import contextlib
 import json
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any, TypeVar
 
@@ -17,109 +16,137 @@ from torch import nn
 from vlmcomp import feedback, files, hardware
 from vlmcomp.models.dtypes import compute_dtype
 from vlmcomp.results import provenance
-from vlmcomp.runtime.device import graphed, synchronize
+from vlmcomp.runtime.device import capture_cuda_graph, synchronize
 
 T = TypeVar("T")
-Times = dict[str, list[float]]  # "prompt_ms" and "token_ms", round by round
-Make = Callable[[str, nn.Linear], nn.Module]  # of a dense Linear what a kernel multiplies; it keeps no weight of it
+Times = dict[str, list[float]]  # milliseconds of each round, as "prompt_ms" and "token_ms"
+LinearFactory = Callable[[str, nn.Linear], nn.Module]  # (kernel, dense Linear) -> a Linear with its own weights
 FILE = "kernels.json"
-_SIDES, _LINEARS, _ROUNDS = {"cpu": 2048, "cuda": 4096}, 16, 5  # together more than most caches hold
-# Raise it when a kernel's speed or the way of timing changes: the stored timings are measured anew.
+# Raise it when a kernel's speed or the timing method changes: stored timings of other versions are ignored.
 TIMING_VERSION = 1
-_PROMPT, _TOKENS = 512, 32  # of the answer
+_WIDTHS = {"cpu": 2048, "cuda": 4096}  # inputs and outputs of a timed Linear
+_NUM_LINEARS, _ROUNDS = 16, 5  # that many Linears together exceed most caches
+_PROMPT_TOKENS, _NEW_TOKENS = 512, 32  # of the answer whose time decides
 
 
 def fastest(times: dict[str, Times]) -> str:
-    """Who takes least for a prompt and its answer, by medians: what is slow half of the time is not fast. Nothing
-    where nobody is there."""
-    return min(times, key=lambda name: answer_ms(times[name]), default="")
+    """Name of the kernel with the lowest median time for a prompt and its answer; "" if no kernel ran."""
+    return min(times, key=lambda name: total_ms(times[name]), default="")
 
 
-def answer_ms(times: Times) -> float:
-    """Milliseconds that an answer spends in one Linear."""
-    return statistics.median(times["prompt_ms"]) + _TOKENS * statistics.median(times["token_ms"])
+def total_ms(times: Times) -> float:
+    """Milliseconds of a prompt and its answer in one Linear, from medians: the best round is not representative."""
+    return statistics.median(times["prompt_ms"]) + _NEW_TOKENS * statistics.median(times["token_ms"])
 
 
 @cache
-def known(what: str, names: tuple[str, ...], make: Make, device: str = "cpu") -> dict[str, Times]:
-    """What ``run`` gave for ``what`` on this machine's ``device``."""
+def cached_timings(
+    key: str, kernels: tuple[str, ...], make_linear: LinearFactory, device: str = "cpu"
+) -> dict[str, Times]:
+    """Result of ``time_kernels``, stored as ``key``; empty while memory is short, which is not stored."""
 
-    def sound(times: dict[str, Times]) -> bool:
-        return bool(times) and times.keys() <= set(names) and all(map(answer_ms, times.values()))
+    def is_valid(times: dict[str, Times]) -> bool:
+        return bool(times) and times.keys() <= set(kernels) and all(map(total_ms, times.values()))
 
     try:
-        return keep(what, lambda: run(names, make, device), sound)
+        return measure_once(key, lambda: time_kernels(kernels, make_linear, device), is_valid)
     except Exception as error:
-        if not feedback.out_of_memory(error):
+        if not feedback.is_out_of_memory(error):
             raise
-        return {}  # the libraries' own way, until there is room for a race
+        return {}
 
 
-def keep(what: str, measure: Callable[[], T], sound: Callable[[T], bool]) -> T:
-    """What ``measure`` gave for ``what`` when this machine was first asked, if that is ``sound``."""
-    place, kept = files.home() / FILE, _kept()
+def measure_once(key: str, measure: Callable[[], T], is_valid: Callable[[T], bool]) -> T:
+    """Result of ``measure`` on this machine, stored as ``key`` and measured again if the stored one is invalid."""
+    stored = _stored_timings()
     with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
-        if sound(kept[what]):
-            return kept[what]
-    found = measure()
-    with contextlib.suppress(OSError):  # a disk that refuses costs a new measurement next time, and nothing else
-        files.write_json(place, _kept() | {"here": _here(), what: found})
-    return found
+        if is_valid(stored[key]):
+            return stored[key]
+    measured = measure()
+    with contextlib.suppress(OSError):  # on a read-only disk the next process measures again
+        content = _stored_timings() | {"here": _machine(), key: measured}
+        files.write_json(files.cache_dir() / FILE, content)
+    return measured
 
 
-def _here() -> dict[str, Any]:
-    versions = provenance.versions()
+def _machine() -> dict[str, Any]:
+    """What stored timings are valid for."""
+    versions = provenance.package_versions()
     libraries = {name: versions.get(name) for name in ("torch", "bitsandbytes")} | {"timing": TIMING_VERSION}
-    gpu = {"gpu": hardware.hardware("cuda").slug} if torch.cuda.is_available() else {}
-    return {"cpu": hardware.hardware("cpu").slug, "threads": torch.get_num_threads(), **gpu, **libraries}
+    gpu = {"gpu": hardware.get_hardware("cuda").slug} if torch.cuda.is_available() else {}
+    cpu = {"cpu": hardware.get_hardware("cpu").slug, "threads": torch.get_num_threads()}
+    return cpu | gpu | libraries
 
 
-def _kept() -> dict[str, Any]:
-    """What was measured here before; of another machine or version nothing."""
+def _stored_timings() -> dict[str, Any]:
+    """Timings of this machine and these versions; empty for others and for damaged files."""
     with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
-        kept = json.loads((files.home() / FILE).read_text())
-        if kept.get("here") == _here():
-            return kept
+        stored = json.loads((files.cache_dir() / FILE).read_text())
+        if stored.get("here") == _machine():
+            return stored
     return {}
 
 
 @torch.inference_mode()
-def run(
-    names: Sequence[str], make: Make, device: str = "cpu", side: int | None = None, rounds: int = _ROUNDS
+def time_kernels(
+    kernels: Sequence[str],
+    make_linear: LinearFactory,
+    device: str = "cpu",
+    width: int | None = None,
+    rounds: int = _ROUNDS,
 ) -> dict[str, Times]:
-    """Milliseconds that a prompt and a token spend in a Linear of ``side`` x ``side``, by kernel and in turns; who does
-    not work here does not run."""
-    side = side or _SIDES[device]
-    dense = nn.Linear(side, side, bias=False, dtype=compute_dtype(device), device=device)
-    prompt = torch.randn(1, _PROMPT, side, dtype=dense.weight.dtype, device=device)
-    running: dict[str, nn.Sequential] = {}
-    for name in names:
+    """Milliseconds of a prompt and of a token in one Linear, by kernel.
+
+    Args:
+        kernels: their names; one that fails to run is left out.
+        make_linear: makes the Linear of a kernel.
+        device: "cpu" or "cuda".
+        width: inputs and outputs of the Linear.
+        rounds: in which the kernels take turns.
+    """
+    width = width or _WIDTHS[device]
+    dense = nn.Linear(width, width, bias=False, dtype=compute_dtype(device), device=device)
+    prompt = torch.randn(1, _PROMPT_TOKENS, width, dtype=dense.weight.dtype, device=device)
+    token = prompt[:, :1]
+    work: dict[tuple[str, str], Callable[[], object]] = {}
+    for kernel in kernels:
         try:
-            linears = nn.Sequential(*(make(name, dense) for _ in range(_LINEARS)))
-            linears(prompt[:, :1])
-        except Exception as error:  # a build of PyTorch or Triton that lacks the kernel, a compiler that is missing
-            if feedback.out_of_memory(error):
+            linears = nn.Sequential(*(make_linear(kernel, dense) for _ in range(_NUM_LINEARS)))
+            linears(token)
+        except Exception as error:  # a build of PyTorch or Triton without the kernel, a missing compiler
+            if feedback.is_out_of_memory(error):
                 raise
             continue
-        running[name] = linears
-    times: dict[str, Times] = {name: {"prompt_ms": [], "token_ms": []} for name in running}
-    run_of = {name: (_ready(linears[0], prompt), _ready(linears, prompt[:, :1])) for name, linears in running.items()}
-    for _ in range(rounds):
-        for name, (answer, token) in run_of.items():
-            times[name]["prompt_ms"].append(ms(answer, device))
-            times[name]["token_ms"].append(ms(token, device) / _LINEARS)
+        work[kernel, "prompt_ms"] = _timed_call(linears[0], prompt)
+        work[kernel, "token_ms"] = _timed_call(linears, token)
+    times: dict[str, Times] = {}
+    for (kernel, name), values in time_in_turns(work, rounds, device).items():
+        share = _NUM_LINEARS if name == "token_ms" else 1
+        times.setdefault(kernel, {})[name] = [value / share for value in values]
     return times
 
 
-def _ready(linears: nn.Module, x: torch.Tensor) -> Callable[[], object]:
-    """What is timed: on a GPU a graph, as in decoding, since the host takes longer for a call than the kernel."""
-    return graphed(lambda: linears(x))[0] if x.is_cuda else lambda: linears(x)
+def _timed_call(linears: nn.Module, x: torch.Tensor) -> Callable[[], object]:
+    """Call to be timed: on a GPU a CUDA graph, as in decoding, since launching takes longer than the kernel."""
+    return capture_cuda_graph(lambda: linears(x))[0] if x.is_cuda else lambda: linears(x)
 
 
-def ms(work: Callable[[], object], device: str) -> float:
-    """Milliseconds that ``device`` takes for ``work``."""
+K = TypeVar("K")
+
+
+def time_in_turns(work: Mapping[K, Callable[[], object]], rounds: int, device: str) -> dict[K, list[float]]:
+    """Milliseconds of each round of each piece of ``work``; every round runs all of them once, in order."""
+    times: dict[K, list[float]] = {name: [] for name in work}
+    for _ in range(rounds):
+        for name, call in work.items():
+            times[name].append(time_ms(call, device))
+    return times
+
+
+def time_ms(call: Callable[[], object], device: str) -> float:
+    """Milliseconds until ``device`` has finished ``call``."""
     synchronize(device)
     start = time.perf_counter()
-    work()
+    call()
     synchronize(device)
     return 1000 * (time.perf_counter() - start)

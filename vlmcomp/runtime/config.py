@@ -1,4 +1,4 @@
-"""How an engine computes: one argument, and one environment variable that overrides its defaults."""
+"""Runtime settings: one argument of the Engine, and one environment variable that overrides its defaults."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ GENERATE, STATIC, CAPTURED, COMPILED = DECODE_MODES = ("generate", "static", "ca
 BITSANDBYTES, FBGEMM, ONEDNN = INT8_KERNELS = ("bitsandbytes", "fbgemm", "onednn")
 PYTORCH, PREPACKED, TRITON_DENSE = DENSE_KERNELS = ("pytorch", "prepacked", "triton-dense")
 LIBRARY = "library"
-CAPTURE_AFTER_TOKENS = 16  # whoever asks little need not wait for a capture
+CAPTURE_AFTER_TOKENS = 16  # a capture takes longer than a few tokens do
 
 _CHOICES = {
     "decode": DECODE_MODES,
@@ -24,18 +24,20 @@ _CHOICES = {
 
 @dataclass(frozen=True)
 class RuntimeConfig:
-    """Settings of an engine. ``auto`` takes what is fastest on the device; timings are measured once and kept.
+    """Settings of an Engine.
+
+    ``auto`` selects the fastest on the device; kernels are timed once, and the timings are stored in the cache folder.
 
     Args:
-        decode: how tokens follow each other: ``generate`` of transformers, a loop over a ``static`` cache, a step
-            ``captured`` once (CUDA graph, or FX graph on a CPU), or ``compiled`` by Inductor and captured.
-        linear_kernels: ``library`` leaves every Linear as its library (PyTorch, bitsandbytes, torchao) made it.
-        int8_kernel: what multiplies INT8 weights on a CPU.
-        dense_kernel: what multiplies dense weights.
+        decode: how tokens are decoded: ``generate`` of transformers, a loop over a ``static`` cache, a ``captured``
+            step (CUDA graph, or FX graph on a CPU), or a step ``compiled`` by Inductor and then captured.
+        linear_kernels: ``library`` keeps every Linear of PyTorch, bitsandbytes and torchao as it is.
+        int8_kernel: kernel for INT8 weights on a CPU.
+        dense_kernel: kernel for dense weights.
         capture_after_tokens: tokens to decode before the step is captured.
 
     Raises:
-        ValueError: a value that a setting does not have.
+        ValueError: a value that its setting does not have.
     """
 
     decode: str = AUTO
@@ -51,10 +53,10 @@ class RuntimeConfig:
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> RuntimeConfig:
-        """The defaults with what ``$VLMCOMP_RUNTIME`` sets.
+        """The defaults with the settings of ``$VLMCOMP_RUNTIME``.
 
         Raises:
-            ValueError: the variable is no list of ``name=value`` pairs, or sets what does not exist.
+            ValueError: the variable is not a list of ``name=value`` pairs, or has an invalid name or value.
         """
         text = (os.environ if environ is None else environ).get(ENV_RUNTIME, "")
         pairs = [pair.partition("=") for pair in text.split(",") if pair.strip()]

@@ -1,4 +1,4 @@
-"""One GPU at a time: the process-wide lock, synchronization, and CUDA graphs."""
+"""Access to one GPU at a time: the process-wide lock, synchronization, and CUDA graphs."""
 
 from __future__ import annotations
 
@@ -12,52 +12,55 @@ from torch import nn
 
 T = TypeVar("T")
 
-
-# Held by whoever answers on a GPU, captures a graph there, waits for it or gives its memory back: a capture fails when
-# another thread waits for the device meanwhile, and PyTorch makes one at a time.
-GPU = threading.RLock()
+# Taken to answer on a GPU, to capture a graph, to synchronize and to free memory: a capture fails if another thread
+# synchronizes meanwhile, and PyTorch makes one capture at a time.
+cuda_lock = threading.RLock()
 
 
 def synchronize(device: str | torch.device) -> None:
-    """Wait until ``device`` has done what it was told; a CPU always has."""
+    """Wait until ``device`` has finished its work; no-op on a CPU."""
     if torch.device(device).type == "cuda":
-        with GPU:
+        with cuda_lock:
             torch.cuda.synchronize(device)
 
 
 @contextmanager
-def current(device: torch.device) -> Iterator[None]:
-    """Work meanwhile on ``device`` alone in this thread: kernels that are not PyTorch's, streams and graphs go to a
-    thread's current GPU, which is the first one until told otherwise. On a CPU nothing is to be done."""
+def device_context(device: torch.device) -> Iterator[None]:
+    """Exclusive use of GPUs by this thread, with ``device`` as its current one; no-op on a CPU.
+
+    Kernels outside PyTorch, streams and graphs use the current GPU of a thread, which is the first one by default.
+    """
     if device.type != "cuda":
         yield
         return
-    with GPU, torch.cuda.device(device):
+    with cuda_lock, torch.cuda.device(device):
         yield
 
 
-def graphed(work: Callable[[], T]) -> tuple[Callable[[], None], T]:
-    """What repeats ``work`` on a GPU without the host, and where its result then lies: a CUDA graph.
+def capture_cuda_graph(work: Callable[[], T]) -> tuple[Callable[[], None], T]:
+    """``work`` as a CUDA graph: a function that replays it, and its result, which each replay overwrites.
 
     Raises:
-        RuntimeError: the work waits for the host, or asks what the GPU has computed.
+        RuntimeError: ``work`` synchronizes with the host or reads a value from the GPU.
     """
-    side, before = torch.cuda.Stream(), torch.cuda.current_stream()
-    side.wait_stream(before)
-    with GPU:
-        with torch.cuda.stream(side):
-            for _ in range(2):  # libraries choose their kernels and take their workspaces
+    warmup_stream = torch.cuda.Stream()
+    outer_stream = torch.cuda.current_stream()
+    warmup_stream.wait_stream(outer_stream)
+    with cuda_lock:
+        with torch.cuda.stream(warmup_stream):
+            for _ in range(2):  # libraries choose their kernels and allocate their workspaces
                 work()
-        before.wait_stream(side)
+        outer_stream.wait_stream(warmup_stream)
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other models may be built meanwhile
+            # thread_local: other threads may build models meanwhile
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 result = work()
         finally:
-            torch.cuda.set_stream(before)  # a capture that fails leaves its own behind
+            torch.cuda.set_stream(outer_stream)  # a failed capture leaves its own stream current
     return graph.replay, result
 
 
-def waits_for_host(module: nn.Module) -> bool:
-    """Whether a graph cannot hold ``module``: on a GPU bitsandbytes' own LLM.int8() asks for outliers."""
+def has_host_sync(module: nn.Module) -> bool:
+    """Whether a graph cannot contain ``module``: on a GPU bitsandbytes' own LLM.int8() reads outlier indices back."""
     return any(type(part).__name__ == "Linear8bitLt" for part in module.modules())

@@ -1,4 +1,4 @@
-"""The only door to answering: an Engine around a built VLM, (image, question) -> Answer, whole or as a stream."""
+"""Inference with a compressed VLM: an image and a question in, an Answer out, whole or streamed."""
 
 from __future__ import annotations
 
@@ -14,20 +14,22 @@ from vlmcomp.models.vlm import VLM
 from vlmcomp.results.answer import Answer
 from vlmcomp.runtime import generation
 from vlmcomp.runtime.config import AUTO, RuntimeConfig
-from vlmcomp.runtime.device import current, synchronize
-from vlmcomp.runtime.generation import Decoder, Heard
+from vlmcomp.runtime.device import device_context, synchronize
+from vlmcomp.runtime.generation import GreedyGenerator, TokenCallback
 from vlmcomp.runtime.linear import dispatch
-from vlmcomp.runtime.vision_cache import SharedVision
+from vlmcomp.runtime.vision_cache import VisionCache
 
 MAX_NEW_TOKENS = 256
 
 
 @dataclass(frozen=True)
 class RuntimeSummary:
-    """How an engine computes, as a report tells it.
+    """How an engine computes, as stated in reports.
 
-    ``kernel`` describes what multiplies the decoder's weights where that is not the library's own; ``capture_seconds``
-    were spent on capturing decode steps so far.
+    Attributes:
+        decode: the decode mode in use.
+        kernel: description of the kernel that multiplies the decoder's weights; empty for the library's own.
+        capture_seconds: time spent on capturing decode steps so far.
     """
 
     decode: str
@@ -36,35 +38,35 @@ class RuntimeSummary:
 
 
 class Engine:
-    """Answers of one VLM. The VLM's Linears are exchanged for the fastest ones; it can be saved before and after.
+    """Greedy inference with one VLM.
 
-    Several engines may share a VLM, as long as they agree on its Linears.
+    The VLM's Linears are replaced by the fastest ones; its checkpoint is the same before and after. Engines may share a
+    VLM; the first one chooses its Linears.
 
     Args:
-        vlm: a built VLM.
-        config: how to compute; default: what ``$VLMCOMP_RUNTIME`` says, else the fastest on the device.
+        vlm: a compressed or loaded VLM.
+        config: runtime settings; default: those of ``$VLMCOMP_RUNTIME``, or the fastest on the device.
 
     Raises:
-        ValueError: the environment asks for what does not exist.
+        ValueError: invalid settings in the environment.
     """
 
     def __init__(self, vlm: VLM, config: RuntimeConfig | None = None) -> None:
         self.vlm = vlm
         self.config = config or RuntimeConfig.from_environment()
-        self._kernel = dispatch.settle(vlm, self.config)
-        self._decoder = Decoder(
-            vlm.model, None if self.config.decode == AUTO else self.config.decode, self.config.capture_after_tokens
-        )
+        self._kernel_description = dispatch.optimize_model_(vlm, self.config)
+        mode = None if self.config.decode == AUTO else self.config.decode
+        self._generator = GreedyGenerator(vlm.model, mode, self.config.capture_after_tokens)
 
     @property
     def summary(self) -> RuntimeSummary:
-        return RuntimeSummary(self._decoder.way, self._kernel, self._decoder.capture_seconds)
+        return RuntimeSummary(self._generator.mode, self._kernel_description, self._generator.capture_seconds)
 
     def generate(self, image: Image.Image, question: str, max_new_tokens: int = 64, min_new_tokens: int = 0) -> Answer:
         """Greedy answer at batch 1. With ``min_new_tokens == max_new_tokens`` the length is fixed, for timing."""
-        run = _Run(self, image, question)
-        run.decode(max_new_tokens, min_new_tokens, run.heard)
-        return run.answer(finished=True)
+        request = _Request(self, image, question)
+        request.run(max_new_tokens, min_new_tokens, request.add_token)
+        return request.answer(finished=True)
 
     def stream(
         self,
@@ -72,98 +74,116 @@ class Engine:
         question: str,
         max_new_tokens: int = 64,
         min_new_tokens: int = 0,
-        vision: SharedVision | None = None,
+        vision_cache: VisionCache | None = None,
     ) -> Iterator[Answer]:
-        """The greedy answer as it grows; the last one is ``finished``. ``vision`` is shared with other variants.
+        """Greedy answer so far after each token; the last one is ``finished``.
 
-        Closing the iterator stops the generation within a token, and waits for that.
+        Closing the iterator stops the generation within a token and waits for that.
+
+        Args:
+            image: RGB image.
+            question: the question, without the prompt template.
+            max_new_tokens: limit of new tokens.
+            min_new_tokens: number of tokens before an end token is allowed.
+            vision_cache: vision tower output shared with other variants of the model.
         """
-        run = _Run(self, image, question, vision)
-        news: queue.Queue[BaseException | None] = queue.Queue()
+        request = _Request(self, image, question, vision_cache)
+        events: queue.Queue[BaseException | None] = queue.Queue()
         stop = threading.Event()
 
-        def heard(token: int, at: float) -> None:
-            run.heard(token, at)
-            news.put(None)
+        def on_token(token: int, time_s: float) -> None:
+            request.add_token(token, time_s)
+            events.put(None)
 
         def work() -> None:
             try:
-                run.decode(max_new_tokens, min_new_tokens, heard, stop.is_set)
-                news.put(StopIteration())
-            except Exception as error:  # handed to the reader, who is in another thread
-                news.put(error)
+                request.run(max_new_tokens, min_new_tokens, on_token, stop.is_set)
+                events.put(StopIteration())
+            except Exception as error:  # raised again in the reader's thread
+                events.put(error)
 
         worker = threading.Thread(target=work, daemon=True)
         worker.start()
         try:
-            while (item := news.get()) is None:
-                yield run.answer(finished=False)
-            if not isinstance(item, StopIteration):
-                raise item
-            yield run.answer(finished=True)
+            while (event := events.get()) is None:
+                yield request.answer(finished=False)
+            if not isinstance(event, StopIteration):
+                raise event
+            yield request.answer(finished=True)
         finally:
             stop.set()
             worker.join()
 
     def generate_batch(self, images: list[Image.Image], questions: list[str], max_new_tokens: int = 64) -> list[str]:
-        """Greedy answers to a batch, padded on the left; for measuring quality, not speed."""
+        """Greedy answers to a left-padded batch; for measuring quality, not speed."""
         inputs = self.vlm.encode(images, questions)
-        with current(self.vlm.device):
+        with device_context(self.vlm.device):
             ids = generation.generate(self.vlm.model, inputs, max_new_tokens=max_new_tokens)
-        new = ids[:, inputs["input_ids"].shape[1] :]
-        return [t.strip() for t in self.vlm.processor.tokenizer.batch_decode(new, skip_special_tokens=True)]
+        new_ids = ids[:, inputs["input_ids"].shape[1] :]
+        texts = self.vlm.processor.tokenizer.batch_decode(new_ids, skip_special_tokens=True)
+        return [text.strip() for text in texts]
 
-    def time_batch(self, images: list[Image.Image], questions: list[str], new_tokens: int) -> float:
-        """Seconds from prepared inputs to the end of answers of exactly ``new_tokens`` tokens each."""
+    def time_generate(self, images: list[Image.Image], questions: list[str], new_tokens: int) -> float:
+        """Seconds from encoded inputs to the end of a batch of answers of exactly ``new_tokens`` tokens each."""
         inputs = self.vlm.encode(images, questions)
         synchronize(self.vlm.device)
         start = time.perf_counter()
-        with current(self.vlm.device):
+        with device_context(self.vlm.device):
             generation.generate(self.vlm.model, inputs, max_new_tokens=new_tokens, min_new_tokens=new_tokens)
             synchronize(self.vlm.device)
         return time.perf_counter() - start
 
     def time_decoding(self, image: Image.Image, question: str, new_tokens: int) -> float:
-        """Seconds of the bare decoding loop, from prepared inputs to the last of exactly ``new_tokens`` tokens."""
+        """Seconds of the bare decoding loop, from encoded inputs to the last of exactly ``new_tokens`` tokens."""
         inputs = self.vlm.encode([image], [question])
         start = time.perf_counter()
-        self._decoder.answer(inputs, new_tokens, new_tokens, lambda token, at: None)
+        self._generator.generate(inputs, new_tokens, new_tokens, lambda token, time_s: None)
         return time.perf_counter() - start
 
 
-class _Run:
-    """One question on its way: prepares, generates, and tells the Answer so far."""
+class _Request:
+    """One question: its inputs, and the tokens generated so far with their times."""
 
-    def __init__(self, engine: Engine, image: Image.Image, question: str, vision: SharedVision | None = None) -> None:
-        self.vlm, self.decoder, self.vision = engine.vlm, engine._decoder, vision
+    def __init__(
+        self, engine: Engine, image: Image.Image, question: str, vision_cache: VisionCache | None = None
+    ) -> None:
+        self.vlm = engine.vlm
+        self.generator = engine._generator
+        self.vision_cache = vision_cache
         self.tokens: list[int] = []
         self.times: list[float] = []
         synchronize(self.vlm.device)
-        self.begin = time.perf_counter()
+        self.preprocess_start = time.perf_counter()
         self.inputs = self.vlm.encode([image], [question])
         synchronize(self.vlm.device)
         self.start = time.perf_counter()
 
-    def heard(self, token: int, at: float) -> None:
+    def add_token(self, token: int, time_s: float) -> None:
         self.tokens.append(token)
-        self.times.append(at)
+        self.times.append(time_s)
 
-    def decode(self, most: int, least: int, heard: Heard, stopped: Callable[[], bool] = lambda: False) -> None:
-        seeing = self.vision.serving(self.vlm) if self.vision else None
-        self.decoder.answer(self.inputs, most, least, heard, stopped, seeing)
+    def run(
+        self,
+        max_new_tokens: int,
+        min_new_tokens: int,
+        on_token: TokenCallback,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        vision_context = self.vision_cache.use_for(self.vlm) if self.vision_cache else None
+        self.generator.generate(self.inputs, max_new_tokens, min_new_tokens, on_token, should_stop, vision_context)
 
     def answer(self, finished: bool) -> Answer:
-        count = len(self.times)
-        shared = 1000 * self.vision.spared if self.vision and count else 0.0
+        count = len(self.times)  # read once: another thread appends
         tokens = self.tokens[:count]
+        saved_ms = 1000 * self.vision_cache.saved_seconds if self.vision_cache and count else 0.0
         last = self.times[count - 1] if count else self.start
         return Answer(
             text=self.vlm.processor.tokenizer.decode(tokens, skip_special_tokens=True).strip(),
             new_tokens=count,
             prompt_tokens=self.inputs["input_ids"].shape[1],
-            preprocess_ms=1000 * (self.start - self.begin),
-            ttft_ms=1000 * (self.times[0] - self.start) + shared if count else 0.0,
-            total_ms=1000 * (last - self.begin) + shared,
+            preprocess_ms=1000 * (self.start - self.preprocess_start),
+            ttft_ms=1000 * (self.times[0] - self.start) + saved_ms if count else 0.0,
+            total_ms=1000 * (last - self.preprocess_start) + saved_ms,
             finished=finished,
-            shared_ms=shared,
+            shared_ms=saved_ms,
         )

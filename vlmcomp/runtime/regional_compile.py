@@ -1,5 +1,7 @@
-"""Regional compilation of a decoding step: one of the decoder's layers is compiled, and the others, which do the same
-with other weights, call the same code. A layer takes seconds where all of them take minutes."""
+"""Regional compilation of a decoding step: one decoder layer is compiled, and the others run the same code.
+
+A layer compiles in seconds, where all of them take minutes.
+"""
 
 from __future__ import annotations
 
@@ -15,78 +17,78 @@ from transformers import Cache
 
 from vlmcomp.models.forward_override import override_forward
 
-_CODE: dict[str, Callable[..., Any]] = {}  # by what it computes, of which shapes
+_COMPILED: dict[str, Callable[..., Any]] = {}  # by code and shapes
 
 
 @contextmanager
-def compiled(layers: Sequence[nn.Module]) -> Iterator[None]:
-    """While this lasts ``layers`` compute as they did at their first call, with other tensors and compiled."""
+def compile_repeated_layers(layers: Sequence[nn.Module]) -> Iterator[None]:
+    """Inside the context ``layers`` run compiled; all calls of a layer must differ in tensors alone."""
     with ExitStack() as overrides:
         for layer in layers:
-            overrides.enter_context(override_forward(layer, _Layer(layer.forward)))
+            overrides.enter_context(override_forward(layer, _CompiledForward(layer.forward)))
         yield
 
 
-class _Layer:
-    """A layer's forward that traces itself when it is first called: all later calls must differ in tensors alone."""
+class _CompiledForward:
+    """A layer's forward, traced at its first call with weights and caches as inputs, and compiled."""
 
     def __init__(self, forward: Callable[..., Any]) -> None:
         self.forward = forward
-        self.run: Callable[..., Any] | None = None
-        self.weights: list[torch.Tensor] = []
+        self.compiled: Callable[..., Any] | None = None
+        self.lifted: list[torch.Tensor] = []  # weights and caches
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        leaves, form = pytree.tree_flatten((args, kwargs), is_leaf=lambda value: isinstance(value, Cache))
-        places = [place for place, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor)]
-        given = [leaves[place] for place in places]
-        if self.run is None:
+        leaves, tree = pytree.tree_flatten((args, kwargs), is_leaf=lambda value: isinstance(value, Cache))
+        indices = [index for index, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor)]
+        tensors = [leaves[index] for index in indices]
+        if self.compiled is None:
 
-            def plain(*tensors: torch.Tensor) -> Any:
-                for place, tensor in zip(places, tensors):
-                    leaves[place] = tensor
-                args, kwargs = pytree.tree_unflatten(leaves, form)
+            def forward_of_tensors(*tensors: torch.Tensor) -> Any:
+                for index, tensor in zip(indices, tensors):
+                    leaves[index] = tensor
+                args, kwargs = pytree.tree_unflatten(leaves, tree)
                 return self.forward(*args, **kwargs)
 
-            traced = make_fx(plain)(*given)
-            self.weights = _lift(traced)
-            self.run = _code(traced, [*given, *self.weights])
-        return self.run(*given, *self.weights)
+            traced = make_fx(forward_of_tensors)(*tensors)
+            self.lifted = _lift_constants_(traced)
+            self.compiled = _compile_once(traced, [*tensors, *self.lifted])
+        return self.compiled(*tensors, *self.lifted)
 
 
-def _lift(traced: torch.fx.GraphModule) -> list[torch.Tensor]:
-    """Make the tensors that ``traced`` holds, weights and caches, its last inputs, and return them. What lies in one
-    place is one input: some of it is written to.
+def _lift_constants_(traced: torch.fx.GraphModule) -> list[torch.Tensor]:
+    """Make the tensors that ``traced`` contains, weights and caches, its last inputs, and return them.
+
+    Tensors in the same memory become one input, since some are written to.
 
     Raises:
-        RuntimeError: it holds something else, as FBGEMM's weights.
+        RuntimeError: it contains another object, such as FBGEMM's packed weights.
     """
-    graph, lifted = traced.graph, {}
-    after = [node for node in graph.nodes if node.op == "placeholder"][-1]
+    graph = traced.graph
+    lifted: dict[tuple[Any, ...], tuple[torch.Tensor, torch.fx.Node]] = {}
+    last_input = [node for node in graph.nodes if node.op == "placeholder"][-1]
     for node in graph.find_nodes(op="get_attr"):
-        held = getattr(traced, node.target)
-        if not isinstance(held, torch.Tensor):
-            raise RuntimeError(f"a layer holds a {type(held).__name__}, which no other layer's can stand for")
-        plain = held.detach().as_subclass(torch.Tensor)  # bitsandbytes' parameters are tensors of a class of their own
-        key = (plain.data_ptr(), plain.shape, plain.stride(), plain.dtype)
+        constant = getattr(traced, node.target)
+        if not isinstance(constant, torch.Tensor):
+            raise RuntimeError(f"a layer contains a {type(constant).__name__}, which cannot be an input")
+        tensor = constant.detach().as_subclass(torch.Tensor)  # bitsandbytes' parameters have a class of their own
+        key = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
         if key not in lifted:
-            with graph.inserting_after(after):
-                after = graph.placeholder(f"lifted_{len(lifted)}")
-            lifted[key] = plain, after
+            with graph.inserting_after(last_input):
+                last_input = graph.placeholder(f"lifted_{len(lifted)}")
+            lifted[key] = tensor, last_input
         node.replace_all_uses_with(lifted[key][1])
         graph.erase_node(node)
-    for name in [name for name in (*traced._parameters, *traced._buffers, *vars(traced)) if _is_constant(name)]:
+    names = (*traced._parameters, *traced._buffers, *vars(traced))
+    for name in [name for name in names if name.startswith(("_tensor_constant", "_param_constant"))]:
         delattr(traced, name)
     traced.recompile()
     return [tensor for tensor, _ in lifted.values()]
 
 
-def _is_constant(name: str) -> bool:
-    return name.startswith(("_tensor_constant", "_param_constant"))
-
-
-def _code(traced: torch.fx.GraphModule, tensors: Sequence[torch.Tensor]) -> Callable[..., Any]:
+def _compile_once(traced: torch.fx.GraphModule, tensors: Sequence[torch.Tensor]) -> Callable[..., Any]:
+    """``traced`` compiled, or what an equal graph was compiled to for tensors of the same shapes."""
     shapes = [(tuple(t.shape), t.stride(), t.dtype, str(t.device)) for t in tensors]
     key = f"{traced.code}\n{shapes}"
-    if key not in _CODE:
-        _CODE[key] = torch.compile(traced, fullgraph=True, dynamic=False)
-    return _CODE[key]
+    if key not in _COMPILED:
+        _COMPILED[key] = torch.compile(traced, fullgraph=True, dynamic=False)
+    return _COMPILED[key]

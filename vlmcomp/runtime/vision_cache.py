@@ -1,4 +1,4 @@
-"""One look at an image for all variants of a model: no recipe changes the vision tower."""
+"""One vision tower pass over an image for all variants of a model, since no recipe changes the tower."""
 
 from __future__ import annotations
 
@@ -14,49 +14,66 @@ if TYPE_CHECKING:
     from vlmcomp.models.vlm import VLM
 
 
-class SharedVision:
-    """What the vision tower of one model made of one image; ``spared`` are the seconds that the last answer saved."""
+class VisionCache:
+    """The last output of a vision tower, with its inputs; one entry.
+
+    Attributes:
+        saved_seconds: time that the last answer did not spend in the tower.
+    """
 
     def __init__(self) -> None:
-        self._of: tuple[str, str, torch.device] | None = None
-        self._given: tuple[Any, ...] = ()
-        self._made: Any = None
-        self._took = self.spared = 0.0
+        self.saved_seconds = 0.0
+        self._tower_key: tuple[str, str, torch.device] | None = None  # model, compute dtype, device
+        self._inputs: tuple[Any, ...] = ()
+        self._output: Any = None
+        self._tower_seconds = 0.0
 
     @contextmanager
-    def serving(self, vlm: VLM) -> Iterator[None]:
-        """Meanwhile ``vlm``, which nobody else asks, takes what another variant's tower made of the same pixels."""
+    def use_for(self, vlm: VLM) -> Iterator[None]:
+        """Inside the context, reuse the tower output of another variant of ``vlm`` for the same pixels.
+
+        The caller has ``vlm`` for itself meanwhile.
+        """
         from vlmcomp.models.forward_override import override_forward
         from vlmcomp.runtime.device import synchronize
 
-        tower, me = _tower(vlm), (vlm.spec.name, vlm.dtype_computed, vlm.device)
-        look, self.spared = tower.forward, 0.0
+        tower = _vision_tower(vlm)
+        tower_forward = tower.forward
+        tower_key = (vlm.spec.name, vlm.compute_dtype, vlm.device)
+        self.saved_seconds = 0.0
 
-        def forward(*args: Any, **kwargs: Any) -> Any:
-            given = (*args, *(part for item in sorted(kwargs.items()) for part in item))
-            if self._of == me and _same(given, self._given):
-                self.spared = self._took
-                return copy.copy(self._made)  # families hang their own things on it
+        def cached_forward(*args: Any, **kwargs: Any) -> Any:
+            inputs = (*args, *(part for item in sorted(kwargs.items()) for part in item))
+            if self._tower_key == tower_key and _same_inputs(inputs, self._inputs):
+                self.saved_seconds = self._tower_seconds
+                return copy.copy(self._output)  # families set attributes on it
             synchronize(vlm.device)
             start = time.perf_counter()
-            made = look(*args, **kwargs)
+            output = tower_forward(*args, **kwargs)
             synchronize(vlm.device)
-            self._of, self._given, self._took = me, given, time.perf_counter() - start
-            self._made = copy.copy(made)
-            return made
+            self._tower_key = tower_key
+            self._inputs = inputs
+            self._output = copy.copy(output)
+            self._tower_seconds = time.perf_counter() - start
+            return output
 
-        with override_forward(tower, forward):
+        with override_forward(tower, cached_forward):
             yield
 
 
-def _tower(vlm: VLM) -> torch.nn.Module:
+def _vision_tower(vlm: VLM) -> torch.nn.Module:
     from vlmcomp.models import architecture
 
-    return vlm.model.get_submodule(architecture.of(vlm.model).prefixes["vision tower"][0])
+    return vlm.model.get_submodule(architecture.get_architecture(vlm.model).prefixes["vision tower"][0])
 
 
-def _same(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
-    return len(one) == len(other) and all(
-        type(a) is type(b) and (a.shape == b.shape and bool((a == b).all()) if hasattr(a, "shape") else a == b)
-        for a, b in zip(one, other)
-    )
+def _same_inputs(inputs: tuple[Any, ...], others: tuple[Any, ...]) -> bool:
+    return len(inputs) == len(others) and all(map(_equal, inputs, others))
+
+
+def _equal(value: Any, other: Any) -> bool:
+    if type(value) is not type(other):
+        return False
+    if hasattr(value, "shape"):
+        return value.shape == other.shape and bool((value == other).all())
+    return value == other

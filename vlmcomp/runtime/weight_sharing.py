@@ -1,4 +1,4 @@
-"""Which memory a model lies in, and one copy of what variants of one model have in common."""
+"""Memory blocks that a model occupies, and one copy of the weights that variants of one model have in common."""
 
 from __future__ import annotations
 
@@ -13,48 +13,51 @@ from vlmcomp.compression.quantization import torchao as torchao_tensors
 from vlmcomp.models.vlm import VLM
 from vlmcomp.runtime.linear.cpu_dense import PrepackedLinear
 
-Pieces = dict[tuple[str, int], int]  # (device, address) of a tensor -> its bytes
+StorageBytes = dict[tuple[str, int], int]  # (device, address) of a tensor -> its bytes
 
 
-def pieces(model: nn.Module) -> Pieces:
-    """Where the weights, buffers and quantization states of ``model`` lie. What two models share has one key, so that
-    the union of their pieces is the memory that they take together."""
-    found: Pieces = {}
-    for tensor in _tensors(model):
-        place = id(tensor) if tensor.is_meta else tensor.data_ptr()  # on meta: a kernel holds what it stands for
-        key, size = (str(tensor.device), place), tensor.numel() * tensor.element_size()
-        found[key] = max(size, found.get(key, 0))
-    return found
+def storage_bytes(model: nn.Module) -> StorageBytes:
+    """Memory of the weights, buffers and quantization states of ``model``.
+
+    A tensor that two models share has the same key in both, so the union of their results is the memory of both.
+    """
+    sizes: StorageBytes = {}
+    for tensor in _all_tensors(model):
+        address = id(tensor) if tensor.is_meta else tensor.data_ptr()  # meta stands for memory inside a kernel
+        key = str(tensor.device), address
+        sizes[key] = max(tensor.numel() * tensor.element_size(), sizes.get(key, 0))
+    return sizes
 
 
-def _tensors(model: nn.Module) -> Iterator[torch.Tensor]:
+def _all_tensors(model: nn.Module) -> Iterator[torch.Tensor]:
     for module in model.modules():
         for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
-            yield from torchao_tensors.parts(tensor) or [tensor]
-            yield from _states(getattr(tensor, "quant_state", None))  # bitsandbytes INT4
-            yield from _inner(tensor) if not torchao_tensors.kind(tensor) else ()
-        yield from _inner(getattr(module, "state", None))  # bitsandbytes INT8, once it has answered
+            yield from torchao_tensors.inner_tensors(tensor) or [tensor]
+            yield from _quant_state_tensors(getattr(tensor, "quant_state", None))  # bitsandbytes INT4
+            if not torchao_tensors.tensor_class(tensor):
+                yield from _tensor_attributes(tensor)
+        yield from _tensor_attributes(getattr(module, "state", None))  # bitsandbytes INT8 after its first forward
 
 
-def _states(state: object | None) -> Iterator[torch.Tensor]:
+def _quant_state_tensors(state: object | None) -> Iterator[torch.Tensor]:
     if state is not None:
-        yield from _inner(state)
-        yield from _states(getattr(state, "state2", None))
+        yield from _tensor_attributes(state)
+        yield from _quant_state_tensors(getattr(state, "state2", None))
 
 
-def _inner(holder: object | None) -> Iterator[torch.Tensor]:
-    """Tensors that are plain attributes: bitsandbytes keeps scales and code books so."""
-    return (value for value in getattr(holder, "__dict__", {}).values() if isinstance(value, torch.Tensor))
+def _tensor_attributes(owner: object | None) -> Iterator[torch.Tensor]:
+    """Tensors that are plain attributes, such as bitsandbytes' scales and code books."""
+    return (value for value in getattr(owner, "__dict__", {}).values() if isinstance(value, torch.Tensor))
 
 
-def twin(vlm: VLM) -> VLM:
-    """A ``vlm`` that no engine has taken yet, once more, with modules of its own around the same tensors."""
-    memo = {id(tensor): _again(tensor) for tensor in (*vlm.model.parameters(), *vlm.model.buffers())}
+def clone_sharing_weights(vlm: VLM) -> VLM:
+    """A copy of ``vlm`` with its own modules around the same tensors; no engine may have optimized ``vlm`` before."""
+    memo = {id(tensor): _rewrap(tensor) for tensor in (*vlm.model.parameters(), *vlm.model.buffers())}
     return replace(vlm, model=copy.deepcopy(vlm.model, memo))
 
 
-def _again(tensor: torch.Tensor) -> torch.Tensor:
-    """``tensor``, or bitsandbytes' INT8 anew around the same memory: its Linear takes the scales away from it."""
+def _rewrap(tensor: torch.Tensor) -> torch.Tensor:
+    """``tensor``, or a new Int8Params around the same memory: bitsandbytes' Linear removes the scales from its own."""
     if type(tensor).__name__ != "Int8Params":
         return tensor
     settings = {name: getattr(tensor, name) for name in ("has_fp16_weights", "CB", "SCB")}
@@ -62,41 +65,44 @@ def _again(tensor: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def share(vlm: VLM, others: Sequence[VLM]) -> None:
-    """Let the weights of ``vlm`` lie where equal ones of the same name lie in ``others``, and free its own.
+def share_weights_(vlm: VLM, others: Sequence[VLM]) -> None:
+    """Replace weights of ``vlm`` by equal ones of the same name in ``others``, and free its own.
 
-    Every variant keeps its vision tower, projector and embeddings, and often the attention, as the dense model has
-    them. Modules, and the hooks on them, stay each variant's own; weights are only read, so that variants may answer
-    at the same time. Packed weights are left alone: bitsandbytes moves them about.
+    Every variant has the vision tower, projector and embeddings of the dense model, and often its attention. Modules
+    and their hooks stay separate; weights are only read, so variants may answer at the same time. Packed weights are
+    not shared: bitsandbytes moves them.
     """
     for other in others:
-        if other.spec.name != vlm.spec.name or other.dtype_computed != vlm.dtype_computed:
+        if other.spec.name != vlm.spec.name or other.compute_dtype != vlm.compute_dtype:
             continue
-        theirs = dict(_plain(other.model))
-        for name, tensor in _plain(vlm.model):
-            twin = theirs.get(name)
-            if twin is not None and _equal(tensor, twin):
-                tensor.data = twin.data
-        _borrow(vlm.model, other.model)
+        other_tensors = dict(_shareable_tensors(other.model))
+        for name, tensor in _shareable_tensors(vlm.model):
+            candidate = other_tensors.get(name)
+            if candidate is not None and _equal_elsewhere(tensor, candidate):
+                tensor.data = candidate.data
+        _share_prepacked_(vlm.model, other.model)
 
 
-def _borrow(model: nn.Module, other: nn.Module) -> None:
-    """The same for weights that oneDNN has laid out in both."""
-    theirs = {name: module for name, module in other.named_modules() if type(module) is PrepackedLinear}
+def _share_prepacked_(model: nn.Module, other: nn.Module) -> None:
+    """The same for weights that oneDNN has packed in both models."""
+    candidates = {name: module for name, module in other.named_modules() if type(module) is PrepackedLinear}
     for name, module in model.named_modules():
-        twin = theirs.get(name)
-        if twin is None or type(module) is not PrepackedLinear or module.laid is twin.laid:
+        candidate = candidates.get(name)
+        if candidate is None or type(module) is not PrepackedLinear:
             continue
-        if module.weight.shape == twin.weight.shape and torch.equal(module.dense(), twin.dense()):
-            module.borrow(twin)
+        if module.packed_weight is candidate.packed_weight or module.weight.shape != candidate.weight.shape:
+            continue
+        if torch.equal(module.unpack(), candidate.unpack()):
+            module.share_weight_with(candidate)
 
 
-def _plain(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+def _shareable_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if tensor.is_floating_point() and type(tensor) in (nn.Parameter, torch.Tensor):
             yield name, tensor
 
 
-def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
-    alike = one.dtype == other.dtype and one.device == other.device and one.stride() == other.stride()
-    return alike and one.data_ptr() != other.data_ptr() and torch.equal(one, other)
+def _equal_elsewhere(tensor: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether ``other`` has the same values and layout in other memory."""
+    same_layout = tensor.dtype == other.dtype and tensor.device == other.device and tensor.stride() == other.stride()
+    return same_layout and tensor.data_ptr() != other.data_ptr() and torch.equal(tensor, other)

@@ -1,4 +1,4 @@
-"""Where answers come from: models kept in memory, a fixed set on ZeroGPU, or recordings alone."""
+"""Where answers come from: models loaded on demand, a fixed set on ZeroGPU, or recordings alone."""
 
 from __future__ import annotations
 
@@ -13,112 +13,124 @@ from PIL import Image
 from vlmcomp import hardware
 from vlmcomp.feedback import Progress
 from vlmcomp.recipe import Recipe
-from vlmcomp.results import answer
+from vlmcomp.results.answer import Answer
 from vlmcomp.serving import variant_cache
-from vlmcomp.serving.local import Resident
-from vlmcomp.serving.manager import Held, ManagerError
-from vlmcomp.serving.zerogpu import Fixed
+from vlmcomp.serving.local import LocalBackend
+from vlmcomp.serving.manager import LoadedModelInfo, ModelUnavailable
+from vlmcomp.serving.zerogpu import ZeroGpuBackend
 
 if TYPE_CHECKING:
-    from vlmcomp.runtime.vision_cache import SharedVision
+    from vlmcomp.runtime.vision_cache import VisionCache
 
-ASKED = "VLMCOMP_POLICY"  # environment: one of NAMES, instead of what would be chosen
-NAMES = ("resident", "fixed", "replay")
-LEAST_BYTES = 1_500_000_000  # of RAM: torch itself takes half of that
-_NEEDED = ("torch", "transformers", "bitsandbytes")
+ENV_BACKEND = "VLMCOMP_BACKEND"  # one of BACKEND_NAMES, overrides the automatic choice
+BACKEND_NAMES = ("local", "zerogpu", "recorded")
+MIN_MEMORY_BYTES = 1_500_000_000  # of RAM; torch alone needs half of it
+_REQUIRED_LIBRARIES = ("torch", "transformers", "bitsandbytes")
 
 
-class Policy(Protocol):
-    """Answers questions, and says what it holds to do so."""
+class AnswerBackend(Protocol):
+    """Answers questions with the models of recipes, and lists the models it has loaded."""
 
     name: str
 
-    def answers(
+    def stream(
         self,
         recipe: Recipe,
         image: Image.Image,
         question: str,
         progress: Progress | None = None,
-        vision: SharedVision | None = None,
-    ) -> Iterator[answer.Answer]:
-        """The answer of ``recipe`` as it grows. Closing the iterator frees the model within a token. ``vision`` is what
-        other variants made of the image, where they can share that.
+        vision_cache: VisionCache | None = None,
+    ) -> Iterator[Answer]:
+        """The answer of ``recipe``, token by token. Closing the iterator frees the model within a token.
+
+        Args:
+            recipe: what answers.
+            image: the image.
+            question: the question about it.
+            progress: called while the model is loaded.
+            vision_cache: image features of other variants of the model, for backends that share them.
 
         Raises:
-            ManagerError: it cannot be run here now; a recorded answer may stand in.
-            ValueError: its weights cannot be had.
+            ModelUnavailable: it cannot be run here now; a recorded answer may be shown instead.
+            ValueError: its weights cannot be loaded.
         """
         ...
 
     def weight_bytes(self, recipe: Recipe) -> int:
-        """Bytes of its weights as stored; 0 if it was never here."""
+        """Bytes of its weights as stored; 0 if it was never loaded."""
         ...
 
-    def held(self) -> list[Held]: ...
+    def loaded_models(self) -> list[LoadedModelInfo]:
+        """The models in memory, the most recently used first."""
+        ...
 
     @property
-    def budget_bytes(self) -> int | None: ...
+    def budget_bytes(self) -> int | None:
+        """Bytes that all models may occupy together; None if that is not known or nothing runs."""
+        ...
 
 
 @dataclass(frozen=True)
-class Device:
-    """What this process may compute with: whether the libraries are there, and bytes of RAM."""
+class HostResources:
+    """What this process can run models with: whether the libraries are installed, and bytes of RAM."""
 
-    computes: bool
+    has_libraries: bool
     memory_bytes: int
 
 
-def device() -> Device:
-    """This machine, without importing torch."""
-    return Device(all(map(importlib.util.find_spec, _NEEDED)), hardware.memory_limit())
+def host_resources() -> HostResources:
+    """Resources of this machine, found without importing torch."""
+    return HostResources(all(map(importlib.util.find_spec, _REQUIRED_LIBRARIES)), hardware.ram_limit())
 
 
-def choose(environ: Mapping[str, str], device: Device) -> str:
-    """The policy (of ``NAMES``) for an environment and a device; looks at nothing else.
+def select_backend(environ: Mapping[str, str], host: HostResources) -> str:
+    """Name of the backend (one of ``BACKEND_NAMES``) for an environment and a machine; depends on nothing else.
 
     Raises:
-        ValueError: the environment asks for an unknown policy, or one that cannot work there.
+        ValueError: the environment names an unknown backend, or one that cannot work there.
     """
-    on_zero_gpu = hardware.on_zero_gpu(environ)
-    asked = environ.get(ASKED)
-    if asked and asked not in NAMES:
-        raise ValueError(f"{ASKED} is '{asked}': use one of {', '.join(NAMES)}")
-    if asked == "resident" and on_zero_gpu:
-        raise ValueError(f"{ASKED} is 'resident': ZeroGPU keeps nothing between questions, use fixed or replay")
-    if asked:
-        return asked
-    if not device.computes or device.memory_bytes < LEAST_BYTES:
-        return "replay"
-    return "fixed" if on_zero_gpu else "resident"
+    on_zero_gpu = hardware.is_zero_gpu(environ)
+    requested = environ.get(ENV_BACKEND)
+    if requested and requested not in BACKEND_NAMES:
+        raise ValueError(f"{ENV_BACKEND} is '{requested}': use one of {', '.join(BACKEND_NAMES)}")
+    if requested == "local" and on_zero_gpu:
+        raise ValueError(f"{ENV_BACKEND} is 'local': ZeroGPU keeps nothing between questions, use zerogpu or recorded")
+    if requested:
+        return requested
+    if not host.has_libraries or host.memory_bytes < MIN_MEMORY_BYTES:
+        return "recorded"
+    return "zerogpu" if on_zero_gpu else "local"
 
 
-def here(recipes: Sequence[Recipe]) -> Policy:
-    """The policy of this process; ``recipes`` are what a fixed set is made of. On ZeroGPU it must be called by the
-    main thread before the app is launched."""
-    chosen = choose(os.environ, device())
-    if chosen == "fixed":
-        return Fixed(recipes)
-    return Resident(variant_cache.usual()) if chosen == "resident" else Replay()
+def create_backend(recipes: Sequence[Recipe]) -> AnswerBackend:
+    """The backend of this process; ``recipes`` are the fixed set of ZeroGPU. On ZeroGPU it must be called by the main
+    thread before the app is launched."""
+    name = select_backend(os.environ, host_resources())
+    if name == "zerogpu":
+        return ZeroGpuBackend(recipes)
+    if name == "local":
+        return LocalBackend(variant_cache.default_cache())
+    return RecordedBackend()
 
 
-class Replay:
-    """Runs nothing: what was recorded is all there is."""
+class RecordedBackend:
+    """Runs no model: the recorded answers are all there is."""
 
-    name = "replay"
+    name = "recorded"
     budget_bytes = None
 
-    def answers(
+    def stream(
         self,
         recipe: Recipe,
         image: Image.Image,
         question: str,
         progress: Progress | None = None,
-        vision: SharedVision | None = None,
-    ) -> Iterator[answer.Answer]:
-        raise ManagerError("no model runs on this machine: choose one of the examples, whose answers are recorded")
+        vision_cache: VisionCache | None = None,
+    ) -> Iterator[Answer]:
+        raise ModelUnavailable("no model runs on this machine: choose one of the examples, whose answers are recorded")
 
     def weight_bytes(self, recipe: Recipe) -> int:
         return 0
 
-    def held(self) -> list[Held]:
+    def loaded_models(self) -> list[LoadedModelInfo]:
         return []

@@ -1,4 +1,4 @@
-"""Models that are built when somebody asks, and stay in memory as long as there is room."""
+"""Models that are built on demand and stay in memory as long as there is room."""
 
 from __future__ import annotations
 
@@ -8,56 +8,66 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from vlmcomp.feedback import Progress, out_of_memory
-from vlmcomp.hardware import device_budget
+from vlmcomp import hardware
+from vlmcomp.feedback import Progress, is_out_of_memory
 from vlmcomp.recipe import Recipe
-from vlmcomp.results import answer
+from vlmcomp.results.answer import Answer
 from vlmcomp.serving import variant_cache
-from vlmcomp.serving.manager import Held, Manager, ManagerError, Pieces
+from vlmcomp.serving.manager import LoadedModelInfo, MemoryBlocks, ModelManager, ModelUnavailable
 
 if TYPE_CHECKING:
     from vlmcomp.runtime.engine import Engine
-    from vlmcomp.runtime.vision_cache import SharedVision
+    from vlmcomp.runtime.vision_cache import VisionCache
 
 
-class Resident:
-    """Answers with what ``manager`` keeps in the memory of a GPU or the CPU, which holds ``budget`` bytes
-    (``device_budget``); variants come from the ``kept`` ones on disk where they are there."""
+class LocalBackend:
+    """Answers with the models that ``manager`` has loaded on the GPU or the CPU.
 
-    name = "resident"
+    Args:
+        cache: built variants on disk; None builds every variant anew.
+        memory_budget: bytes that all loaded models may occupy together; ``hardware.memory_budget`` by default.
+    """
 
-    def __init__(self, kept: variant_cache.Cache | None = None, budget: Callable[[], int] | None = None) -> None:
-        self._cache = kept
-        self._weights: dict[Recipe, int] = {}
-        self.manager: Manager[Engine] = Manager(
-            self._build, _pieces, budget or device_budget, join=_share, estimate=_estimate
+    name = "local"
+
+    def __init__(
+        self, cache: variant_cache.VariantCache | None = None, memory_budget: Callable[[], int] | None = None
+    ) -> None:
+        self._cache = cache
+        self._weight_bytes: dict[Recipe, int] = {}
+        self.manager: ModelManager[Engine] = ModelManager(
+            self._build,
+            _memory_blocks,
+            memory_budget or hardware.memory_budget,
+            share_weights=_share_weights,
+            estimate=_estimate,
         )
 
-    def answers(
+    def stream(
         self,
         recipe: Recipe,
         image: Image.Image,
         question: str,
         progress: Progress | None = None,
-        vision: SharedVision | None = None,
-    ) -> Iterator[answer.Answer]:
+        vision_cache: VisionCache | None = None,
+    ) -> Iterator[Answer]:
         for _ in range(2):
             try:
                 with self.manager.lease(recipe, progress) as engine:
-                    with closing(engine.stream(image, question, vision=vision)) as news:
-                        yield from news
+                    with closing(engine.stream(image, question, vision_cache=vision_cache)) as answers:
+                        yield from answers
                 return
-            except Exception as error:  # its traceback holds tensors until this block ends
-                if not out_of_memory(error):
+            except Exception as error:  # its traceback refers to tensors until this block ends
+                if not is_out_of_memory(error):
                     raise
-            self.manager.drop_idle(keep=recipe)
-        raise ManagerError(f"this device's memory is too small to answer with {recipe}: choose a smaller variant.")
+            self.manager.evict_idle(keep=recipe)
+        raise ModelUnavailable(f"this device's memory is too small to answer with {recipe}: choose a smaller variant.")
 
     def weight_bytes(self, recipe: Recipe) -> int:
-        return self._weights.get(recipe, 0)
+        return self._weight_bytes.get(recipe, 0)
 
-    def held(self) -> list[Held]:
-        return self.manager.held()
+    def loaded_models(self) -> list[LoadedModelInfo]:
+        return self.manager.loaded_models()
 
     @property
     def budget_bytes(self) -> int | None:
@@ -67,27 +77,29 @@ class Resident:
         from vlmcomp.compression.size import weight_bytes
         from vlmcomp.runtime.engine import Engine
 
-        vlm = variant_cache.obtain(recipe, cache=self._cache, progress=progress)
-        self._weights[recipe] = sum(weight_bytes(vlm.model).values())
+        vlm = variant_cache.get_or_build(recipe, cache=self._cache, progress=progress)
+        self._weight_bytes[recipe] = sum(weight_bytes(vlm.model).values())
         progress("warming up", 1.0)
         engine = Engine(vlm)
-        engine.generate(Image.new("RGB", (96, 96)), "What is it?", 2)  # no visitor should pay for the first answer
+        engine.generate(
+            Image.new("RGB", (96, 96)), "What is it?", 2
+        )  # kernels are selected and loaded in the first answer
         return engine
 
 
 def _estimate(recipe: Recipe) -> tuple[int, int]:
-    from vlmcomp.compression.size_estimate import in_memory
+    from vlmcomp.compression.size_estimate import estimate_memory
 
-    return in_memory(recipe)
-
-
-def _pieces(engine: Engine) -> Pieces:
-    from vlmcomp.runtime.weight_sharing import pieces
-
-    return pieces(engine.vlm.model)
+    return estimate_memory(recipe)
 
 
-def _share(engine: Engine, others: Sequence[Engine]) -> None:
-    from vlmcomp.runtime.weight_sharing import share
+def _memory_blocks(engine: Engine) -> MemoryBlocks:
+    from vlmcomp.runtime.weight_sharing import storage_bytes
 
-    share(engine.vlm, [other.vlm for other in others])
+    return storage_bytes(engine.vlm.model)
+
+
+def _share_weights(engine: Engine, others: Sequence[Engine]) -> None:
+    from vlmcomp.runtime.weight_sharing import share_weights_
+
+    share_weights_(engine.vlm, [other.vlm for other in others])

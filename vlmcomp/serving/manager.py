@@ -1,4 +1,4 @@
-"""One keeper of loaded models for all visitors: built once, shared, and let go when memory is needed."""
+"""The process-wide manager of loaded models: builds each once, shares it among visitors, evicts it for memory."""
 
 from __future__ import annotations
 
@@ -12,21 +12,20 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from vlmcomp.feedback import Progress, out_of_memory
+from vlmcomp.feedback import Progress, format_bytes, is_out_of_memory
 from vlmcomp.recipe import Recipe
-from vlmcomp.results.schema import amount
 
 T = TypeVar("T")
-Pieces = Mapping[Hashable, int]  # what lies in memory -> its bytes; things that share have keys in common
+MemoryBlocks = Mapping[Hashable, int]  # block of memory -> its bytes; models that share weights have keys in common
 
 
-class ManagerError(RuntimeError):
-    """A model cannot be held; the message is one sentence for the visitor."""
+class ModelUnavailable(RuntimeError):
+    """A model cannot be loaded here now; the message is one sentence for the visitor."""
 
 
 @dataclass(frozen=True)
-class Held:
-    """One model in memory: bytes that nothing else there shares, and how many visitors hold it now."""
+class LoadedModelInfo:
+    """A model in memory: bytes that it shares with no other, and the number of visitors who lease it now."""
 
     recipe: Recipe
     own_bytes: int
@@ -37,216 +36,243 @@ class Held:
 class _Slot(Generic[T]):
     recipe: Recipe
     leases: int = 0
-    thing: T | None = None
-    pieces: Pieces = field(default_factory=dict)
+    model: T | None = None
+    memory_blocks: MemoryBlocks = field(default_factory=dict)
     ready: bool = False
     error: BaseException | None = None
     used_at: int = 0
     listeners: list[Progress] = field(default_factory=list)
 
-    def tell(self, text: str, fraction: float) -> None:
+    def report_progress(self, text: str, fraction: float) -> None:
         for listener in tuple(self.listeners):
             with contextlib.suppress(Exception):  # one visitor's closed page must not fail the others' build
                 listener(text, fraction)
 
 
-def _nothing_shared(thing: object, others: Sequence[object]) -> None:
+def _share_nothing(thing: object, others: Sequence[object]) -> None:
     pass
 
 
-class Manager(Generic[T]):
-    """Builds each recipe at most once at a time and keeps what was built within ``budget`` bytes.
+class ModelManager(Generic[T]):
+    """Builds each recipe at most once at a time and caches the models within a memory budget, least recently used out.
 
-    ``pieces`` says what a built thing takes; ``join`` lets it share with the other variants of its model, so that
-    each piece counts once. ``estimate`` guesses, for a recipe never built before, the bytes of its own and those that
-    it has in common with other variants: room is made for them before the build, and what cannot fit is not built.
-    Memory that runs out during a build is met once: idle models go, and the build starts again. Every wait for
-    another visitor's lease is bounded by ``patience_seconds``, so no order of leases can lock up.
+    Room is made before a build; a model that cannot fit is not built. If memory runs out during a build, idle models
+    are evicted and the build starts again, once. Every wait for another visitor's lease is bounded, so no order of
+    leases can deadlock.
+
+    Args:
+        build: builds the model of a recipe and reports its progress.
+        memory_blocks: the blocks of memory that a built model occupies.
+        memory_budget: bytes that all models may occupy together; called before the first build.
+        share_weights: replaces weights of a new model by equal ones of the other variants, so that they count once.
+        estimate: for a recipe never built before, the bytes of its own and those in common with its model's variants.
+        lease_timeout: seconds to wait for another visitor's lease to end.
     """
 
     def __init__(
         self,
         build: Callable[[Recipe, Progress], T],
-        pieces: Callable[[T], Pieces],
-        budget: Callable[[], int],
+        memory_blocks: Callable[[T], MemoryBlocks],
+        memory_budget: Callable[[], int],
         *,
-        join: Callable[[T, Sequence[T]], None] = _nothing_shared,
+        share_weights: Callable[[T, Sequence[T]], None] = _share_nothing,
         estimate: Callable[[Recipe], tuple[int, int]] = lambda recipe: (0, 0),
-        patience_seconds: float = 120.0,
+        lease_timeout: float = 120.0,
     ) -> None:
-        self._build, self._pieces, self._join, self._estimate = build, pieces, join, estimate
-        self._ask_budget, self._budget, self._patience = budget, None, patience_seconds
+        self._build = build
+        self._memory_blocks = memory_blocks
+        self._memory_budget = memory_budget
+        self._share_weights = share_weights
+        self._estimate = estimate
+        self._lease_timeout = lease_timeout
+        self._budget: int | None = None
         self._slots: dict[Recipe, _Slot[T]] = {}
-        self._known: dict[Recipe, tuple[int, int]] = {}
+        self._measured_bytes: dict[Recipe, tuple[int, int]] = {}
         self._clock = itertools.count(1)
-        self._change = threading.Condition()
-        self._building = threading.Lock()
+        self._evictions = 0
+        self._condition = threading.Condition()
+        self._build_lock = threading.Lock()
 
     @contextlib.contextmanager
     def lease(self, recipe: Recipe, progress: Progress | None = None) -> Iterator[T]:
-        """Hold the built ``recipe``; it stays in memory until the block ends. No lock is held meanwhile.
+        """The model of ``recipe``, which stays in memory until the block ends. No lock is held meanwhile.
 
         Raises:
-            ManagerError: it is larger than the budget or the memory, or everything else there stayed in use.
-            Exception: whatever ``build`` raised, to everyone who waited for that build.
+            ModelUnavailable: it exceeds the budget or the memory, or all other models stayed in use.
+            Exception: whatever ``build`` raised, for every visitor who waited for that build.
         """
-        slot, mine = self._claim(recipe, progress)
-        if mine:
-            self._fill(slot)
+        slot, must_load = self._claim(recipe, progress)
+        if must_load:
+            self._load(slot)
         try:
-            yield slot.thing  # type: ignore[misc]
+            yield slot.model  # type: ignore[misc]
         finally:
-            with self._change:
+            with self._condition:
                 slot.leases -= 1
                 slot.used_at = next(self._clock)
-                self._change.notify_all()
+                self._condition.notify_all()
 
-    def held(self) -> list[Held]:
-        """What is in memory, the most recently used first."""
-        with self._change:
+    def loaded_models(self) -> list[LoadedModelInfo]:
+        """The models in memory, the most recently used first."""
+        with self._condition:
             ready = sorted(self._ready(), key=lambda s: -s.used_at)
-            return [Held(s.recipe, self._bytes(ready) - self._bytes(ready, s), s.leases) for s in ready]
-
-    def held_bytes(self) -> int:
-        """Bytes of all models in memory, what they share counted once; never more than the budget."""
-        with self._change:
-            return self._bytes(self._ready())
+            return [LoadedModelInfo(s.recipe, self._bytes(ready) - self._bytes(ready, s), s.leases) for s in ready]
 
     @property
     def budget_bytes(self) -> int | None:
-        """Bytes that models may take together; None as long as the device has not been asked."""
+        """Bytes that all models may occupy together; None before the first build."""
         return self._budget
 
-    def drop_idle(self, keep: Recipe | None = None) -> None:
-        """Let every model but ``keep`` go that no visitor holds."""
-        with self._change:
-            for slot in [s for s in self._ready() if not s.leases and s.recipe != keep]:
-                del self._slots[slot.recipe]
-        _give_back()
+    def evict_idle(self, keep: Recipe | None = None) -> None:
+        """Evict every model that no visitor leases, except ``keep``."""
+        with self._condition:
+            self._slots = {r: s for r, s in self._slots.items() if not s.ready or s.leases or r == keep}
+        _release_cached_memory()
 
     def _ready(self) -> list[_Slot[T]]:
         return [s for s in self._slots.values() if s.ready]
 
     @staticmethod
     def _bytes(slots: Sequence[_Slot[T]], without: _Slot[T] | None = None) -> int:
-        together: dict[Hashable, int] = {}
+        blocks: dict[Hashable, int] = {}
         for slot in slots:
             if slot is not without:
-                together |= slot.pieces
-        return sum(together.values())
+                blocks |= slot.memory_blocks
+        return sum(blocks.values())
 
     def _claim(self, recipe: Recipe, progress: Progress | None) -> tuple[_Slot[T], bool]:
-        """The pinned slot of ``recipe``, and whether the caller has to fill it."""
-        with self._change:
+        """The slot of ``recipe`` with one more lease, and whether the caller has to load it."""
+        with self._condition:
             slot = self._slots.get(recipe)
-            mine = slot is None
+            is_new = slot is None
             if slot is None:
                 slot = self._slots[recipe] = _Slot(recipe)
             slot.leases += 1
             slot.used_at = next(self._clock)
             if progress is not None and not slot.ready:
                 slot.listeners.append(progress)
-            if not mine:
-                self._change.wait_for(lambda: slot.ready or slot.error is not None)
+            if not is_new:
+                self._condition.wait_for(lambda: slot.ready or slot.error is not None)
                 if slot.error is not None:
                     raise slot.error
-            return slot, mine
+            return slot, is_new
 
-    def _fill(self, slot: _Slot[T]) -> None:
+    def _load(self, slot: _Slot[T]) -> None:
         try:
-            if self._building.locked():
-                slot.tell("waiting until another model is built", 0.0)
-            with self._building:  # one at a time: two half-built models could not make room for each other
+            if self._build_lock.locked():
+                slot.report_progress("waiting until another model is built", 0.0)
+            with self._build_lock:  # one at a time: two half-built models could not make room for each other
                 if self._budget is None:
-                    self._budget = self._ask_budget()
-                self._make_room(slot, *self._expected(slot.recipe))
-                self._admit(slot, self._built(slot))
+                    self._budget = self._memory_budget()
+                with self._evicting():
+                    self._make_room(slot, *self._expected_bytes(slot.recipe))
+                self._admit(slot, self._build_with_retry(slot))
         except BaseException as error:
-            with self._change:
+            with self._condition:
                 slot.error = error
                 del self._slots[slot.recipe]
             raise
         finally:
-            with self._change:
+            with self._condition:
                 slot.listeners.clear()
-                self._change.notify_all()
+                self._condition.notify_all()
 
-    def _built(self, slot: _Slot[T]) -> T:
+    def _build_with_retry(self, slot: _Slot[T]) -> T:
         try:
-            return self._build(slot.recipe, slot.tell)
-        except Exception as error:  # its traceback holds what was half built until this block ends
-            if not out_of_memory(error):
+            return self._build(slot.recipe, slot.report_progress)
+        except Exception as error:  # its traceback refers to the half-built model until this block ends
+            if not is_out_of_memory(error):
                 raise
-        self.drop_idle()
-        slot.tell("memory ran out: starting again with more room", 0.0)
+        self.evict_idle()
+        slot.report_progress("memory ran out: starting again with more room", 0.0)
         try:
-            return self._build(slot.recipe, slot.tell)
+            return self._build(slot.recipe, slot.report_progress)
         except Exception as error:
-            if not out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
-        _give_back()
-        raise ManagerError(f"this device's memory is too small to build {slot.recipe}: choose a smaller variant.")
+        _release_cached_memory()
+        raise ModelUnavailable(f"this device's memory is too small to build {slot.recipe}: choose a smaller variant.")
 
-    def _admit(self, slot: _Slot[T], thing: T) -> None:
-        """Let the other variants share with ``thing``, and let it in."""
-        with self._change:
-            family = [s for s in self._ready() if s.recipe.model == slot.recipe.model]
-        self._join(thing, [s.thing for s in family if s.thing is not None])
-        pieces = self._pieces(thing)
-        total = sum(pieces.values())
-        common = sum(size for key, size in pieces.items() if any(key in s.pieces for s in family))
-        if not family:
-            common = min(total, self._known.get(slot.recipe, self._guess(slot.recipe))[1])
-        self._known[slot.recipe] = (total - common, common)
+    def _admit(self, slot: _Slot[T], model: T) -> None:
+        """Make a built model available once it fits beside the others."""
+        blocks = self._share_and_measure(slot.recipe, model)
 
         def added() -> int:
-            there = {key for s in self._ready() for key in s.pieces}
-            return sum(size for key, size in pieces.items() if key not in there)
+            present = {key for s in self._ready() for key in s.memory_blocks}
+            return sum(size for key, size in blocks.items() if key not in present)
 
-        with self._change:
-            self._make_room(slot, total, added)
-            slot.thing, slot.pieces, slot.ready = thing, pieces, True
+        with self._evicting():
+            self._make_room(slot, sum(blocks.values()), added)
+            slot.model = model
+            slot.memory_blocks = blocks
+            slot.ready = True
+            self._condition.notify_all()
 
-    def _guess(self, recipe: Recipe) -> tuple[int, int]:
-        with contextlib.suppress(ValueError):  # what is wrong with a recipe, its build says best
+    def _share_and_measure(self, recipe: Recipe, model: T) -> MemoryBlocks:
+        """Memory blocks of ``model`` after it shares weights with the loaded variants of its base model."""
+        with self._condition:
+            variants = [s for s in self._ready() if s.recipe.model == recipe.model]
+        self._share_weights(model, [s.model for s in variants if s.model is not None])
+        blocks = self._memory_blocks(model)
+        total = sum(blocks.values())
+        common = sum(size for key, size in blocks.items() if any(key in s.memory_blocks for s in variants))
+        if not variants:
+            common = min(total, self._measured_bytes.get(recipe, self._estimate_or_zero(recipe))[1])
+        self._measured_bytes[recipe] = (total - common, common)
+        return blocks
+
+    def _estimate_or_zero(self, recipe: Recipe) -> tuple[int, int]:
+        with contextlib.suppress(ValueError):  # the build of an impossible recipe gives the better error
             return self._estimate(recipe)
         return (0, 0)
 
-    def _expected(self, recipe: Recipe) -> tuple[int, Callable[[], int]]:
-        """Bytes that ``recipe`` will take, and those that it adds to what is held at the time of asking."""
-        own, common = self._known.get(recipe) or self._guess(recipe)
+    def _expected_bytes(self, recipe: Recipe) -> tuple[int, Callable[[], int]]:
+        """Bytes that ``recipe`` will occupy, and a function that returns how many of them the loaded models lack."""
+        own, common = self._measured_bytes.get(recipe) or self._estimate_or_zero(recipe)
         return own + common, lambda: own + common * all(s.recipe.model != recipe.model for s in self._ready())
 
+    @contextlib.contextmanager
+    def _evicting(self) -> Iterator[None]:
+        """Holds the condition, and after it releases the memory of the models that the block evicted.
+
+        Releasing takes the CUDA lock, which another visitor's answer may own until its end. A thread that waits for it
+        must neither hold the condition, which every lease needs, nor refer to an evicted model.
+        """
+        before = self._evictions
+        try:
+            with self._condition:
+                yield
+        finally:
+            if self._evictions > before:
+                _release_cached_memory()
+
     def _make_room(self, slot: _Slot[T], total: int, added: Callable[[], int]) -> None:
-        """Let idle models go, least recently used first, until what is ``added`` to the rest fits."""
+        """Evict idle models, least recently used first, until ``added()`` bytes fit beside the rest."""
         budget = self._budget
         assert budget is not None
         if total > budget:
-            raise ManagerError(
-                f"{slot.recipe} takes {amount(total)}, more than the {amount(budget)} for models here; "
+            raise ModelUnavailable(
+                f"{slot.recipe} needs {format_bytes(total)}, more than the {format_bytes(budget)} for models here; "
                 "choose a smaller variant."
             )
-        patient_until, dropped = time.monotonic() + self._patience, False
-        with self._change:
-            while self._bytes(self._ready()) + added() > budget:
-                idle = [s for s in self._ready() if not s.leases]
-                if idle:
-                    del self._slots[min(idle, key=lambda s: s.used_at).recipe]
-                    dropped = True
-                elif not self._change.wait(patient_until - time.monotonic()):
-                    raise ManagerError(
-                        f"There is no room for {slot.recipe} while other models are in use; try again soon."
-                    )
-        if dropped:
-            _give_back()
+        deadline = time.monotonic() + self._lease_timeout
+        while self._bytes(self._ready()) + added() > budget:
+            idle = [s for s in self._ready() if not s.leases]
+            if idle:
+                del self._slots[min(idle, key=lambda s: s.used_at).recipe]
+                self._evictions += 1
+            elif not self._condition.wait(deadline - time.monotonic()):
+                raise ModelUnavailable(
+                    f"There is no room for {slot.recipe} while other models are in use; try again soon."
+                )
 
 
-def _give_back() -> None:
-    """Return the memory of dropped models to the device; modules refer to themselves, hence the collection."""
+def _release_cached_memory() -> None:
+    """Return the memory of evicted models to the device; modules refer to themselves, hence the garbage collection."""
     gc.collect()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
-        from vlmcomp.runtime.device import GPU
+        from vlmcomp.runtime.device import cuda_lock
 
-        with GPU:
+        with cuda_lock:
             torch.cuda.empty_cache()

@@ -1,4 +1,4 @@
-"""Recorded answers to the app's examples: ``precomputed/<hardware>/examples.json``. Finding one needs no torch."""
+"""Recorded answers to the app's examples: ``precomputed/<hardware>/examples.json``. Looking one up needs no torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from vlmcomp import files
-from vlmcomp.data.images import clean_question, open_image
+from vlmcomp.data.images import normalize_question, open_image
 from vlmcomp.models import registry
 from vlmcomp.recipe import Recipe
 from vlmcomp.results import store
@@ -24,16 +24,21 @@ from vlmcomp.results.answer import Answer
 if TYPE_CHECKING:
     from vlmcomp.runtime.engine import Engine
 
-EXAMPLES = registry.ASSETS / "examples"
-FILE = "examples.json"
+EXAMPLES_DIR = registry.ASSETS / "examples"
+FILE_NAME = "examples.json"
 _TIMES = ("preprocess_ms", "ttft_ms", "total_ms")
-_ROUNDS = 5  # times are medians of so many
+_DEFAULT_ROUNDS = 5  # times are medians over this many answers
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Recorded:
-    """An answer, and where and when it was given. ``weight_bytes``: of the weights as stored."""
+class RecordedAnswer:
+    """An answer, and where and when it was recorded.
+
+    Attributes:
+        weight_bytes: bytes of the weights as stored.
+        date: ISO 8601.
+    """
 
     answer: Answer
     weight_bytes: int
@@ -41,81 +46,91 @@ class Recorded:
     date: str
 
     @property
-    def place(self) -> str:
-        """Where and when, for people."""
+    def provenance(self) -> str:
+        """Where and when it was recorded, in words."""
         return f"recorded on {self.hardware}, {self.date[:10]}"
 
 
 def examples() -> list[tuple[Path, str]]:
     """Image and question of each bundled example."""
-    items = json.loads((EXAMPLES / "examples.json").read_text(encoding="utf-8"))
-    return [(EXAMPLES / item["image"], item["question"]) for item in items]
+    items = json.loads((EXAMPLES_DIR / "examples.json").read_text(encoding="utf-8"))
+    return [(EXAMPLES_DIR / item["image"], item["question"]) for item in items]
 
 
-def find(
+def lookup(
     recipes: Sequence[Recipe], image: Image.Image, question: str, root: Path = store.PRECOMPUTED
-) -> dict[Recipe, Recorded]:
-    """The newest recorded answer to that question about an image of exactly those pixels, of each recipe with one."""
-    known, pixels = _all(root), _pixels(image)
-    return {r: known[place] for r in recipes if (place := (str(r), pixels, question)) in known}
+) -> dict[Recipe, RecordedAnswer]:
+    """The newest recorded answer of each recipe to this question about an image with exactly these pixels.
+
+    Recipes without one are left out.
+    """
+    recorded = _load_all(root)
+    pixels = _pixel_digest(image)
+    keys = {recipe: (str(recipe), pixels, question) for recipe in recipes}
+    return {recipe: recorded[key] for recipe, key in keys.items() if key in recorded}
 
 
 @cache
-def _all(root: Path) -> dict[tuple[str, str, str], Recorded]:
-    found: list[tuple[tuple[str, str, str], Recorded]] = []
-    for file in root.glob(f"*/{FILE}"):
+def _load_all(root: Path) -> dict[tuple[str, str, str], RecordedAnswer]:
+    """All recorded answers below ``root`` by recipe, pixel digest and question."""
+    found: list[tuple[tuple[str, str, str], RecordedAnswer]] = []
+    for file in root.glob(f"*/{FILE_NAME}"):
         try:
             data = json.loads(file.read_text(encoding="utf-8"))
             for row in data["answers"]:
-                place = (row["recipe"], row["image"], row["question"])
-                kept = Recorded(Answer(**row["answer"]), row["weight_bytes"], data["hardware"]["name"], row["date"])
-                found.append((place, kept))
+                key = (row["recipe"], row["image"], row["question"])
+                answer = RecordedAnswer(
+                    Answer(**row["answer"]), row["weight_bytes"], data["hardware"]["name"], row["date"]
+                )
+                found.append((key, answer))
         except (OSError, ValueError, KeyError, TypeError) as error:
-            _log.warning("left out %s: %s", file, error)
+            _log.warning("skipped %s: %s", file, error)
     return dict(sorted(found, key=lambda pair: pair[1].date))
 
 
-def _pixels(image: Image.Image) -> str:
+def _pixel_digest(image: Image.Image) -> str:
+    """SHA-256 of size and pixels, as hex."""
     upright = open_image(image)
     return hashlib.sha256(f"{upright.size}".encode() + upright.tobytes()).hexdigest()
 
 
-def answers(engine: Engine, rounds: int = _ROUNDS) -> list[dict[str, object]]:
-    """What ``engine`` answers to every example, as rows of the file; times are medians of ``rounds`` answers."""
+def record_answers(engine: Engine, rounds: int = _DEFAULT_ROUNDS) -> list[dict[str, object]]:
+    """Answers of ``engine`` to all examples, as rows of the file; times are medians of ``rounds`` answers."""
     from vlmcomp.compression.size import weight_bytes
     from vlmcomp.results import provenance
 
     rows = []
     for file, text in examples():
-        image, question = open_image(file), clean_question(text)
-        given = [engine.generate(image, question) for _ in range(rounds + 1)][1:]
-        times = {name: round(statistics.median(getattr(a, name) for a in given), 3) for name in _TIMES}
+        image = open_image(file)
+        question = normalize_question(text)
+        answers = [engine.generate(image, question) for _ in range(rounds + 1)][1:]  # the first warms up
+        times = {name: round(statistics.median(getattr(a, name) for a in answers), 3) for name in _TIMES}
         facts = {
             "recipe": str(engine.vlm.recipe),
-            "image": _pixels(image),
+            "image": _pixel_digest(image),
             "question": question,
-            "date": provenance.now(),
+            "date": provenance.utc_timestamp(),
         }
         size = sum(weight_bytes(engine.vlm.model).values())
-        rows.append({**facts, "weight_bytes": size, "answer": asdict(replace(given[-1], **times))})
+        rows.append({**facts, "weight_bytes": size, "answer": asdict(replace(answers[-1], **times))})
     return rows
 
 
 def save(rows: Sequence[dict[str, object]], device: str | None, root: Path = store.PRECOMPUTED) -> Path:
-    """Write ``rows`` to this machine's file; older answers of the same recipes go."""
+    """Write ``rows`` to this machine's file, in place of older answers of the same recipes."""
     from vlmcomp import hardware as hardware_module
     from vlmcomp.results import provenance
 
-    hardware = hardware_module.hardware(device)
-    file = root / hardware.slug / FILE
-    new = {row["recipe"] for row in rows}
+    hardware = hardware_module.get_hardware(device)
+    file = root / hardware.slug / FILE_NAME
+    recipes = {row["recipe"] for row in rows}
     old: Iterable[dict[str, object]] = json.loads(file.read_text(encoding="utf-8"))["answers"] if file.exists() else ()
-    kept = [row for row in old if row["recipe"] not in new]
+    others = [row for row in old if row["recipe"] not in recipes]
     facts = {
         "hardware": asdict(hardware),
-        "versions": provenance.versions(),
-        "commit": provenance.commit(registry.ASSETS.parent),
+        "versions": provenance.package_versions(),
+        "commit": provenance.git_commit(registry.ASSETS.parent),
     }
-    files.write_json(file, {**facts, "answers": [*kept, *rows]})
-    _all.cache_clear()
+    files.write_json(file, {**facts, "answers": [*others, *rows]})
+    _load_all.cache_clear()
     return file

@@ -1,4 +1,4 @@
-"""Built variants on disk: found by what made them, checked before use, and bounded in size."""
+"""Built variants on disk: keyed by everything that a build depends on, verified before use, bounded in size."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import astuple, dataclass
 from functools import cache as once
 from functools import cached_property
 from pathlib import Path
@@ -28,198 +28,227 @@ if TYPE_CHECKING:
     from vlmcomp.models.vlm import VLM
 
 
-LIMIT = "VLMCOMP_CACHE_GB"  # environment: the most that it may hold (10^9)
-_USUAL_GB = 40.0
-_FACTS, _MODEL, _HALF, _GONE = "entry.json", "model", ".half-", ".gone-"
-_PATIENCE = 60.0  # seconds to wait for another process that writes
-_MADE_BY = ("torch", "transformers", "bitsandbytes")
-# What a built or saved variant depends on; a test holds that nothing which build and checkpoint import is missing.
-# Part of every key: raise it whenever a change of code gives a build other weights, and every cached variant is built
-# anew. Comments, names and files may change without it.
+ENV_CACHE_GB = "VLMCOMP_CACHE_GB"  # limit of the cache in 10^9 bytes
+_DEFAULT_GB = 40.0
+_ENTRY_FILE = "entry.json"
+_MODEL_DIR = "model"
+_PARTIAL_PREFIX = ".half-"
+_DISCARDED_PREFIX = ".gone-"
+_LOCK_TIMEOUT = 60.0  # seconds to wait for another process that writes
+_VERSIONED_LIBRARIES = ("torch", "transformers", "bitsandbytes")
+# Part of every key. Raise it whenever a change of code gives a build other weights or a checkpoint another layout:
+# every cached variant is then built anew. Comments, names and files may change without it.
 BUILD_VERSION = 1
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Key:
-    """A recipe and the facts that its build depends on; equal digests mean an equal result."""
+class CacheKey:
+    """A recipe and everything else that its build depends on; equal digests mean equal weights."""
 
     recipe: Recipe
-    facts: dict[str, Any]
+    inputs: dict[str, Any]
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256, as hex."""
-        return hashlib.sha256(json.dumps([str(self.recipe), self.facts], sort_keys=True).encode()).hexdigest()
+        """SHA-256 of recipe and inputs, as hex."""
+        return hashlib.sha256(json.dumps([str(self.recipe), self.inputs], sort_keys=True).encode()).hexdigest()
 
 
-def identify(recipe: Recipe, device: str, source: str | None = None) -> Key:
-    """The key of ``recipe`` as ``build`` makes it on ``device`` with the usual calibration.
+def cache_key(recipe: Recipe, device: str, source: str | None = None) -> CacheKey:
+    """The key of ``recipe`` as ``compress`` builds it on ``device`` with the default calibration data.
+
+    Args:
+        recipe: what is built.
+        device: for example "cpu" or "cuda:0"; its index does not matter.
+        source: folder or Hub repository of the dense weights, instead of the registry's.
 
     Raises:
         ValueError: the dense weights cannot be found.
     """
-    from vlmcomp.compression.pruning.pruner import Method
+    from vlmcomp.compression.pruning.pruner import PruningMethod
     from vlmcomp.data.calibration_data import CALIBRATION_SEED
     from vlmcomp.models.dtypes import compute_dtype
 
-    entry = registry.check(recipe)
-    packers = (TORCHAO,) if recipe.precision.endswith(TORCHAO) else ()
-    commit, made_by = download.commit(entry, source), provenance.versions()
-    facts = {
-        "weights": commit or _folder_digest(Path(source or entry.location)),
-        "revision": commit,
-        "calibration": [entry.calibration, CALIBRATION_SEED, repr(Method())] if recipe.steps else None,
-        "versions": {name: made_by.get(name) for name in (*_MADE_BY, *packers)},
+    spec = registry.validate_recipe(recipe)
+    revision = download.resolve_revision(spec, source)
+    installed = provenance.package_versions()
+    libraries = (*_VERSIONED_LIBRARIES, TORCHAO) if recipe.precision.endswith(TORCHAO) else _VERSIONED_LIBRARIES
+    inputs = {
+        "weights": revision or _folder_digest(Path(source or spec.name_or_path)),
+        "revision": revision,
+        "calibration": [spec.num_calibration_samples, CALIBRATION_SEED, astuple(PruningMethod())]
+        if recipe.steps
+        else None,
+        "versions": {name: installed.get(name) for name in libraries},
         "build": BUILD_VERSION,
         "device": device.partition(":")[0],
-        "dtype": str(compute_dtype(device, entry)),
+        "dtype": str(compute_dtype(device, spec)),
     }
-    return Key(recipe, facts)
+    return CacheKey(recipe, inputs)
 
 
-def obtain(
-    recipe: Recipe, device: str | None = None, cache: Cache | None = None, progress: Progress | None = None
+def get_or_build(
+    recipe: Recipe, device: str | None = None, cache: VariantCache | None = None, progress: Progress | None = None
 ) -> VLM:
-    """``recipe`` from ``cache``, or built and then kept there. A dense FP16 model is never kept: its files are there.
+    """The variant of ``recipe`` from ``cache``, or built and then cached. A baseline is never cached: its files exist.
+
+    Args:
+        recipe: what is loaded or built.
+        device: the default device if None.
+        cache: where to look; None builds.
+        progress: called with what is being done and the fraction done.
 
     Raises:
-        ValueError: as ``build``.
+        ValueError: as ``compress``.
     """
-    from vlmcomp.compression.pipeline import build
+    from vlmcomp.compression.pipeline import compress
     from vlmcomp.hardware import default_device
 
-    say, device = progress or (lambda text, share: None), device or default_device()
+    progress = progress or (lambda text, fraction: None)
+    device = device or default_device()
     if cache is None or cache.limit_bytes <= 0 or recipe == recipe.baseline:
-        return build(recipe, device=device, progress=say)
-    key = identify(recipe, device)
-    vlm = cache.get(key, device, say)
+        return compress(recipe, device=device, progress=progress)
+    key = cache_key(recipe, device)
+    vlm = cache.get(key, device, progress)
     if vlm is None:
-        vlm = build(recipe, device=device, progress=say)
-        cache.put(key, vlm, say)
+        vlm = compress(recipe, device=device, progress=progress)
+        cache.put(key, vlm, progress)
     return vlm
 
 
 @dataclass(frozen=True)
-class Cache:
-    """Checkpoints below ``root``, together no more than ``limit_bytes``; the least recently used go first.
+class VariantCache:
+    """Checkpoints below ``root``, of at most ``limit_bytes`` together; the least recently used are evicted first.
 
-    An entry appears whole or not at all. One that is damaged is thrown away by whoever finds it. No failure of the
-    disk is an error here: it costs one warning, and the variant is built.
+    An entry appears whole or not at all. A damaged entry is deleted when it is found. A failure of the disk is no
+    error here: it is logged as a warning, and the variant is built.
     """
 
     root: Path
     limit_bytes: int
 
-    def get(self, key: Key, device: str, say: Progress) -> VLM | None:
-        """The variant of ``key`` on ``device``, or None if it is not here whole."""
+    def get(self, key: CacheKey, device: str, progress: Progress) -> VLM | None:
+        """The variant of ``key`` on ``device``; None if there is no intact entry."""
         entry = self._entry(key)
         if not entry.is_dir():
             return None
         from vlmcomp.compression import checkpoint
 
         try:
-            _verify(entry, key, lambda share: say("checking the cached variant", 0.5 * share))
-            say("loading the cached variant", 0.5)
-            vlm = checkpoint.load(entry / _MODEL, device)
+            _verify(entry, key, lambda fraction: progress("checking the cached variant", 0.5 * fraction))
+            progress("loading the cached variant", 0.5)
+            vlm = checkpoint.load(entry / _MODEL_DIR, device)
             if vlm.recipe != key.recipe:
-                raise ValueError(f"it holds {vlm.recipe}")
+                raise ValueError(f"it contains {vlm.recipe}")
         except (OSError, ValueError) as error:
             _log.warning("the cached %s cannot be used and is built again: %s", key.recipe, error)
             _discard(entry)
             return None
         with contextlib.suppress(OSError):
-            os.utime(entry / _FACTS)  # used now
-        vlm.revision = key.facts["revision"]
-        say("ready", 1.0)
+            os.utime(entry / _ENTRY_FILE)  # the order of eviction
+        vlm.revision = key.inputs["revision"]
+        progress("ready", 1.0)
         return vlm
 
-    def put(self, key: Key, vlm: VLM, say: Progress) -> None:
-        """Keep ``vlm``, which has not answered yet, if it fits."""
-        say("keeping the variant for the next time", 0.95)
+    def put(self, key: CacheKey, vlm: VLM, progress: Progress) -> None:
+        """Store ``vlm`` if it fits. It must not have answered yet: answering may repack its weights."""
+        progress("caching the variant for the next time", 0.95)
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            with FileLock(self.root / ".lock", timeout=_PATIENCE):
-                self._sweep()
+            with FileLock(self.root / ".lock", timeout=_LOCK_TIMEOUT):
+                self._remove_leftovers()
                 self._write(key, vlm)
         except (OSError, Timeout, ValueError) as error:
-            _log.warning("%s is not kept in %s: %s", key.recipe, self.root, error)
-        say("ready", 1.0)
+            _log.warning("%s is not cached in %s: %s", key.recipe, self.root, error)
+        progress("ready", 1.0)
 
     def entries(self) -> list[tuple[Path, int]]:
-        """Every entry and its bytes, the least recently used first."""
-        found = []
-        for facts in self.root.glob(f"*/{_FACTS}"):
-            with contextlib.suppress(OSError):  # another process lets it go just now
-                found.append((facts.stat().st_mtime_ns, facts.parent, _bytes(facts.parent)))
-        return [(entry, size) for _, entry, size in sorted(found) if not entry.name.startswith(".")]
+        """All entries and their bytes, the least recently used first."""
+        entries = []
+        for file in self.root.glob(f"*/{_ENTRY_FILE}"):
+            with contextlib.suppress(OSError):  # another process may be evicting it
+                entries.append((file.stat().st_mtime_ns, file.parent, _bytes(file.parent)))
+        return [(entry, size) for _, entry, size in sorted(entries) if not entry.name.startswith(".")]
 
-    def _entry(self, key: Key) -> Path:
+    def _entry(self, key: CacheKey) -> Path:
         return self.root / f"{key.recipe.slug}--{key.digest[:16]}"
 
-    def _write(self, key: Key, vlm: VLM) -> None:
+    def _write(self, key: CacheKey, vlm: VLM) -> None:
         from vlmcomp.compression import checkpoint
 
-        half = Path(tempfile.mkdtemp(prefix=_HALF, dir=self.root))
+        partial = Path(tempfile.mkdtemp(prefix=_PARTIAL_PREFIX, dir=self.root))
         try:
-            checkpoint.save(vlm, half / _MODEL)
-            facts = {"recipe": str(key.recipe), "key": key.digest, "facts": key.facts, "files": _digests(half / _MODEL)}
-            (half / _FACTS).write_text(json.dumps(facts, indent=2) + "\n")
-            if self._make_room(_bytes(half), self._entry(key)):
-                half.rename(self._entry(key))
+            checkpoint.save(vlm, partial / _MODEL_DIR)
+            facts = {
+                "recipe": str(key.recipe),
+                "key": key.digest,
+                "facts": key.inputs,
+                "files": _digests(partial / _MODEL_DIR),
+            }
+            (partial / _ENTRY_FILE).write_text(json.dumps(facts, indent=2) + "\n")
+            if self._make_room(_bytes(partial), self._entry(key)):
+                partial.rename(self._entry(key))
         finally:
-            shutil.rmtree(half, ignore_errors=True)
+            shutil.rmtree(partial, ignore_errors=True)
 
     def _make_room(self, needed: int, entry: Path) -> bool:
-        """Let entries go until ``needed`` bytes fit; whether they do."""
+        """Evict entries until ``needed`` bytes fit. Returns whether they can."""
         _discard(entry)
-        held = self.entries()
+        entries = self.entries()
         if needed > self.limit_bytes:
-            _log.warning("%s takes more than the cache's %.3g GB and is not kept", entry.name, self.limit_bytes / 1e9)
+            _log.warning(
+                "%s exceeds the cache's limit of %.3g GB and is not cached", entry.name, self.limit_bytes / 1e9
+            )
             return False
-        while held and sum(size for _, size in held) + needed > self.limit_bytes:
-            _discard(held.pop(0)[0])
+        while entries and sum(size for _, size in entries) + needed > self.limit_bytes:
+            oldest, _ = entries.pop(0)
+            _discard(oldest)
         return True
 
-    def _sweep(self) -> None:
-        """Remove what killed processes left: whoever writes holds the lock, so nobody works on any of it."""
-        for left in (*self.root.glob(f"{_HALF}*"), *self.root.glob(f"{_GONE}*")):
-            shutil.rmtree(left, ignore_errors=True)
+    def _remove_leftovers(self) -> None:
+        """Delete what killed processes left behind. The caller holds the lock of all writers, so no process uses it."""
+        for prefix in (_PARTIAL_PREFIX, _DISCARDED_PREFIX):
+            for folder in self.root.glob(f"{prefix}*"):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
-def usual() -> Cache:
-    """The cache of this user, in ``machine.home()``; of at most ``$VLMCOMP_CACHE_GB`` (40; 0 keeps nothing), and never
-    more than half of what the disk has to spare.
+def default_cache() -> VariantCache:
+    """The cache of this user, in ``files.cache_dir()``.
+
+    Its limit is ``$VLMCOMP_CACHE_GB`` (default 40; 0 caches nothing), but at most half of the free disk space.
 
     Raises:
         ValueError: the size is not a number.
     """
-    root = files.home()
+    root = files.cache_dir()
     try:
-        limit = float(os.environ.get(LIMIT) or _USUAL_GB) * 1e9
+        limit = float(os.environ.get(ENV_CACHE_GB) or _DEFAULT_GB) * 1e9
         disk = next(folder for folder in (root, *root.absolute().parents) if folder.exists())
-        spare = shutil.disk_usage(disk).free + sum(size for _, size in Cache(root, 0).entries())
-        return Cache(root, int(min(limit, spare / 2)))
+        available = shutil.disk_usage(disk).free + sum(size for _, size in VariantCache(root, 0).entries())
+        return VariantCache(root, int(min(limit, available / 2)))
     except ValueError:
-        raise ValueError(f"{LIMIT} is '{os.environ[LIMIT]}': give a number of GB, 0 for no cache") from None
+        raise ValueError(
+            f"{ENV_CACHE_GB} is '{os.environ[ENV_CACHE_GB]}': give a number of GB, 0 for no cache"
+        ) from None
 
 
-def _verify(entry: Path, key: Key, told: Callable[[float], None]) -> None:
-    """Raises ``OSError`` or ``ValueError`` if ``entry`` is not, byte for byte, what was written for ``key``."""
-    facts = json.loads((entry / _FACTS).read_text())
+def _verify(entry: Path, key: CacheKey, report_fraction: Callable[[float], None]) -> None:
+    """Raises ``OSError`` or ``ValueError`` unless ``entry`` is, byte for byte, what was written for ``key``."""
+    facts = json.loads((entry / _ENTRY_FILE).read_text())
     if not isinstance(facts, dict) or facts.get("key") != key.digest:
-        raise ValueError("it was made for something else")
-    if facts.get("files") != _digests(entry / _MODEL, told):
-        raise ValueError("its files are not those that were written")
+        raise ValueError("it belongs to another key")
+    if facts.get("files") != _digests(entry / _MODEL_DIR, report_fraction):
+        raise ValueError("its files have changed")
 
 
 def _discard(entry: Path) -> None:
-    """Away in one step; a process that has its files open keeps them."""
+    """Delete an entry, which disappears in one step; a process that has its files open can still read them."""
     with contextlib.suppress(OSError):
-        gone = Path(tempfile.mkdtemp(prefix=_GONE, dir=entry.parent))
+        trash = Path(tempfile.mkdtemp(prefix=_DISCARDED_PREFIX, dir=entry.parent))
         with contextlib.suppress(OSError):
-            entry.rename(gone / entry.name)
-        shutil.rmtree(gone, ignore_errors=True)
+            entry.rename(trash / entry.name)
+        shutil.rmtree(trash, ignore_errors=True)
 
 
 def _files(folder: Path) -> list[Path]:
@@ -230,31 +259,26 @@ def _bytes(folder: Path) -> int:
     return sum(file.stat().st_size for file in _files(folder))
 
 
-def _digests(folder: Path, told: Callable[[float], None] = lambda share: None) -> dict[str, str]:
+def _digests(folder: Path, report_fraction: Callable[[float], None] = lambda fraction: None) -> dict[str, str]:
     """SHA-256 of every file by its path."""
-    total, done, found = _bytes(folder) or 1, 0, {}
-    for file in _files(folder):
-        digest = hashlib.sha256()
-        for block in _blocks(file):
-            digest.update(block)
-            done += len(block)
-            told(min(1.0, done / total))
-        found[file.relative_to(folder).as_posix()] = digest.hexdigest()
-    return found
+    total = _bytes(folder) or 1
+    done = 0
 
+    def count(read: int) -> None:
+        nonlocal done
+        done += read
+        report_fraction(min(1.0, done / total))
 
-def _blocks(file: Path) -> Iterator[bytes]:
-    with file.open("rb") as data:
-        while block := data.read(1 << 22):
-            yield block
+    paths = _files(folder)
+    return {path.relative_to(folder).as_posix(): files.sha256_of_files([path], count) for path in paths}
 
 
 def _folder_digest(folder: Path) -> str:
-    """Of the weights and settings in ``folder``; files that did not change are read once a process."""
+    """SHA-256 of the weights and settings in ``folder``; files that do not change are read once a process."""
     stamps = tuple((file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in _files(folder))
-    return _stamped_digest(folder, stamps)
+    return _digest_of_unchanged(folder, stamps)
 
 
 @once
-def _stamped_digest(folder: Path, stamps: tuple[tuple[str, int, int], ...]) -> str:
+def _digest_of_unchanged(folder: Path, stamps: tuple[tuple[str, int, int], ...]) -> str:
     return hashlib.sha256(json.dumps(_digests(folder)).encode()).hexdigest()

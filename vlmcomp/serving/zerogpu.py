@@ -1,4 +1,4 @@
-"""A fixed set of models for ZeroGPU, where every question runs in a process of its own."""
+"""A fixed set of models for ZeroGPU, where every question runs in a separate process."""
 
 from __future__ import annotations
 
@@ -10,101 +10,108 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from vlmcomp.feedback import Progress
-from vlmcomp.recipe import Recipe, bits
-from vlmcomp.results import answer
+from vlmcomp.recipe import Recipe, base_precision
+from vlmcomp.results.answer import Answer
 from vlmcomp.serving import variant_cache
-from vlmcomp.serving.manager import Held, ManagerError
+from vlmcomp.serving.manager import LoadedModelInfo, ModelUnavailable
 
 if TYPE_CHECKING:
     from vlmcomp.models.vlm import VLM
     from vlmcomp.runtime.engine import Engine
-    from vlmcomp.runtime.vision_cache import SharedVision
+    from vlmcomp.runtime.vision_cache import VisionCache
 
-ZERO_GPU_BYTES = 40 * 10**9  # of 48: beyond 45 every call would count twice; memory queries there are constants
-_TOKENS = 64  # of the longest answer
-_SECONDS_A_TOKEN = {"fp16": 0.06, "int8": 0.15, "int4": 0.08}  # twice the slowest that bitsandbytes publishes
+ZERO_GPU_BYTES = 40 * 10**9  # of 48: from 45 on every call costs twice the quota; memory queries return constants there
+_MAX_TOKENS = 64  # of the longest answer
+_SECONDS_PER_TOKEN = {"fp16": 0.06, "int8": 0.15, "int4": 0.08}  # twice the slowest that bitsandbytes publishes
 
 
-class Fixed:
-    """Models placed once, before the app is launched, because ZeroGPU runs every question in a process of its own that
-    sees only what was there before. What would go over the budget is left out, and says so when it is asked for.
+class ZeroGpuBackend:
+    """Models loaded once, before the app is launched: ZeroGPU runs every question in a new process, which inherits only
+    what was loaded before.
 
-    Nor do their answers share a look at the image. ``seconds`` of GPU time are asked for by question, as the variant
-    needs.
+    Recipes that exceed the budget are skipped, with the reason in ``skipped``. Image features are not shared between
+    variants. Each question requests ``gpu_seconds`` of GPU time.
+
+    Args:
+        recipes: the models, in the order of preference.
+        budget_bytes: bytes that all of them may occupy together.
     """
 
-    name = "fixed"
+    name = "zerogpu"
 
     def __init__(self, recipes: Sequence[Recipe], budget_bytes: int = ZERO_GPU_BYTES) -> None:
         self.budget_bytes = budget_bytes
-        self.left_out: dict[Recipe, str] = {}
+        self.skipped: dict[Recipe, str] = {}
         self._models: dict[Recipe, VLM] = {}
         self._engines: dict[Recipe, Engine] = {}
-        self._weights: dict[Recipe, int] = {}
-        self._pieces: dict[Hashable, int] = {}
-        self._held: list[Held] = []
+        self._weight_bytes: dict[Recipe, int] = {}
+        self._memory_blocks: dict[Hashable, int] = {}
+        self._loaded: list[LoadedModelInfo] = []
         for recipe in recipes:
             try:
-                self._place(recipe)
-            except (ValueError, ManagerError) as error:
-                self.left_out[recipe] = str(error)
+                self._load(recipe)
+            except (ValueError, ModelUnavailable) as error:
+                self.skipped[recipe] = str(error)
         import spaces
 
-        self._entry = spaces.GPU(self._on_gpu, duration=self.seconds)  # one for all: each entry starts a process
+        self._gpu_function = spaces.GPU(
+            self._on_gpu, duration=self.gpu_seconds
+        )  # one for all recipes: each decorated function starts a process
 
-    def answers(
+    def stream(
         self,
         recipe: Recipe,
         image: Image.Image,
         question: str,
         progress: Progress | None = None,
-        vision: SharedVision | None = None,
-    ) -> Iterator[answer.Answer]:
+        vision_cache: VisionCache | None = None,
+    ) -> Iterator[Answer]:
         if recipe not in self._models:
             others = ", ".join(r.name for r in self._models if r.model == recipe.model)
-            why = self.left_out.get(recipe) or f"it is not among those kept here ({others or 'none of its model'})"
-            raise ManagerError(f"{recipe} cannot be run on this machine: {why}")
-        with closing(self._entry(recipe, image, question)) as news:
-            yield from news
+            reason = self.skipped.get(recipe) or f"it is not one of those loaded here ({others or 'none of its model'})"
+            raise ModelUnavailable(f"{recipe} cannot be run on this machine: {reason}")
+        with closing(self._gpu_function(recipe, image, question)) as answers:
+            yield from answers
 
-    def seconds(self, recipe: Recipe, image: Image.Image, question: str) -> int:
-        """GPU time for one question: copying all models to it, and the longest answer."""
-        copying = self._bytes / 3e9
-        return math.ceil(5 + copying + _TOKENS * _SECONDS_A_TOKEN[bits(recipe.precision)])
+    def gpu_seconds(self, recipe: Recipe, image: Image.Image, question: str) -> int:
+        """Seconds of GPU time for one question: copying all models to the GPU, and the longest answer."""
+        copy_seconds = self._loaded_bytes / 3e9
+        return math.ceil(5 + copy_seconds + _MAX_TOKENS * _SECONDS_PER_TOKEN[base_precision(recipe.precision)])
 
     def weight_bytes(self, recipe: Recipe) -> int:
-        return self._weights.get(recipe, 0)
+        return self._weight_bytes.get(recipe, 0)
 
-    def held(self) -> list[Held]:
-        return self._held
+    def loaded_models(self) -> list[LoadedModelInfo]:
+        return self._loaded
 
-    def _on_gpu(self, recipe: Recipe, image: Image.Image, question: str) -> Iterator[answer.Answer]:
+    def _on_gpu(self, recipe: Recipe, image: Image.Image, question: str) -> Iterator[Answer]:
         from vlmcomp.runtime.engine import Engine
 
-        if recipe not in self._engines:  # kernels are chosen where the GPU is
+        if recipe not in self._engines:  # kernels can be selected only where there is a GPU
             self._engines[recipe] = Engine(self._models[recipe])
-        with closing(self._engines[recipe].stream(image, question)) as news:
-            yield from news
+        with closing(self._engines[recipe].stream(image, question)) as answers:
+            yield from answers
 
-    def _place(self, recipe: Recipe) -> None:
+    def _load(self, recipe: Recipe) -> None:
         from vlmcomp.compression.size import weight_bytes
-        from vlmcomp.compression.size_estimate import in_memory
-        from vlmcomp.runtime.weight_sharing import pieces, share
+        from vlmcomp.compression.size_estimate import estimate_memory
+        from vlmcomp.runtime.weight_sharing import share_weights_, storage_bytes
 
-        own, common = in_memory(recipe)
-        added = own + common * all(r.model != recipe.model for r in self._models)
-        if self._bytes + added > self.budget_bytes:
-            raise ManagerError("there is no room for it beside the others")
-        vlm = variant_cache.obtain(recipe)
-        share(vlm, list(self._models.values()))
-        new = {key: size for key, size in pieces(vlm.model).items() if key not in self._pieces}
-        if self._bytes + sum(new.values()) > self.budget_bytes:
-            raise ManagerError("there is no room for it beside the others")
-        self._pieces |= new
+        own, common = estimate_memory(recipe)
+        self._require_room(own + common * all(r.model != recipe.model for r in self._models))
+        vlm = variant_cache.get_or_build(recipe)
+        share_weights_(vlm, list(self._models.values()))
+        new = {key: size for key, size in storage_bytes(vlm.model).items() if key not in self._memory_blocks}
+        self._require_room(sum(new.values()))
+        self._memory_blocks |= new
         self._models[recipe] = vlm
-        self._weights[recipe] = sum(weight_bytes(vlm.model).values())  # later, tensors here are empty
-        self._held.append(Held(recipe, sum(new.values()), 0))
+        self._weight_bytes[recipe] = sum(weight_bytes(vlm.model).values())  # ZeroGPU empties the tensors here later
+        self._loaded.append(LoadedModelInfo(recipe, sum(new.values()), 0))
+
+    def _require_room(self, added_bytes: int) -> None:
+        if self._loaded_bytes + added_bytes > self.budget_bytes:
+            raise ModelUnavailable("there is no room for it beside the others")
 
     @property
-    def _bytes(self) -> int:
-        return sum(self._pieces.values())
+    def _loaded_bytes(self) -> int:
+        return sum(self._memory_blocks.values())

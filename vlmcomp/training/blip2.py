@@ -1,4 +1,4 @@
-"""blip2-shapes: ViT, Q-Former of 32 queries and an OPT decoder, whose MLP has no gate and has biases."""
+"""blip2-shapes: ViT, Q-Former with 32 queries, and an OPT decoder, whose MLP is not gated and has biases."""
 
 from __future__ import annotations
 
@@ -16,15 +16,23 @@ from transformers import (
     ProcessorMixin,
 )
 
-from vlmcomp.training.model_spec import IMAGES, TOWER, Blueprint, TrainPlan, Wording, greedy, token_ids
+from vlmcomp.training.model_spec import (
+    IMAGE_PROCESSOR_SETTINGS,
+    VISION_CONFIG,
+    PromptTemplate,
+    TinyModelSpec,
+    TrainPlan,
+    greedy_generation_config,
+    token_ids,
+)
 
 _PLAN = TrainPlan(tower_steps=400, steps=900, easy_images=6, length=272)
 _QUERIES = 32
 
 
-def _make(tokenizer: PreTrainedTokenizerFast) -> tuple[PreTrainedModel, ProcessorMixin]:
+def _build(tokenizer: PreTrainedTokenizerFast) -> tuple[PreTrainedModel, ProcessorMixin]:
     vision = Blip2VisionConfig(
-        **TOWER,
+        **VISION_CONFIG,
         patch_size=_PLAN.patch,
         initializer_range=0.02,
     )
@@ -56,20 +64,20 @@ def _make(tokenizer: PreTrainedTokenizerFast) -> tuple[PreTrainedModel, Processo
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
     )
     model = Blip2ForConditionalGeneration(config)
-    with torch.no_grad():  # zeros, their default, would make all queries one query
+    with torch.no_grad():  # the default of zeros would make all queries the same
         model.query_tokens.normal_(0.0, 0.5)
-    model.generation_config = model.language_model.generation_config = greedy(tokenizer)
-    image_processor = BlipImageProcessorPil(**IMAGES)
+    model.generation_config = model.language_model.generation_config = greedy_generation_config(tokenizer)
+    image_processor = BlipImageProcessorPil(**IMAGE_PROCESSOR_SETTINGS)
     return model, Blip2Processor(image_processor, tokenizer, num_query_tokens=_QUERIES)
 
 
-BLIP2 = Blueprint(
+BLIP2 = TinyModelSpec(
     name="blip2-shapes",
-    specials=("<s>", "<pad>", "</s>", "<image>"),
-    pad="<pad>",
-    start="</s>",  # as OPT's own tokenizer has it
-    end="</s>",
-    make=_make,
-    wording=Wording("<image>", "<image></s>Question:", " {question} Answer:", " {answer}"),
+    special_tokens=("<s>", "<pad>", "</s>", "<image>"),
+    pad_token="<pad>",
+    bos_token="</s>",  # as in OPT's tokenizer
+    eos_token="</s>",
+    build=_build,
+    prompt_template=PromptTemplate("<image>", "<image></s>Question:", " {question} Answer:", " {answer}"),
     plan=_PLAN,
 )

@@ -1,4 +1,4 @@
-"""llava-shapes: CLIP tower, two-layer projector and a Llama decoder with four KV groups."""
+"""llava-shapes: CLIP tower, two-layer projector and a Llama decoder with 4 KV heads."""
 
 from __future__ import annotations
 
@@ -15,14 +15,22 @@ from transformers import (
 )
 
 from vlmcomp.data.scenes import CANVAS
-from vlmcomp.training.model_spec import IMAGES, TOWER, Blueprint, TrainPlan, Wording, greedy, token_ids
+from vlmcomp.training.model_spec import (
+    IMAGE_PROCESSOR_SETTINGS,
+    VISION_CONFIG,
+    PromptTemplate,
+    TinyModelSpec,
+    TrainPlan,
+    greedy_generation_config,
+    token_ids,
+)
 
 _PLAN = TrainPlan()
 
 
-def _make(tokenizer: PreTrainedTokenizerFast) -> tuple[PreTrainedModel, ProcessorMixin]:
+def _build(tokenizer: PreTrainedTokenizerFast) -> tuple[PreTrainedModel, ProcessorMixin]:
     vision = CLIPVisionConfig(
-        **TOWER,
+        **VISION_CONFIG,
         patch_size=_PLAN.patch,
         projection_dim=128,
     )
@@ -47,9 +55,9 @@ def _make(tokenizer: PreTrainedTokenizerFast) -> tuple[PreTrainedModel, Processo
         tie_word_embeddings=False,
     )
     model = LlavaForConditionalGeneration(config)
-    model.generation_config = greedy(tokenizer)
+    model.generation_config = greedy_generation_config(tokenizer)
     processor = LlavaProcessor(
-        image_processor=CLIPImageProcessorPil(**IMAGES, do_center_crop=False),
+        image_processor=CLIPImageProcessorPil(**IMAGE_PROCESSOR_SETTINGS, do_center_crop=False),
         tokenizer=tokenizer,
         patch_size=_PLAN.patch,
         vision_feature_select_strategy="default",
@@ -59,13 +67,13 @@ def _make(tokenizer: PreTrainedTokenizerFast) -> tuple[PreTrainedModel, Processo
     return model, processor
 
 
-LLAVA = Blueprint(
+LLAVA = TinyModelSpec(
     name="llava-shapes",
-    specials=("<pad>", "<s>", "</s>", "<image>"),
-    pad="<pad>",
-    start="<s>",
-    end="</s>",
-    make=_make,
-    wording=Wording("<image>", "<s>USER: <image>\n", "{question} ASSISTANT:", " {answer}"),
+    special_tokens=("<pad>", "<s>", "</s>", "<image>"),
+    pad_token="<pad>",
+    bos_token="<s>",
+    eos_token="</s>",
+    build=_build,
+    prompt_template=PromptTemplate("<image>", "<s>USER: <image>\n", "{question} ASSISTANT:", " {answer}"),
     plan=_PLAN,
 )

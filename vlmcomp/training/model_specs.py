@@ -1,4 +1,4 @@
-"""The embedded models, by name."""
+"""The bundled models by name."""
 
 from __future__ import annotations
 
@@ -7,4 +7,4 @@ from vlmcomp.training.llava import LLAVA
 from vlmcomp.training.paligemma import PALIGEMMA
 from vlmcomp.training.qwen2_vl import QWEN2_VL
 
-BLUEPRINTS = {b.name: b for b in (LLAVA, BLIP2, PALIGEMMA, QWEN2_VL)}
+TINY_MODELS = {spec.name: spec for spec in (LLAVA, BLIP2, PALIGEMMA, QWEN2_VL)}

@@ -1,6 +1,7 @@
-"""Muon (Jordan et al. 2024) with the arithmetic of one's choice.
+"""Muon (Jordan et al. 2024) with a configurable dtype.
 
-torch's own orthogonalises in bfloat16, which a CPU without such instructions emulates many times slower than float32.
+torch.optim.Muon orthogonalizes in bfloat16, which a CPU without such instructions emulates many times slower than
+float32.
 """
 
 from __future__ import annotations
@@ -11,24 +12,24 @@ from typing import Any
 import torch
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic Newton-Schulz iteration
-_ROUNDS = 5
+_ITERATIONS = 5
 
 
-def orthogonalise(matrix: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """(m, n) -> the same singular vectors with all singular values near 1, computed in ``dtype``."""
+def orthogonalize(matrix: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """(m, n) matrix with the same singular vectors and all singular values near 1, computed in ``dtype``."""
     a, b, c = _COEFFICIENTS
     x = matrix.to(dtype)
     tall = x.shape[0] > x.shape[1]
     x = x.T if tall else x
     x = x / x.norm().clamp_min(1e-7)
-    for _ in range(_ROUNDS):
+    for _ in range(_ITERATIONS):
         gram = x @ x.T
         x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.T if tall else x
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum, Nesterov, orthogonalised; step sizes are scaled to AdamW's (0.2 sqrt(max(m, n)))."""
+    """Orthogonalized Nesterov momentum; step sizes are scaled to AdamW's (0.2 sqrt(max(m, n)))."""
 
     def __init__(
         self,
@@ -48,7 +49,7 @@ class Muon(torch.optim.Optimizer):
                 state = self.state[p]
                 if not state:
                     state["momentum_buffer"] = torch.zeros_like(p.grad)
-                held = state["momentum_buffer"].lerp_(p.grad, 1 - group["momentum"])
-                update = orthogonalise(p.grad.lerp(held, group["momentum"]), self.dtype)
+                momentum = state["momentum_buffer"].lerp_(p.grad, 1 - group["momentum"])
+                update = orthogonalize(p.grad.lerp(momentum, group["momentum"]), self.dtype)
                 p.mul_(1 - group["lr"] * group["weight_decay"])
                 p.add_(update.to(p.dtype), alpha=-group["lr"] * 0.2 * max(p.shape) ** 0.5)

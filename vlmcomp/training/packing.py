@@ -1,7 +1,7 @@
 """Training batches: one image and many questions packed into one sequence.
 
-Every question sees the image prefix and itself, and its positions start right after the prefix, so a packed
-sequence computes what the same questions asked one by one would: a third of the tokens for the same answers.
+Every question attends to the image prefix and to itself, and its positions start right after the prefix, so a packed
+sequence computes the same as its questions one by one, with a third of the tokens.
 """
 
 from __future__ import annotations
@@ -19,117 +19,130 @@ from transformers import ProcessorMixin
 
 from vlmcomp.data.easy_vqa import EasyVQA
 from vlmcomp.data.questions import ONE_WORD, TYPES, Question, sample_question
-from vlmcomp.data.scenes import patch_labels, render, sample_scene
-from vlmcomp.training.model_spec import TrainPlan, Wording
+from vlmcomp.data.scenes import patch_labels, render_scene, sample_scene
+from vlmcomp.training.model_spec import PromptTemplate, TrainPlan
 
 QUESTION_TYPES = (*TYPES, "easy-vqa")
 
 
-def corpus(wording: Wording, seed: int = 0, scenes: int = 3000) -> Iterator[str]:
-    """Text for the tokenizer: prompts and answers over freshly drawn scenes and easy-VQA's train split."""
+def tokenizer_corpus(template: PromptTemplate, seed: int = 0, scenes: int = 3000) -> Iterator[str]:
+    """Text to train the tokenizer on: prompts and answers over generated scenes and easy-VQA's train split."""
     rng = random.Random(f"tokenizer-{seed}")
-    opening = wording.opening.replace(wording.mark, "")
+    prefix = template.prefix.replace(template.image_token, "")
     for _ in range(scenes):
         scene = sample_scene(rng)
         for _ in range(8):
             q = sample_question(rng, scene)
-            yield opening + wording.question.format(question=q.text) + wording.answer.format(answer=q.answer)
+            yield prefix + template.question.format(question=q.text) + template.answer.format(answer=q.answer)
     for pairs in EasyVQA("train").questions.values():
         for text, answer in pairs:
-            yield wording.question.format(question=text) + wording.answer.format(answer=answer)
+            yield template.question.format(question=text) + template.answer.format(answer=answer)
 
 
-def to_pixels(processor: ProcessorMixin, images: list[Image.Image]) -> dict[str, torch.Tensor]:
-    """What the model's image processor gives: ``pixel_values``, and what else belongs to them."""
+def process_images(processor: ProcessorMixin, images: list[Image.Image]) -> dict[str, torch.Tensor]:
+    """Output of the model's image processor: ``pixel_values`` and, for some families, more tensors."""
     return dict(processor.image_processor(images=images, return_tensors="pt"))
 
 
 @dataclass(frozen=True)
-class Opening:
+class PromptPrefix:
     """The tokens before the question: ids (P,), positions (k, P) with k = 1, or 3 for M-RoPE, and the next position."""
 
     ids: list[int]
     positions: np.ndarray
-    next: int
+    next_position: int
 
 
-class Packed(Dataset):
-    """Map-style: item ``step`` is the whole batch of that optimizer step, drawn from (seed, step) alone.
+class PackedVQADataset(Dataset):
+    """Map-style dataset: item ``step`` is the batch of that optimizer step, generated from (seed, step) alone.
 
-    A batch holds, for B images and sequences of L tokens: what ``to_pixels`` gives, ``input_ids``, ``segment``,
-    ``prefix``, ``target``, ``weight``, ``question_type`` (B, L), ``position_ids`` (B, k, L) and the patch labels
+    A batch holds, for B images and sequences of L tokens: the output of ``process_images``; ``input_ids``, ``segment``,
+    ``prefix``, ``target``, ``weight`` and ``question_type`` (B, L); ``position_ids`` (B, k, L); and the patch labels
     (S, N) of the S generated scenes, which come first.
     """
 
-    def __init__(self, processor: ProcessorMixin, wording: Wording, plan: TrainPlan, opening: Opening) -> None:
-        self.processor, self.wording, self.plan, self.opening = processor, wording, plan, opening
+    def __init__(
+        self, processor: ProcessorMixin, prompt_template: PromptTemplate, plan: TrainPlan, prefix: PromptPrefix
+    ) -> None:
+        self.processor = processor
+        self.prompt_template = prompt_template
+        self.plan = plan
+        self.prefix = prefix
         self._cache: dict[str, list[int]] = {}
 
     @cached_property
-    def easy(self) -> EasyVQA:
+    def easy_vqa(self) -> EasyVQA:
         return EasyVQA("train")
 
     def __len__(self) -> int:
         return self.plan.steps
 
-    def _ids(self, text: str) -> list[int]:
+    def _tokenize(self, text: str) -> list[int]:
         if text not in self._cache:
             self._cache[text] = self.processor.tokenizer(text, add_special_tokens=False).input_ids
         return self._cache[text]
 
-    def _blank(self) -> dict[str, np.ndarray]:
-        n, names = self.plan.length, ("input_ids", "segment", "prefix", "target", "question_type")
-        row = {k: np.zeros(n, np.int64) for k in names}
-        row["position_ids"] = np.zeros((len(self.opening.positions), n), np.int64)
+    def _empty_row(self) -> dict[str, np.ndarray]:
+        length = self.plan.length
+        names = ("input_ids", "segment", "prefix", "target", "question_type")
+        row = {name: np.zeros(length, np.int64) for name in names}
+        row["position_ids"] = np.zeros((len(self.prefix.positions), length), np.int64)
         row["target"][:] = -100
         row["segment"][:] = -1  # padding
-        row["weight"] = np.zeros(n, np.float32)
+        row["weight"] = np.zeros(length, np.float32)
         return row
 
     def pack(self, questions: Iterator[Question]) -> dict[str, np.ndarray]:
-        """Fill one sequence of ``plan.length`` tokens with questions until the next one does not fit."""
-        row, opening, at = self._blank(), self.opening, 0
-        first, own = opening.next, []
-        if self.wording.prefix_lm:  # image tokens see the question, so each question has its own
-            first, own = self.wording.first, opening.ids
+        """One sequence of ``plan.length`` tokens with as many of the questions as fit."""
+        row = self._empty_row()
+        prefix = self.prefix
+        if self.prompt_template.is_prefix_lm:  # image tokens attend to the question, so each question has its own
+            end, first_position, own_prefix = 0, self.prompt_template.first_position, prefix.ids
         else:
-            at = len(opening.ids)
-            row["input_ids"][:at], row["position_ids"][:, :at], row["segment"][:at] = opening.ids, opening.positions, 0
-        for index, question in enumerate(questions, start=1):
-            ask = own + self._ids(self.wording.question.format(question=question.text))
-            answer = self._ids(self.wording.answer.format(answer=question.answer))
-            reply = [*answer, self.processor.tokenizer.eos_token_id]
-            ids = ask + reply[:-1]
-            if at + len(ids) > self.plan.length:
+            end, first_position, own_prefix = len(prefix.ids), prefix.next_position, []
+            row["input_ids"][:end] = prefix.ids
+            row["position_ids"][:, :end] = prefix.positions
+            row["segment"][:end] = 0
+        for segment, question in enumerate(questions, start=1):
+            prompt = own_prefix + self._tokenize(self.prompt_template.question.format(question=question.text))
+            answer = self._tokenize(self.prompt_template.answer.format(answer=question.answer))
+            target = [*answer, self.processor.tokenizer.eos_token_id]
+            ids = prompt + target[:-1]
+            if end + len(ids) > self.plan.length:
                 break
-            span, heard = slice(at, at + len(ids)), slice(at + len(ask) - 1, at + len(ids))
-            row["input_ids"][span], row["segment"][span] = ids, index
-            row["prefix"][at : at + len(ask)] = self.wording.prefix_lm
-            row["position_ids"][:, span] = np.arange(len(ids)) + first
-            row["target"][heard] = reply
-            row["question_type"][heard] = QUESTION_TYPES.index(question.type)
-            row["weight"][heard] = len(reply) ** -0.5
-            at += len(ids)
+            span = slice(end, end + len(ids))
+            answer_span = slice(end + len(prompt) - 1, end + len(ids))  # each position predicts the next token
+            row["input_ids"][span] = ids
+            row["segment"][span] = segment
+            row["prefix"][end : end + len(prompt)] = self.prompt_template.is_prefix_lm
+            row["position_ids"][:, span] = np.arange(len(ids)) + first_position
+            row["target"][answer_span] = target
+            row["question_type"][answer_span] = QUESTION_TYPES.index(question.type)
+            row["weight"][answer_span] = len(target) ** -0.5
+            end += len(ids)
         return row
 
     def __getitem__(self, step: int) -> dict[str, torch.Tensor]:
         rng = random.Random(f"train-{self.plan.seed}-{step}")
-        rows, images, labels = [], [], []
+        rows: list[dict[str, np.ndarray]] = []
+        images: list[Image.Image] = []
+        labels: list[dict[str, np.ndarray]] = []
         for _ in range(self.plan.images - self.plan.easy_images):
             scene = sample_scene(rng)
             rows.append(self.pack(sample_question(rng, scene) for _ in range(64)))
-            images.append(render(scene))
+            images.append(render_scene(scene))
             labels.append(patch_labels(scene, self.plan.patch))
         for _ in range(self.plan.easy_images):
-            image_id = rng.choice(list(self.easy.questions))
-            pairs = self.easy.questions[image_id]
-            rows.append(self.pack(Question("easy-vqa", f"{t} {ONE_WORD}", a) for t, a in rng.sample(pairs, len(pairs))))
-            images.append(self.easy.image(image_id))
-        return _stack(rows) | _stack(labels) | to_pixels(self.processor, images)
+            image_id = rng.choice(list(self.easy_vqa.questions))
+            pairs = self.easy_vqa.questions[image_id]
+            shuffled = rng.sample(pairs, len(pairs))
+            rows.append(self.pack(Question("easy-vqa", f"{text} {ONE_WORD}", answer) for text, answer in shuffled))
+            images.append(self.easy_vqa.image(image_id))
+        return _stack(rows) | _stack(labels) | process_images(self.processor, images)
 
 
-class TowerScenes(Dataset):
-    """Item ``step``: pixels and patch labels of ``plan.tower_scenes`` scenes, for the tower's first stage."""
+class PatchLabelDataset(Dataset):
+    """Item ``step``: pixels and patch labels of ``plan.tower_scenes`` scenes, to train the vision tower alone."""
 
     def __init__(self, processor: ProcessorMixin, plan: TrainPlan) -> None:
         self.processor, self.plan = processor, plan
@@ -141,7 +154,7 @@ class TowerScenes(Dataset):
         rng = random.Random(f"tower-{self.plan.seed}-{step}")
         scenes = [sample_scene(rng) for _ in range(self.plan.tower_scenes)]
         labels = _stack([patch_labels(s, self.plan.patch) for s in scenes])
-        return labels | to_pixels(self.processor, [render(s) for s in scenes])
+        return labels | process_images(self.processor, [render_scene(s) for s in scenes])
 
 
 def _stack(rows: list[dict[str, np.ndarray]]) -> dict[str, torch.Tensor]:
@@ -149,11 +162,18 @@ def _stack(rows: list[dict[str, np.ndarray]]) -> dict[str, torch.Tensor]:
 
 
 def attention_mask(segment: torch.Tensor, prefix: torch.Tensor) -> torch.Tensor:
-    """(B, 1, L, L), True where row may look at column: causal, or both in a ``prefix`` that sees all of itself; own
-    segment or the shared opening (segment 0)."""
-    n = segment.shape[1]
-    causal = torch.ones(n, n, dtype=torch.bool, device=segment.device).tril()
-    within = (prefix[:, :, None] & prefix[:, None, :]) > 0
-    same = segment[:, :, None] == segment[:, None, :]
-    shared = (segment == 0)[:, None, :]
-    return ((causal & (same | shared)) | (within & same))[:, None]
+    """(B, 1, L, L) mask, True where a row may attend to a column.
+
+    Tokens attend causally to their own segment and to the shared prefix (segment 0); tokens of a bidirectional
+    ``prefix`` also attend to all of it.
+
+    Args:
+        segment: (B, L) index of the question, 0 for the shared prefix, -1 for padding.
+        prefix: (B, L) 1 for tokens of a prefix LM's bidirectional prefix.
+    """
+    length = segment.shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool, device=segment.device).tril()
+    both_in_prefix = (prefix[:, :, None] & prefix[:, None, :]) > 0
+    same_segment = segment[:, :, None] == segment[:, None, :]
+    is_shared = (segment == 0)[:, None, :]
+    return ((causal & (same_segment | is_shared)) | (both_in_prefix & same_segment))[:, None]

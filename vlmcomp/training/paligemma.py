@@ -1,5 +1,4 @@
-"""paligemma-shapes: SigLIP tower, linear projector and a Gemma decoder with one KV head; image and question see each
-other."""
+"""paligemma-shapes: SigLIP tower, linear projector and a Gemma decoder with one KV head, a prefix LM."""
 
 from __future__ import annotations
 
@@ -16,17 +15,25 @@ from transformers import (
 )
 
 from vlmcomp.data.scenes import CANVAS
-from vlmcomp.training.model_spec import IMAGES, TOWER, Blueprint, TrainPlan, Wording, greedy, token_ids
+from vlmcomp.training.model_spec import (
+    IMAGE_PROCESSOR_SETTINGS,
+    VISION_CONFIG,
+    PromptTemplate,
+    TinyModelSpec,
+    TrainPlan,
+    greedy_generation_config,
+    token_ids,
+)
 
 _PLAN = TrainPlan(patch=16, tower_steps=400, steps=800, easy_images=8)
 
 
-def _make(tokenizer: PreTrainedTokenizerFast) -> tuple[PreTrainedModel, ProcessorMixin]:
-    image_processor = SiglipImageProcessorPil(**IMAGES)
+def _build(tokenizer: PreTrainedTokenizerFast) -> tuple[PreTrainedModel, ProcessorMixin]:
+    image_processor = SiglipImageProcessorPil(**IMAGE_PROCESSOR_SETTINGS)
     image_processor.image_seq_length = (CANVAS // _PLAN.patch) ** 2
     processor = PaliGemmaProcessor(image_processor, tokenizer)  # adds its 1,152 location and segment tokens
     vision = SiglipVisionConfig(
-        **TOWER,
+        **VISION_CONFIG,
         patch_size=_PLAN.patch,
         vision_use_head=False,
     )
@@ -50,17 +57,19 @@ def _make(tokenizer: PreTrainedTokenizerFast) -> tuple[PreTrainedModel, Processo
         hidden_size=192,
     )
     model = PaliGemmaForConditionalGeneration(config)
-    model.generation_config = greedy(tokenizer)
+    model.generation_config = greedy_generation_config(tokenizer)
     return model, processor
 
 
-PALIGEMMA = Blueprint(
+PALIGEMMA = TinyModelSpec(
     name="paligemma-shapes",
-    specials=("<pad>", "<eos>", "<bos>", "<image>"),
-    pad="<pad>",
-    start="<bos>",
-    end="<eos>",
-    make=_make,
-    wording=Wording("<image>", "<image><bos>answer en", " {question}\n", "{answer}", prefix_lm=True, first=1),
+    special_tokens=("<pad>", "<eos>", "<bos>", "<image>"),
+    pad_token="<pad>",
+    bos_token="<bos>",
+    eos_token="<eos>",
+    build=_build,
+    prompt_template=PromptTemplate(
+        "<image>", "<image><bos>answer en", " {question}\n", "{answer}", is_prefix_lm=True, first_position=1
+    ),
     plan=_PLAN,
 )

@@ -1,4 +1,4 @@
-"""qwen2-vl-shapes: Qwen2-VL's vision transformer and merger, and its decoder with two KV groups and M-RoPE."""
+"""qwen2-vl-shapes: Qwen2-VL's vision transformer and merger, and its decoder with 2 KV heads and M-RoPE."""
 
 from __future__ import annotations
 
@@ -13,12 +13,19 @@ from transformers import (
 )
 
 from vlmcomp.data.scenes import CANVAS
-from vlmcomp.models.processor import image_only
-from vlmcomp.training.model_spec import Blueprint, TrainPlan, Wording, greedy, token_ids
+from vlmcomp.models.processor import without_video_processor
+from vlmcomp.training.model_spec import PromptTemplate, TinyModelSpec, TrainPlan, greedy_generation_config, token_ids
 
-_PATCH, _MERGE = 8, 2  # pixels a patch, patches a side that become one image token
+_PATCH = 8  # pixels a side of a patch
+_MERGE = 2  # patches a side that become one image token
 _PLAN = TrainPlan(patch=_PATCH * _MERGE, tower_steps=350, steps=800, easy_images=6, length=272)
-_TEMPLATE = (
+_SPECIAL_TOKENS = {
+    "image_token_id": "<|image_pad|>",
+    "video_token_id": "<|video_pad|>",
+    "vision_start_token_id": "<|vision_start|>",
+    "vision_end_token_id": "<|vision_end|>",
+}
+_CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n"
     "{% for c in m.content %}{% if c.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
     "{% else %}{{ c.text }}{% endif %}{% endfor %}<|im_end|>\n{% endfor %}"
@@ -26,7 +33,7 @@ _TEMPLATE = (
 )
 
 
-def _make(tokenizer: PreTrainedTokenizerFast) -> tuple[PreTrainedModel, ProcessorMixin]:
+def _build(tokenizer: PreTrainedTokenizerFast) -> tuple[PreTrainedModel, ProcessorMixin]:
     ids = token_ids(tokenizer)
     vision = {
         "depth": 5,
@@ -49,16 +56,14 @@ def _make(tokenizer: PreTrainedTokenizerFast) -> tuple[PreTrainedModel, Processo
         "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]},
         **ids,
     }
-    marks = ("image_token_id", "<|image_pad|>"), ("video_token_id", "<|video_pad|>")
-    marks += ("vision_start_token_id", "<|vision_start|>"), ("vision_end_token_id", "<|vision_end|>")
     config = Qwen2VLConfig(
         vision_config=vision,
         text_config=text,
         tie_word_embeddings=True,
-        **{name: tokenizer.convert_tokens_to_ids(token) for name, token in marks},
+        **{name: tokenizer.convert_tokens_to_ids(token) for name, token in _SPECIAL_TOKENS.items()},
     )
     model = Qwen2VLForConditionalGeneration(config)
-    model.generation_config = greedy(tokenizer)
+    model.generation_config = greedy_generation_config(tokenizer)
     image_processor = Qwen2VLImageProcessorPil(
         size={"shortest_edge": CANVAS**2, "longest_edge": CANVAS**2},
         patch_size=_PATCH,
@@ -66,13 +71,13 @@ def _make(tokenizer: PreTrainedTokenizerFast) -> tuple[PreTrainedModel, Processo
         image_mean=[0.5] * 3,
         image_std=[0.5] * 3,
     )
-    kind = image_only(Qwen2VLProcessor)
-    return model, kind(image_processor=image_processor, tokenizer=tokenizer, chat_template=_TEMPLATE)
+    processor_class = without_video_processor(Qwen2VLProcessor)
+    return model, processor_class(image_processor=image_processor, tokenizer=tokenizer, chat_template=_CHAT_TEMPLATE)
 
 
-QWEN2_VL = Blueprint(
+QWEN2_VL = TinyModelSpec(
     name="qwen2-vl-shapes",
-    specials=(
+    special_tokens=(
         "<|endoftext|>",
         "<|im_start|>",
         "<|im_end|>",
@@ -81,10 +86,10 @@ QWEN2_VL = Blueprint(
         "<|image_pad|>",
         "<|video_pad|>",
     ),
-    pad="<|endoftext|>",
-    end="<|im_end|>",
-    make=_make,
-    wording=Wording(
+    pad_token="<|endoftext|>",
+    eos_token="<|im_end|>",
+    build=_build,
+    prompt_template=PromptTemplate(
         "<|image_pad|>",
         "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>",
         "{question}<|im_end|>\n<|im_start|>assistant\n",

@@ -1,120 +1,178 @@
-"""Attention heads: whole KV groups or, where these are too few, as many query heads from every group."""
+"""Plans the removal of attention heads: whole KV groups or, with few groups, as many query heads from every group."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from vlmcomp.compression.pruning.plan import Plan, kept_count, narrow
+from vlmcomp.compression.pruning.plan import PruningPlan, num_kept, slice_linear
 from vlmcomp.models import architecture
-from vlmcomp.models.architecture import Layer
-from vlmcomp.recipe import Step
+from vlmcomp.models.architecture import ArchitectureSpec, DecoderLayer
+from vlmcomp.recipe import PruningStep
 
-KEPT = "vlmcomp_heads"  # in a text config whose class cannot name them: the query heads and KV groups that are left
+HEADS_CONFIG_KEY = "vlmcomp_heads"  # [query heads, KV groups] in a text config whose class has no explicit head width
 
 
-def head_dim(text: PretrainedConfig) -> int:
+def head_dim(text_config: PretrainedConfig) -> int:
     """Width of one head."""
-    return getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return getattr(text_config, "head_dim", None) or text_config.hidden_size // text_config.num_attention_heads
 
 
-def kept_heads(heads: int, groups: int, percent: int) -> tuple[int, int]:
-    """How many KV groups stay, and how many query heads in each, when ``percent`` of the heads are to go.
+def num_kept_heads(heads: int, groups: int, percent: int) -> tuple[int, int]:
+    """The numbers of KV groups and of query heads in each that remain.
 
-    Whole groups go, with their keys and values, unless taking the same number of query heads from every group
-    comes nearer to the percentage: a model with one or two groups could lose nothing or half otherwise.
+    Whole groups are removed, with their keys and values, unless removing the same number of query heads from every
+    group comes nearer to the percentage: a model with one or two groups could lose nothing or half otherwise.
+
+    Args:
+        heads: query heads before pruning.
+        groups: KV groups before pruning.
+        percent: of the query heads to remove.
 
     Raises:
-        ValueError: neither way removes something and leaves something.
+        ValueError: neither removes something and leaves something.
     """
-    queries, ways = heads // groups, []
-    for total, whole in ((groups, True), (queries, False)):
+    heads_per_group = heads // groups
+    candidates = []
+    for total, from_every_group in ((groups, False), (heads_per_group, True)):
         try:
-            kept = kept_count(total, percent)
+            kept = num_kept(total, percent)
         except ValueError:
             continue
-        ways.append((abs(100 * (1 - kept / total) - percent), not whole, kept))
-    if not ways:
-        least = 100 / max(groups, queries)
+        deviation = abs(100 * (1 - kept / total) - percent)
+        candidates.append((deviation, from_every_group, kept))
+    if not candidates:
+        smallest = 100 / max(groups, heads_per_group)
         raise ValueError(
             f"{percent} % of {heads} heads in {groups} KV groups rounds to no removal or leaves nothing: "
-            f"the smallest step is {least:.3g} %"
+            f"the smallest step is {smallest:.3g} %"
         )
-    _, within, kept = min(ways)
-    return (groups, kept) if within else (kept, queries)
+    _, from_every_group, kept = min(candidates)
+    return (groups, kept) if from_every_group else (kept, heads_per_group)
 
 
-def plan(model: PreTrainedModel, step: Step | None) -> Plan:
-    """Remove ``step.percent`` percent of the heads of every layer, as ``kept_heads`` says; without a step, none.
+@dataclass(frozen=True)
+class _HeadCounts:
+    """Of one layer, before and after pruning."""
+
+    heads: int
+    groups: int
+    kept_groups: int
+    kept_heads_per_group: int
+    head_dim: int
+
+    @property
+    def heads_per_group(self) -> int:
+        return self.heads // self.groups
+
+    @property
+    def kept_heads(self) -> int:
+        return self.kept_groups * self.kept_heads_per_group
+
+    @property
+    def removes_groups(self) -> bool:
+        """Whether whole KV groups are removed."""
+        return self.kept_groups < self.groups
+
+
+def plan_heads(model: PreTrainedModel, step: PruningStep | None) -> PruningPlan:
+    """Remove ``step.percent`` percent of the heads of every layer as ``num_kept_heads`` rounds it.
+
+    Args:
+        model: its shapes are read.
+        step: None plans no removal.
 
     Raises:
-        ValueError: the percentage rounds to nothing removed or nothing left.
+        ValueError: the percentage rounds to no removal or leaves nothing.
     """
-    names, text = architecture.of(model), model.config.get_text_config()
-    heads, dim = text.num_attention_heads, head_dim(text)
-    groups = getattr(text, "num_key_value_heads", None) or heads
-    queries = heads // groups
-    groups_left, queries_left = kept_heads(heads, groups, step.percent) if step else (groups, queries)
-    whole = groups_left < groups
-
-    def replace(layer: Layer, linear: nn.Linear) -> None:
-        setattr(layer.attention, names.output, linear)
-
-    def shrink(layer: Layer, units: torch.Tensor) -> None:
-        size = queries * dim if whole else dim
-        cuts = [(names.query, _rows(units, size))]
-        cuts += [(names.key, _rows(units, dim)), (names.value, _rows(units, dim))] if whole else []
-        for name, rows in cuts:
-            setattr(layer.attention, name, narrow(getattr(layer.attention, name), outputs=rows))
-        _count(layer.attention, groups_left * queries_left, groups_left)
-
-    def settle(text: PretrainedConfig) -> None:
-        if not names.any_heads:
-            setattr(text, KEPT, [groups_left * queries_left, groups_left])
-            return
-        text.num_attention_heads = groups_left * queries_left
-        if hasattr(text, "num_key_value_heads"):
-            text.num_key_value_heads = groups_left
-        text.head_dim = dim
-
-    return Plan(
+    names = architecture.get_architecture(model)
+    counts = _head_counts(model.config.get_text_config(), step)
+    by_group = counts.removes_groups
+    return PruningPlan(
         step=step,
-        total=groups if whole else heads,
-        kept=groups_left if whole else groups * queries_left,
+        num_units=counts.groups if by_group else counts.heads,
+        num_kept=counts.kept_groups if by_group else counts.kept_heads,
         unit="query heads a layer",
-        each=queries if whole else 1,
-        size=queries * dim if whole else dim,
-        runs=1 if whole else groups,
-        reader=lambda layer: layer.output,
-        writers=lambda layer: (),
-        replace=replace,
-        shrink=shrink,
-        settle=settle,
+        heads_per_unit=counts.heads_per_group if by_group else 1,
+        unit_width=counts.heads_per_group * counts.head_dim if by_group else counts.head_dim,
+        num_groups=1 if by_group else counts.groups,
+        consumer=lambda layer: layer.o_proj,
+        producers=lambda layer: (),
+        replace_consumer=lambda layer, linear: setattr(layer.attention, names.output, linear),
+        narrow_producers=lambda layer, units: _narrow_attention(layer, units, counts),
+        update_config=lambda text_config: _update_config(text_config, counts, names),
     )
 
 
-def _count(attention: nn.Module, heads: int, groups: int) -> None:
+def _head_counts(text_config: PretrainedConfig, step: PruningStep | None) -> _HeadCounts:
+    heads = text_config.num_attention_heads
+    groups = getattr(text_config, "num_key_value_heads", None) or heads
+    kept = num_kept_heads(heads, groups, step.percent) if step else (groups, heads // groups)
+    return _HeadCounts(heads, groups, *kept, head_dim(text_config))
+
+
+def _narrow_attention(layer: DecoderLayer, units: torch.Tensor, counts: _HeadCounts) -> None:
+    """Slice the query Linear, and those of keys and values where whole groups are removed, to the given units."""
+    names = layer.architecture
+    dim = counts.head_dim
+    query_width = counts.heads_per_group * dim if counts.removes_groups else dim
+    kept_rows = {names.query: _unit_rows(units, query_width)}
+    if counts.removes_groups:
+        kept_rows |= {names.key: _unit_rows(units, dim), names.value: _unit_rows(units, dim)}
+    for name, rows in kept_rows.items():
+        setattr(layer.attention, name, slice_linear(getattr(layer.attention, name), kept_rows=rows))
+    _set_head_counts(layer.attention, counts.kept_heads, counts.kept_groups)
+
+
+def _update_config(text_config: PretrainedConfig, counts: _HeadCounts, names: ArchitectureSpec) -> None:
+    if not names.explicit_head_dim:
+        setattr(text_config, HEADS_CONFIG_KEY, [counts.kept_heads, counts.kept_groups])
+        return
+    text_config.num_attention_heads = counts.kept_heads
+    if hasattr(text_config, "num_key_value_heads"):
+        text_config.num_key_value_heads = counts.kept_groups
+    text_config.head_dim = counts.head_dim
+
+
+def _set_head_counts(attention: nn.Module, heads: int, groups: int) -> None:
     counts = {"num_heads": heads, "num_key_value_heads": groups, "num_key_value_groups": heads // groups}
     for name, value in counts.items():
         if hasattr(attention, name):
             setattr(attention, name, value)
 
 
-def fit(model: PreTrainedModel) -> None:
-    """Give a model without weights (on the meta device) the narrow attention that ``KEPT`` in its config tells of."""
-    names, text = architecture.of(model), model.config.get_text_config()
-    (heads, groups), dim = getattr(text, KEPT), head_dim(text)
-    for layer in architecture.layers(model):
-        widths = {names.query: heads * dim, names.key: groups * dim, names.value: groups * dim}
-        for name, linear in ((name, getattr(layer.attention, name)) for name in (*widths, names.output)):
-            inputs, outputs = linear.in_features, linear.out_features
-            shape = (heads * dim, outputs) if name == names.output else (inputs, widths[name])
-            bias, like = linear.bias is not None, linear.weight
-            setattr(layer.attention, name, nn.Linear(*shape, bias=bias, device=like.device, dtype=like.dtype))
-        _count(layer.attention, heads, groups)
+def narrow_meta_attention(model: PreTrainedModel) -> None:
+    """Narrow the attention of a model on the meta device to the head counts in its config (``HEADS_CONFIG_KEY``)."""
+    names = architecture.get_architecture(model)
+    text_config = model.config.get_text_config()
+    heads, groups = getattr(text_config, HEADS_CONFIG_KEY)
+    dim = head_dim(text_config)
+    out_features = {names.query: heads * dim, names.key: groups * dim, names.value: groups * dim}
+    for layer in architecture.decoder_layers(model):
+        for name, width in out_features.items():
+            _replace_meta_linear(layer.attention, name, out_features=width)
+        _replace_meta_linear(layer.attention, names.output, in_features=heads * dim)
+        _set_head_counts(layer.attention, heads, groups)
 
 
-def _rows(units: torch.Tensor, size: int) -> torch.Tensor:
-    """Row indices of the given runs of ``size`` rows each."""
-    return (units[:, None] * size + torch.arange(size, device=units.device)).flatten()
+def _replace_meta_linear(
+    attention: nn.Module, name: str, in_features: int | None = None, out_features: int | None = None
+) -> None:
+    """Replace a Linear by one of other widths on the same device; a width of None stays as it is."""
+    old: nn.Linear = getattr(attention, name)
+    new = nn.Linear(
+        in_features or old.in_features,
+        out_features or old.out_features,
+        bias=old.bias is not None,
+        device=old.weight.device,
+        dtype=old.weight.dtype,
+    )
+    setattr(attention, name, new)
+
+
+def _unit_rows(units: torch.Tensor, width: int) -> torch.Tensor:
+    """Row indices of units of ``width`` rows each."""
+    return (units[:, None] * width + torch.arange(width, device=units.device)).flatten()

@@ -1,4 +1,4 @@
-"""MLP neurons (GLU or FFN): the same number goes from every decoder layer."""
+"""Plans the removal of MLP neurons (GLU or FFN): the same number from every decoder layer."""
 
 from __future__ import annotations
 
@@ -6,45 +6,49 @@ import torch
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from vlmcomp.compression.pruning.plan import Plan, kept_count, narrow, width_multiple
+from vlmcomp.compression.pruning.plan import PruningPlan, num_kept, round_to, slice_linear
 from vlmcomp.models import architecture
-from vlmcomp.models.architecture import Layer
-from vlmcomp.recipe import Step
+from vlmcomp.models.architecture import DecoderLayer
+from vlmcomp.recipe import PruningStep
 
 
-def plan(model: PreTrainedModel, step: Step | None) -> Plan:
-    """Remove ``step.percent`` percent of the neurons of every MLP, rounded to ``width_multiple``.
+def plan_mlp(model: PreTrainedModel, step: PruningStep | None) -> PruningPlan:
+    """Remove ``step.percent`` percent of the neurons of every MLP, rounded to a multiple of ``round_to``.
+
+    Args:
+        model: its shapes are read.
+        step: None plans no removal.
 
     Raises:
-        ValueError: the percentage rounds to nothing removed or nothing left.
+        ValueError: the percentage rounds to no removal or leaves nothing.
     """
-    names = architecture.of(model)
-    total = getattr(model.config.get_text_config(), names.mlp_width)
+    names = architecture.get_architecture(model)
+    width = getattr(model.config.get_text_config(), names.mlp_width)
+    kept_width = num_kept(width, step.percent, round_to(width)) if step else width
 
-    def replace(layer: Layer, linear: nn.Linear) -> None:
-        setattr(layer.mlp, names.mlp_out, linear)
+    def replace_consumer(layer: DecoderLayer, linear: nn.Linear) -> None:
+        setattr(layer.mlp, names.mlp_output, linear)
 
-    def shrink(layer: Layer, units: torch.Tensor) -> None:
-        for name in names.mlp_in:
-            setattr(layer.mlp, name, narrow(getattr(layer.mlp, name), outputs=units))
+    def narrow_producers(layer: DecoderLayer, units: torch.Tensor) -> None:
+        for name in names.mlp_inputs:
+            setattr(layer.mlp, name, slice_linear(getattr(layer.mlp, name), kept_rows=units))
         if hasattr(layer.mlp, "intermediate_size"):
             layer.mlp.intermediate_size = len(units)
 
-    def settle(text: PretrainedConfig) -> None:
-        setattr(text, names.mlp_width, kept)
+    def update_config(text_config: PretrainedConfig) -> None:
+        setattr(text_config, names.mlp_width, kept_width)
 
-    kept = kept_count(total, step.percent, width_multiple(total)) if step else total
-    return Plan(
+    return PruningPlan(
         step=step,
-        total=total,
-        kept=kept,
+        num_units=width,
+        num_kept=kept_width,
         unit="MLP neurons a layer",
-        each=1,
-        size=1,
-        runs=1,
-        reader=lambda layer: layer.down,
-        writers=lambda layer: tuple(getattr(layer.mlp, name).weight for name in names.mlp_in),
-        replace=replace,
-        shrink=shrink,
-        settle=settle,
+        heads_per_unit=1,
+        unit_width=1,
+        num_groups=1,
+        consumer=lambda layer: layer.down_proj,
+        producers=lambda layer: tuple(getattr(layer.mlp, name).weight for name in names.mlp_inputs),
+        replace_consumer=replace_consumer,
+        narrow_producers=narrow_producers,
+        update_config=update_config,
     )

@@ -1,4 +1,4 @@
-"""Remove units from every decoder layer in one walk: score, choose, reconstruct, cut."""
+"""Removes units from every decoder layer: score, select, reconstruct, slice."""
 
 from __future__ import annotations
 
@@ -8,133 +8,184 @@ from dataclasses import dataclass, field
 import torch
 from transformers import PreTrainedModel
 
-from vlmcomp.compression.activation_stats import Moments
-from vlmcomp.compression.calibration import IMAGE, Tokens, Weights, size
-from vlmcomp.compression.layerwise import Care, Edit, walk
-from vlmcomp.compression.pruning import heads
-from vlmcomp.compression.pruning import mlp as mlp_neurons
-from vlmcomp.compression.pruning.importance import DEFAULT, Units, choose
-from vlmcomp.compression.pruning.plan import Plan, narrow
+from vlmcomp.compression.activation_stats import ActivationStats
+from vlmcomp.compression.calibration import IMAGE, CalibrationBatch, TokenWeights, summarize
+from vlmcomp.compression.layerwise import LayerCallbacks, LayerEdit, run_layerwise
+from vlmcomp.compression.pruning.heads import plan_heads
+from vlmcomp.compression.pruning.importance import DEFAULT_SCORE, PruningUnits, select_units
+from vlmcomp.compression.pruning.mlp import plan_mlp
+from vlmcomp.compression.pruning.plan import PruningPlan, slice_linear
 from vlmcomp.compression.pruning.reconstruction import least_squares
 from vlmcomp.compression.visual_tokens import selection
 from vlmcomp.models import architecture
-from vlmcomp.recipe import Step
-from vlmcomp.results.schema import Pruned
+from vlmcomp.recipe import PruningStep
+from vlmcomp.results.schema import PruningResult
 
-_PLANNERS = {"heads": heads.plan, "glu": mlp_neurons.plan, "ffn": mlp_neurons.plan}
+_PLANNERS = {"heads": plan_heads, "glu": plan_mlp, "ffn": plan_mlp}
 
 
 @dataclass(frozen=True)
-class Method:
-    """How units are chosen (``importance.SCORES``) and made up for; the defaults are what measured best."""
+class PruningMethod:
+    """How units are selected and made up for; the defaults measured best.
 
-    score: str = DEFAULT
+    Attributes:
+        score: a key of ``IMPORTANCE_SCORES``.
+        reconstruct: re-solve the consumers by least squares.
+        token_weights: of the token types in the activation statistics.
+        seed: of the score "random".
+    """
+
+    score: str = DEFAULT_SCORE
     reconstruct: bool = True
-    weights: Weights = field(default_factory=Weights)
-    seed: int = 0  # of a random order
+    token_weights: TokenWeights = field(default_factory=TokenWeights)
+    seed: int = 0
 
     def __str__(self) -> str:
-        return self.named(self.score)
+        return self.describe(self.score)
 
-    def named(self, score: str) -> str:
-        """``score``, and whether least squares made up for what went."""
+    def describe(self, score: str) -> str:
+        """``score``, and whether the consumers are re-solved."""
         return score + (" + least squares" if self.reconstruct else "")
 
 
-def plans(model: PreTrainedModel, steps: Sequence[Step]) -> list[Plan]:
+def plan_steps(model: PreTrainedModel, steps: Sequence[PruningStep]) -> list[PruningPlan]:
     """One plan for every step that narrows layers, in the order in which a layer runs.
 
     Raises:
-        ValueError: a percentage that rounds to nothing removed or nothing left.
+        ValueError: a percentage that rounds to no removal or leaves nothing.
     """
-    return [_PLANNERS[step.kind](model, step) for step in steps if step.kind in _PLANNERS]
+    return [_PLANNERS[step.target](model, step) for step in steps if step.target in _PLANNERS]
 
 
-def prune(
+def prune_decoder_(
     model: PreTrainedModel,
-    steps: Sequence[Step],
-    calibration: Sequence[Tokens],
-    method: Method | None = None,
+    steps: Sequence[PruningStep],
+    batches: Sequence[CalibrationBatch],
+    method: PruningMethod | None = None,
     progress: Callable[[float], None] | None = None,
-    care: Care | None = None,
-) -> list[Pruned]:
-    """Narrow the decoder in place. All steps happen in one walk: a layer loses its heads, then its neurons.
+    callbacks: LayerCallbacks | None = None,
+) -> list[PruningResult]:
+    """Narrow the decoder and its text config in place, layer by layer: a layer loses its heads, then its neurons.
 
-    With reconstruction, what reads the units is re-solved so that the layer brings the residual stream back to
-    the dense model's. Matrices that come after what a step removes are re-solved all the same: the MLP's where only
-    heads go, and the attention's too where image tokens go, which the sequences of ``calibration`` lack. The text
-    config follows.
+    With reconstruction, the consumers of the units are re-solved so that each layer restores the dense model's
+    residual stream. So are consumers that follow a removal: the MLP's where heads alone are removed, and the
+    attention's too where image tokens are.
+
+    Args:
+        model: its decoder layers are replaced.
+        steps: in the order of a recipe.
+        batches: calibration data, without the image tokens that a "vis" step removes.
+        method: how units are selected and made up for.
+        progress: called with the fraction of the layers done.
+        callbacks: called for every layer.
+
+    Returns:
+        One result for every step.
 
     Raises:
-        ValueError: as ``plans``, an empty calibration, or so small a share of the image tokens that none would go; no
-            weight has been touched then.
+        ValueError: as ``plan_steps``, no calibration data, or so small a percentage of the image tokens that none would
+            be removed; no weight has been changed then.
     """
-    method, todo = method or Method(), plans(model, steps)
-    if not calibration:
+    method = method or PruningMethod()
+    plans = plan_steps(model, steps)
+    if not batches:
         raise ValueError("pruning needs calibration sequences: none were given")
-    unseen = [_unseen(step, method, calibration) for step in steps if step.kind not in _PLANNERS]
-    done = [*todo]
-    if method.reconstruct and unseen and not any(plan.step.kind == "heads" for plan in todo):
-        done.insert(0, heads.plan(model, None))
-    if method.reconstruct and all(step.kind in ("vis", "heads") for step in steps):
-        done.append(mlp_neurons.plan(model, None))
-    edits = [Edit(plan.reader, lambda layer, moments, plan=plan: _cut(plan, method, layer, moments)) for plan in done]
-    walk(model, calibration, edits, method.weights, progress, care)
-    for plan in todo:
-        plan.settle(model.config.get_text_config())
-    return unseen + [_fact(plan, method, calibration) for plan in todo]
+    token_results = [_visual_tokens_result(step, method, batches) for step in steps if step.target == "vis"]
+    all_plans = _with_reconstruction_plans(model, steps, plans) if method.reconstruct else plans
+    edits = [_edit(plan, method) for plan in all_plans]
+    run_layerwise(model, batches, edits, method.token_weights, progress, callbacks)
+    for plan in plans:
+        plan.update_config(model.config.get_text_config())
+    return token_results + [_units_result(plan, method, batches) for plan in plans]
 
 
-def _cut(plan: Plan, method: Method, layer: architecture.Layer, moments: Moments) -> None:
-    reader = plan.reader(layer)
-    biased = reader.bias is not None
-    units = Units(reader.weight, moments, plan.kept, plan.size, plan.runs, plan.writers(layer), biased, method.seed)
-    kept = torch.arange(plan.total, device=reader.weight.device)
-    if plan.kept < plan.total:
-        kept = choose(method.score, units)
-        plan.shrink(layer, kept)
+def _with_reconstruction_plans(
+    model: PreTrainedModel, steps: Sequence[PruningStep], plans: Sequence[PruningPlan]
+) -> list[PruningPlan]:
+    """``plans``, and plans without removal for the consumers that ``steps`` affect without narrowing their inputs."""
+    targets = {step.target for step in steps}
+    result = list(plans)
+    if "vis" in targets and "heads" not in targets:
+        result.insert(0, plan_heads(model, None))
+    if not targets & {"glu", "ffn"}:
+        result.append(plan_mlp(model, None))
+    return result
+
+
+def _edit(plan: PruningPlan, method: PruningMethod) -> LayerEdit:
+    return LayerEdit(plan.consumer, lambda layer, stats: _prune_layer_(plan, method, layer, stats))
+
+
+def _prune_layer_(
+    plan: PruningPlan, method: PruningMethod, layer: architecture.DecoderLayer, stats: ActivationStats
+) -> None:
+    """Narrow the producers to the selected units and replace the consumer by its reconstruction."""
+    consumer = plan.consumer(layer)
+    has_bias = consumer.bias is not None
+    units = PruningUnits(
+        weight=consumer.weight,
+        stats=stats,
+        num_kept=plan.num_kept,
+        unit_width=plan.unit_width,
+        num_groups=plan.num_groups,
+        producers=plan.producers(layer),
+        has_bias=has_bias,
+        seed=method.seed,
+    )
+    kept = torch.arange(plan.num_units, device=consumer.weight.device)
+    if plan.num_kept < plan.num_units:
+        kept = select_units(method.score, units)
+        plan.narrow_producers(layer, kept)
     columns = units.columns(kept)
-    weight, bias = reader.weight[:, columns], None
     if method.reconstruct:
-        weight, bias = least_squares(reader.weight, moments, columns, bias=biased)
-    plan.replace(layer, narrow(reader, weight=weight, bias=bias))
+        weight, bias = least_squares(consumer.weight, stats, columns, has_bias=has_bias)
+    else:
+        weight, bias = consumer.weight[:, columns], None
+    plan.replace_consumer(layer, slice_linear(consumer, weight=weight, bias=bias))
 
 
-def _fact(plan: Plan, method: Method, calibration: Sequence[Tokens]) -> Pruned:
-    return Pruned(
+def _units_result(plan: PruningPlan, method: PruningMethod, batches: Sequence[CalibrationBatch]) -> PruningResult:
+    return PruningResult(
         step=str(plan.step),
         asked_percent=plan.step.percent,
-        real_percent=round(100 * (1 - plan.kept / plan.total), 2),
-        kept=plan.kept * plan.each,
-        of=plan.total * plan.each,
+        real_percent=round(100 * (1 - plan.num_kept / plan.num_units), 2),
+        kept=plan.num_kept * plan.heads_per_unit,
+        of=plan.num_units * plan.heads_per_unit,
         unit=plan.unit,
         score=str(method),
-        calibration=size(calibration),
+        calibration=summarize(batches),
     )
 
 
-def _unseen(step: Step, method: Method, calibration: Sequence[Tokens]) -> Pruned:
-    """The image tokens of a calibration image that were left out; on average, where images have different numbers.
+def _visual_tokens_result(
+    step: PruningStep, method: PruningMethod, batches: Sequence[CalibrationBatch]
+) -> PruningResult:
+    """The pruned image tokens of a calibration image; their average if images differ in number.
 
     Raises:
-        ValueError: none were.
+        ValueError: none were pruned.
     """
-    counts = [torch.cat([(t.kinds == IMAGE).sum(1) for t in batches]) for batches in (calibration, _whole(calibration))]
-    kept, total = (float(count.double().mean()) for count in counts)
-    if kept >= total:
-        raise ValueError(f"{step.percent} % of {total:.0f} image tokens rounds to no removal: ask for more")
-    alike = all(len(count.unique()) == 1 for count in counts)
-    return Pruned(
+    kept = _image_token_counts(batches)
+    total = _image_token_counts([batch.dense for batch in batches])
+    mean_kept = float(kept.double().mean())
+    mean_total = float(total.double().mean())
+    if mean_kept >= mean_total:
+        raise ValueError(
+            f"{step.percent} % of {mean_total:.0f} image tokens rounds to no removal: use a larger percentage"
+        )
+    is_uniform = len(kept.unique()) == 1 and len(total.unique()) == 1
+    return PruningResult(
         step=str(step),
         asked_percent=step.percent,
-        real_percent=round(100 * (1 - kept / total), 2),
-        kept=round(kept),
-        of=round(total),
-        unit="image tokens" if alike else "image tokens on average",
-        score=method.named(selection.DEFAULT),
-        calibration=size(calibration),
+        real_percent=round(100 * (1 - mean_kept / mean_total), 2),
+        kept=round(mean_kept),
+        of=round(mean_total),
+        unit="image tokens" if is_uniform else "image tokens on average",
+        score=method.describe(selection.DEFAULT_METHOD),
+        calibration=summarize(batches),
     )
 
 
-def _whole(calibration: Sequence[Tokens]) -> list[Tokens]:
-    return [t.dense for t in calibration]
+def _image_token_counts(batches: Sequence[CalibrationBatch]) -> torch.Tensor:
+    """Image tokens of every sequence."""
+    return torch.cat([(batch.token_types == IMAGE).sum(1) for batch in batches])

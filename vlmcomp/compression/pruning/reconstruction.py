@@ -1,60 +1,90 @@
-"""Make the kept units do the work of the removed ones: closed-form least squares, no training."""
+"""Lets the kept units replace the removed ones: closed-form least squares, no training."""
 
 from __future__ import annotations
 
 import torch
 
-from vlmcomp.compression.activation_stats import Moments
+from vlmcomp.compression.activation_stats import ActivationStats
 
-RIDGE = 1e-3  # relative to the mean of the Gram matrix's diagonal
+DAMPENING = 1e-3  # relative to the mean of the Gram matrix's diagonal
 
 
-def quadratic(weight: torch.Tensor, moments: Moments, bias: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Weight, Gram and cross matrix in float64; about the means where a bias can carry them."""
-    gram, cross = moments.gram.double(), moments.cross.double()
-    if bias:
-        mean = moments.mean.double()
+def normal_equations(
+    weight: torch.Tensor, stats: ActivationStats, has_bias: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Weight, Gram and cross matrix in float64; centered on the means if a bias can represent these.
+
+    Args:
+        weight: (out, n) matrix of the consumer.
+        stats: of its inputs and target outputs.
+        has_bias: whether the consumer has a bias.
+    """
+    gram = stats.gram.double()
+    cross = stats.cross.double()
+    if has_bias:
+        mean = stats.mean.double()
         gram.addr_(mean, mean, alpha=-1)
-        cross.addr_(moments.wanted.double(), mean, alpha=-1)
+        cross.addr_(stats.target_mean.double(), mean, alpha=-1)
     return weight.double(), gram, cross
 
 
 def least_squares(
-    weight: torch.Tensor, moments: Moments, keep: torch.Tensor, *, bias: bool = False, ridge: float = RIDGE
+    weight: torch.Tensor,
+    stats: ActivationStats,
+    kept_columns: torch.Tensor,
+    *,
+    has_bias: bool = False,
+    dampening: float = DAMPENING,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The reading matrix over the kept units that comes nearest to the wanted outputs on the calibration data.
+    """The consumer's matrix over the kept columns that comes nearest to the target outputs on the calibration data.
 
-    Minimises E ||t - W' x_S||^2 + lambda ||W' - W_S||^2 over W': with G and C the means of x x^T and t x^T,
-    W' = W_S + (C_S - W_S G_SS) (G_SS + lambda I)^-1. Penalising the change instead of the weights keeps W_S where
-    the data say nothing, so a calibration set too small for the width does no harm. lambda is ``ridge`` times the
+    Minimizes E ||t - W' x_S||^2 + lambda ||W' - W_S||^2 over W': with G and C the means of x x^T and t x^T,
+    W' = W_S + (C_S - W_S G_SS) (G_SS + lambda I)^-1. Penalizing the change instead of the weights keeps W_S where
+    the data say nothing, so a calibration set too small for the width does no harm. lambda is ``dampening`` times the
     mean of G_SS's diagonal. Source: least-squares restoration as in FASP (arXiv 2501.09412); with t = W x it is
-    that, with the t of ``walk.walk`` it also makes up for what earlier layers lost.
+    that, with the t of ``run_layerwise`` it also makes up for the errors of earlier layers.
 
     Args:
-        weight: (out, n) matrix of the Linear that reads the units.
-        keep: (k,) indices of the kept columns.
-        bias: whether the Linear has a bias; then the means are fitted exactly and the new bias is returned.
+        weight: (out, n) matrix of the consumer.
+        stats: of its inputs and target outputs.
+        kept_columns: (k,) indices.
+        has_bias: whether the consumer has a bias; then the means are fitted exactly and the new bias is returned.
+        dampening: relative to the mean of the Gram matrix's diagonal.
 
     Returns:
         (out, k) and (out,) or None, in the dtype and on the device of ``weight``.
     """
-    full, gram, cross = quadratic(weight, moments, bias)
-    old, kept = full[:, keep], gram[keep][:, keep]
+    full, gram, cross = normal_equations(weight, stats, has_bias)
+    kept_weight = full[:, kept_columns]
+    kept_gram = gram[kept_columns][:, kept_columns]
     del gram  # of a wide layer this is gigabytes
-    wanted = (cross[:, keep] - old @ kept).T
-    scale = kept.diagonal().mean().clamp_min(torch.finfo(torch.float32).tiny)
-    kept.diagonal().add_(ridge * scale)
-    solved = old + torch.linalg.solve(kept, wanted).T
-    if not bias:
+    residual = (cross[:, kept_columns] - kept_weight @ kept_gram).T
+    scale = kept_gram.diagonal().mean().clamp_min(torch.finfo(torch.float32).tiny)
+    kept_gram.diagonal().add_(dampening * scale)
+    solved = kept_weight + torch.linalg.solve(kept_gram, residual).T
+    if not has_bias:
         return solved.to(weight.dtype), None
-    shift = moments.wanted.double() - solved @ moments.mean.double()[keep]
-    return solved.to(weight.dtype), shift.to(weight.dtype)
+    bias = stats.target_mean.double() - solved @ stats.mean.double()[kept_columns]
+    return solved.to(weight.dtype), bias.to(weight.dtype)
 
 
-def error(weight: torch.Tensor, moments: Moments, keep: torch.Tensor, *, bias: bool = False) -> float:
-    """E ||t - W' x_S||^2 that ``least_squares`` leaves over the columns ``keep``."""
-    full, gram, cross = quadratic(weight, moments, bias)
-    solved = least_squares(full, moments, keep, bias=bias)[0]
-    kept = gram[keep][:, keep]
-    power = moments.power - (float(moments.wanted.double().square().sum()) if bias else 0.0)
-    return power - 2 * float((solved * cross[:, keep]).sum()) + float(((solved @ kept) * solved).sum())
+def reconstruction_error(
+    weight: torch.Tensor, stats: ActivationStats, kept_columns: torch.Tensor, *, has_bias: bool = False
+) -> float:
+    """E ||t - W' x_S||^2 that remains after ``least_squares``.
+
+    Args:
+        weight: (out, n) matrix of the consumer.
+        stats: of its inputs and target outputs.
+        kept_columns: (k,) indices.
+        has_bias: whether the consumer has a bias.
+    """
+    full, gram, cross = normal_equations(weight, stats, has_bias)
+    solved = least_squares(full, stats, kept_columns, has_bias=has_bias)[0]
+    kept_gram = gram[kept_columns][:, kept_columns]
+    target_sq_norm = stats.target_sq_norm
+    if has_bias:
+        target_sq_norm -= float(stats.target_mean.double().square().sum())
+    linear_term = float((solved * cross[:, kept_columns]).sum())
+    quadratic_term = float(((solved @ kept_gram) * solved).sum())
+    return target_sq_norm - 2 * linear_term + quadratic_term

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import BitsAndBytesConfig
 
-from vlmcomp.recipe import INT8_THRESHOLD
+from vlmcomp.recipe import LLM_INT8_THRESHOLD
 
 
 def silence_bitsandbytes() -> None:
@@ -30,7 +30,7 @@ def to_bnb_int8(linear: nn.Linear) -> nn.Linear:
         linear.out_features,
         bias=linear.bias is not None,
         has_fp16_weights=False,
-        threshold=INT8_THRESHOLD,
+        threshold=LLM_INT8_THRESHOLD,
         device="meta",
     )
     dense = linear.weight.detach()
@@ -102,7 +102,7 @@ def quantization_config(precision: str, skipped_modules: list[str], dtype: torch
     """
     if precision == "int8":
         return BitsAndBytesConfig(
-            load_in_8bit=True, llm_int8_threshold=INT8_THRESHOLD, llm_int8_skip_modules=skipped_modules
+            load_in_8bit=True, llm_int8_threshold=LLM_INT8_THRESHOLD, llm_int8_skip_modules=skipped_modules
         )
     return BitsAndBytesConfig(
         load_in_4bit=True,

@@ -13,24 +13,24 @@ from transformers.quantizers import AutoHfQuantizer
 from vlmcomp.compression.quantization import bitsandbytes as bnb_linears
 from vlmcomp.compression.quantization import torchao as torchao_tensors
 from vlmcomp.models import architecture
-from vlmcomp.recipe import INT8_THRESHOLD, PRECISIONS
+from vlmcomp.recipe import LLM_INT8_THRESHOLD, PRECISIONS
 
 BACKENDS = {
     "fp16": "torch",
-    "int8": f"bitsandbytes LLM.int8(), outlier threshold {INT8_THRESHOLD:g}",
+    "int8": f"bitsandbytes LLM.int8(), outlier threshold {LLM_INT8_THRESHOLD:g}",
     "int4": "bitsandbytes NF4, blocks of 64, double quantization",
     "int8-torchao": "torchao INT8 weights alone, symmetric, a scale a row",
-    "int4-torchao": f"torchao INT4 weights alone, affine, groups of {torchao_tensors.GROUP}",
+    "int4-torchao": f"torchao INT4 weights alone, affine, groups of {torchao_tensors.GROUP_SIZE}",
 }
 _TORCHAO_PACKERS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "int8-torchao": torchao_tensors.int8,
-    "int4-torchao": torchao_tensors.int4,
+    "int8-torchao": torchao_tensors.to_int8,
+    "int4-torchao": torchao_tensors.to_int4,
 }
 
 
 def available_precisions() -> list[str]:
     """The precisions whose library is installed."""
-    return [p for p in PRECISIONS if torchao_tensors.installed() or p not in _TORCHAO_PACKERS]
+    return [p for p in PRECISIONS if torchao_tensors.is_installed() or p not in _TORCHAO_PACKERS]
 
 
 def require_backend(precision: str) -> None:
@@ -47,13 +47,15 @@ def quantization_config(
     model: PreTrainedModel, precision: str, dtype: torch.dtype
 ) -> BitsAndBytesConfig | TorchAoConfig:
     """The transformers configuration that loads a model whose decoder Linears alone are quantized."""
-    skipped = architecture.of(model).untouched()  # full paths: a bare "vision_tower" would skip nothing
+    skipped = architecture.get_architecture(
+        model
+    ).skipped_modules()  # full paths: a bare "vision_tower" would skip nothing
     if precision in _TORCHAO_PACKERS:
-        return torchao_tensors.config(precision, skipped)
+        return torchao_tensors.quantization_config(precision, skipped)
     return bnb_linears.quantization_config(precision, skipped, dtype)
 
 
-def quantize_layer_(layer: architecture.Layer, precision: str, dtype: torch.dtype) -> None:
+def quantize_layer_(layer: architecture.DecoderLayer, precision: str, dtype: torch.dtype) -> None:
     """Replace every Linear of a decoder layer by its quantized form.
 
     Args:
@@ -84,7 +86,7 @@ def quantize_linear(name: str, linear: nn.Linear, precision: str, dtype: torch.d
 
 
 @torch.no_grad()
-def fake_quantize_int4_(layer: architecture.Layer, precision: str = "int4") -> None:
+def fake_quantize_int4_(layer: architecture.DecoderLayer, precision: str = "int4") -> None:
     """Round the Linears of a decoder layer in place to the INT4 values that ``quantize_layer_`` stores later.
 
     For ``LayerCallbacks.after_edits``: later layers, solved on the outputs of the rounded one, make up for the rounding
@@ -96,7 +98,7 @@ def fake_quantize_int4_(layer: architecture.Layer, precision: str = "int4") -> N
 
 
 def _fake_quantize_torchao(weight: torch.Tensor) -> torch.Tensor:
-    return torchao_tensors.dense(torchao_tensors.int4(weight))
+    return torchao_tensors.dequantize(torchao_tensors.to_int4(weight))
 
 
 def set_quantization_config(model: PreTrainedModel, precision: str, dtype: torch.dtype) -> None:

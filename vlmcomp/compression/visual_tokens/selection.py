@@ -1,4 +1,4 @@
-"""Which tokens of an image stay: pure functions on the features that the decoder would get."""
+"""Selects the image tokens that remain: pure functions on the features that the decoder would receive."""
 
 from __future__ import annotations
 
@@ -7,51 +7,57 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-Rule = Callable[[torch.Tensor, int], torch.Tensor]  # features (B, N, d), how many stay -> (B, kept) indices, ascending
+# features (B, N, d), number of tokens that remain -> (B, num_kept) ascending indices
+SelectionMethod = Callable[[torch.Tensor, int], torch.Tensor]
 
 
-def _similar(features: torch.Tensor) -> torch.Tensor:
-    """(B, N, N) cosines; in float32, since near ties decide."""
+def _cosine_similarities(features: torch.Tensor) -> torch.Tensor:
+    """(B, N, N), in float32, since near ties decide."""
     unit = F.normalize(features.float(), dim=-1)
     return unit @ unit.transpose(1, 2)
 
 
-def _highest(scores: torch.Tensor, kept: int) -> torch.Tensor:
-    """Of equal scores the first counts as the higher, on every device."""
+def _top_indices(scores: torch.Tensor, num_kept: int) -> torch.Tensor:
+    """Ascending indices of the highest scores; of equal scores the first counts as higher, on every device."""
     order = scores.sort(dim=-1, descending=True, stable=True).indices
-    return order[..., :kept].sort(dim=-1).values
+    return order[..., :num_kept].sort(dim=-1).values
 
 
-def diverse(features: torch.Tensor, kept: int) -> torch.Tensor:
-    """Each next token is the one farthest from its nearest neighbour among those chosen, the first the one least like
-    all others: max-min diversity, after DivPrune (arXiv 2503.02175)."""
-    similar = _similar(features)
-    chosen = [similar.mean(2).argmin(1)]
+def max_min_diversity(features: torch.Tensor, num_kept: int) -> torch.Tensor:
+    """Each next token is the one farthest from its nearest neighbor among those selected, the first the one least
+    similar to all others: max-min diversity, after DivPrune (arXiv 2503.02175)."""
+    similarities = _cosine_similarities(features)
+    selected = [similarities.mean(2).argmin(1)]
     nearest = torch.full(features.shape[:2], -torch.inf, device=features.device)
     rows = torch.arange(len(features), device=features.device)
-    for _ in range(kept - 1):
-        nearest = torch.maximum(nearest, similar[rows, chosen[-1]])
-        nearest[rows, chosen[-1]] = torch.inf
-        chosen.append(nearest.argmin(1))
-    return torch.stack(chosen, 1).sort(dim=1).values
+    for _ in range(num_kept - 1):
+        nearest = torch.maximum(nearest, similarities[rows, selected[-1]])
+        nearest[rows, selected[-1]] = torch.inf
+        selected.append(nearest.argmin(1))
+    return torch.stack(selected, 1).sort(dim=1).values
 
 
-def distinct(features: torch.Tensor, kept: int) -> torch.Tensor:
-    """The tokens that are least like all others of the image."""
-    return _highest(-_similar(features).mean(2), kept)
+def least_similar(features: torch.Tensor, num_kept: int) -> torch.Tensor:
+    """The tokens that are least similar to all others of the image."""
+    return _top_indices(-_cosine_similarities(features).mean(2), num_kept)
 
 
-def strong(features: torch.Tensor, kept: int) -> torch.Tensor:
+def feature_norm(features: torch.Tensor, num_kept: int) -> torch.Tensor:
     """The tokens of the largest norm."""
-    return _highest(features.float().norm(dim=-1), kept)
+    return _top_indices(features.float().norm(dim=-1), num_kept)
 
 
-def even(features: torch.Tensor, kept: int) -> torch.Tensor:
-    """Evenly spaced in reading order: looks at no feature, the yardstick that any rule has to beat."""
+def uniform(features: torch.Tensor, num_kept: int) -> torch.Tensor:
+    """Evenly spaced in reading order, independent of the features: the baseline of every other method."""
     total = features.shape[1]
-    places = (torch.arange(kept, device=features.device) * 2 + 1) * total // (2 * kept)
-    return places.expand(len(features), kept)
+    indices = (torch.arange(num_kept, device=features.device) * 2 + 1) * total // (2 * num_kept)
+    return indices.expand(len(features), num_kept)
 
 
-RULES: dict[str, Rule] = {"diverse": diverse, "distinct": distinct, "strong": strong, "even": even}
-DEFAULT = "diverse"
+SELECTION_METHODS: dict[str, SelectionMethod] = {  # the keys are written to reports
+    "diverse": max_min_diversity,
+    "distinct": least_similar,
+    "strong": feature_norm,
+    "even": uniform,
+}
+DEFAULT_METHOD = "diverse"

@@ -1,48 +1,52 @@
-"""Dense Linears whose weights oneDNN lays out once. PyTorch's own Linear multiplies them as they lie, or lays them out
-again at every call."""
+"""Dense Linears whose weights oneDNN packs once; PyTorch's own Linear does not pack them, or packs them at every call."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
+from vlmcomp.private_ops import onednn_linear, onednn_pack
+from vlmcomp.runtime.linear.replacement import ReplacementLinear
 
-class PrepackedLinear(nn.Linear):
-    """A Linear on a CPU whose only weights are those that oneDNN laid out; they come back to the bit."""
+PrepackedT = TypeVar("PrepackedT", bound="PrepackedLinear")
 
-    laid: torch.Tensor  # opaque: it has no storage that PyTorch could copy or share
 
+class PrepackedLinear(ReplacementLinear):
+    """A Linear on a CPU that has its weights in oneDNN's layout alone; unpacking is exact.
+
+    Attributes:
+        packed_weight: opaque tensor without storage, which PyTorch can neither copy nor share.
+    """
+
+    packed_weight: torch.Tensor
+
+    @classmethod
     @torch.no_grad()
-    def pack(self) -> None:
-        """Lay the weights (out, in) out.
+    def from_linear(cls: type[PrepackedT], linear: nn.Linear) -> PrepackedT:
+        """``linear`` with packed weights.
 
         Raises:
-            RuntimeError: oneDNN does not multiply their dtype here.
+            RuntimeError: oneDNN does not multiply their dtype on this CPU.
         """
-        self.laid = torch.ops.mkldnn._reorder_linear_weight(self.weight.data)
-        self.weight = nn.Parameter(self.weight.to("meta"), requires_grad=False)
+        new = super().from_linear(linear)
+        new.packed_weight = onednn_pack(linear.weight.data)
+        new.weight = nn.Parameter(linear.weight.to("meta"), requires_grad=False)
+        return new
 
-    def dense(self) -> torch.Tensor:
+    def unpack(self) -> torch.Tensor:
         """The weights (out, in)."""
-        return self.laid.to_dense()
+        return self.packed_weight.to_dense()
 
-    def borrow(self, other: PrepackedLinear) -> None:
-        """Multiply by the weights of ``other`` from now on."""
-        self.laid, self.weight = other.laid, other.weight
+    def share_weight_with(self, other: PrepackedLinear) -> None:
+        """Replace the weights by those of ``other``, which are equal."""
+        self.packed_weight = other.packed_weight
+        self.weight = other.weight
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return multiply(x, self.laid, self.bias)
+        return onednn_linear(x, self.packed_weight, self.bias)
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        destination[f"{prefix}weight"] = self.dense()
-
-
-def multiply(x: torch.Tensor, laid: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """``x`` (..., in) times weights that oneDNN laid out.
-
-    ``capture`` makes a script of this, which sees no constants of the module.
-    """
-    return torch.ops.mkldnn._linear_pointwise(x, laid, bias, "none", [], "")
+        destination[f"{prefix}weight"] = self.unpack()

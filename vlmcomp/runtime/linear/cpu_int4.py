@@ -1,109 +1,112 @@
-"""A Linear of torchao's INT4 weights, multiplied by PyTorch's tinygemm kernels.
+"""Linears with torchao's INT4 weights on a CPU, multiplied by PyTorch's tinygemm kernel.
 
-They are made for few tokens: a CPU multiplies a prompt several times faster by weights that were unpacked for it. The
-kernels are those that torchao's own Int4OpaqueTensor (CPU) and Int4TilePackedTo4dTensor (CUDA) call, without a tensor
-subclass around them, which a decoding step could not be captured with. On CUDA they are for systems without Triton:
-that half follows torchao's source; its kernel has run, and its answers have not been looked at.
+The kernel is made for few tokens: a prompt is multiplied several times faster by weights unpacked for it. torchao's own
+Int4OpaqueTensor calls the same kernel, but a decoding step with its tensor subclass cannot be captured.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import nn
 
 from vlmcomp.compression.quantization import torchao as torchao_tensors
-from vlmcomp.compression.quantization.torchao import GROUP
+from vlmcomp.compression.quantization.torchao import GROUP_SIZE
+from vlmcomp.private_ops import tinygemm_int4_linear, tinygemm_pack_int4
+from vlmcomp.runtime.linear.replacement import ReplacementLinear
 
-_INNER_TILES, _COLUMNS, _ROWS = 8, 1024, 8  # of the layout on CUDA: inputs and outputs are filled up to multiples
-_SLICE = 256  # inputs that are unpacked at a time
-_FEW = 128  # tokens that the kernel of a CPU multiplies faster than unpacking takes
-# Of a CPU: outputs that lie together, and whether a byte holds one of their first and one of their second half, or two
-# neighbours. Which it is hangs on the vector width that PyTorch's kernels were chosen for.
-_LAYOUTS = ((64, True), (32, True), (32, False))
+TinygemmT = TypeVar("TinygemmT", bound="TinygemmLinear")
+_UNPACK_INPUTS = 256  # inputs that are unpacked at a time
+_MAX_KERNEL_TOKENS = 128  # more are multiplied faster by unpacked weights
 
 
-class TinygemmLinear(nn.Linear):
-    """INT4 weights (out, in) in the layout of their device. For the kernels activations are brought to bfloat16: with
-    others that of a CPU is twenty times slower, and that of CUDA knows none."""
+class _Layout(NamedTuple):
+    """Order of the packed weights, which depends on the vector width that PyTorch's kernels were chosen for."""
 
+    block: int  # outputs that are stored together
+    pairs_halves: bool  # a byte contains an output of the block's first and one of its second half, else two neighbors
+
+
+_LAYOUTS = (_Layout(64, True), _Layout(32, True), _Layout(32, False))
+
+
+class TinygemmLinear(ReplacementLinear):
+    """INT4 weights (out, in) in the kernel's layout alone.
+
+    For the kernel, activations are rounded to bfloat16: it is twenty times slower with other dtypes.
+
+    Attributes:
+        packed_weight: (out, in / 2) bytes.
+        scale_and_zero: (groups, out, 2) in bfloat16.
+        layout: layout of ``packed_weight``; None if it is unknown, and the kernel multiplies prompts too.
+    """
+
+    packed_weight: torch.Tensor
+    scale_and_zero: torch.Tensor
+    layout: _Layout | None
+
+    @classmethod
     @torch.no_grad()
-    def pack(self) -> None:
-        """Lay the codes out for the kernel, which keeps the only copy."""
-        small = self.weight
-        codes = torchao_tensors.codes(small)
-        self.laid = _laid_out(codes)
-        self.layout = next((like for like in _LAYOUTS if not small.qdata.is_cuda and _is(self.laid, like, codes)), None)
-        self.scale_and_zero = torch.stack([small.scale, small.zero_point], dim=2).bfloat16()
-        if small.qdata.is_cuda:
-            groups, rows = self.scale_and_zero.shape[:2]
-            more = (0, 0, 0, -rows % _ROWS, 0, -groups % (_COLUMNS // GROUP))
-            self.scale_and_zero = nn.functional.pad(self.scale_and_zero, more)
-        self.weight = nn.Parameter(small.to("meta"), requires_grad=False)
+    def from_linear(cls: type[TinygemmT], linear: nn.Linear) -> TinygemmT:
+        new = super().from_linear(linear)
+        weight: Any = linear.weight
+        qweight = torchao_tensors.unpack_int4(weight)
+        new.packed_weight = tinygemm_pack_int4(qweight)
+        new.layout = next((layout for layout in _LAYOUTS if _has_layout(new.packed_weight, layout, qweight)), None)
+        new.scale_and_zero = torch.stack([weight.scale, weight.zero_point], dim=2).bfloat16()
+        new.weight = nn.Parameter(weight.to("meta"), requires_grad=False)
+        return new
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         tokens = x.reshape(-1, x.shape[-1])
-        if self.layout and len(tokens) > _FEW:
-            y = tokens @ self._unpacked(x.dtype)
+        if self.layout and len(tokens) > _MAX_KERNEL_TOKENS:
+            y = tokens @ self._dequantize(self.layout, x.dtype)
         else:
-            y = self._product(tokens.bfloat16(), self.scale_and_zero)
+            y = tinygemm_int4_linear(tokens.bfloat16(), self.packed_weight, GROUP_SIZE, self.scale_and_zero)
         if self.bias is not None:
             y = y + self.bias
         return y.to(x.dtype).view(*x.shape[:-1], -1)
 
-    def _product(self, tokens: torch.Tensor, scale_and_zero: torch.Tensor) -> torch.Tensor:
-        if tokens.is_cuda:
-            tokens = nn.functional.pad(tokens, (0, -tokens.shape[1] % _COLUMNS))
-            y = torch.ops.aten._weight_int4pack_mm(tokens, self.laid, GROUP, scale_and_zero)
-            return y.narrow(1, 0, self.out_features)
-        return torch.ops.aten._weight_int4pack_mm_for_cpu(tokens, self.laid, GROUP, scale_and_zero)
-
-    def _unpacked(self, dtype: torch.dtype) -> torch.Tensor:
+    def _dequantize(self, layout: _Layout, dtype: torch.dtype) -> torch.Tensor:
         """The weights (in, out)."""
-        codes = _read(self.laid, self.layout, dtype).sub_(8)
-        blocks, _, outputs = codes.shape
-        parts = (part.unflatten(1, (blocks, 1, outputs)).transpose(0, 1) for part in self.scale_and_zero.unbind(2))
-        scale, zero = (part.contiguous() for part in parts)  # else the products take several times as long
-        codes.unflatten(1, (-1, GROUP)).mul_(scale).add_(zero)
-        return codes.transpose(0, 1).flatten(1)
+        values = _unpack(self.packed_weight, layout, dtype).sub_(8)
+        blocks, _, outputs = values.shape
+        by_block = (part.unflatten(1, (blocks, 1, outputs)).transpose(0, 1) for part in self.scale_and_zero.unbind(2))
+        scale, zero = (part.contiguous() for part in by_block)  # else the products take several times as long
+        values.unflatten(1, (-1, GROUP_SIZE)).mul_(scale).add_(zero)
+        return values.transpose(0, 1).flatten(1)
 
     @torch.no_grad()
-    def codes(self) -> torch.Tensor:
-        """The codes (out, in) from 0 to 15, read by multiplying unit vectors: exact, whatever the layout."""
-        plain = torch.zeros_like(self.scale_and_zero)
-        plain[..., 0] = 1
-        places = torch.arange(self.in_features, device=self.laid.device).split(_SLICE)
-        units = (nn.functional.one_hot(part, self.in_features).bfloat16() for part in places)
-        return torch.cat([self._product(part, plain).t().to(torch.int32) + 8 for part in units], dim=1)
+    def qweight(self) -> torch.Tensor:
+        """The quantized weights (out, in) from 0 to 15, read by multiplying unit vectors: exact for any layout."""
+        unit_scale = torch.zeros_like(self.scale_and_zero)
+        unit_scale[..., 0] = 1
+        columns: list[torch.Tensor] = []
+        for indices in torch.arange(self.in_features).split(_UNPACK_INPUTS):
+            units = nn.functional.one_hot(indices, self.in_features).bfloat16()
+            values = tinygemm_int4_linear(units, self.packed_weight, GROUP_SIZE, unit_scale)
+            columns.append(values.t().to(torch.int32) + 8)
+        return torch.cat(columns, dim=1)
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        scale, zero = self.scale_and_zero[: self.in_features // GROUP, : self.out_features].unbind(2)
-        destination[f"{prefix}weight"] = torchao_tensors.int4_of(self.codes(), scale.t(), zero.t())
+        scale, zero = self.scale_and_zero.unbind(2)
+        destination[f"{prefix}weight"] = torchao_tensors.make_int4(self.qweight(), scale.t(), zero.t())
 
 
-def _read(laid: torch.Tensor, layout: tuple[int, bool], dtype: torch.dtype) -> torch.Tensor:
-    """The codes (blocks, in, outputs of a block) that lie in ``layout``."""
-    outputs, halves = layout
-    rows, pairs_a_row = laid.shape
-    pairs = laid.view(rows // outputs, 2 * pairs_a_row, outputs // 2)
-    codes = torch.empty(*pairs.shape[:2], outputs, dtype=dtype)
-    first, second = codes.chunk(2, dim=2) if halves else (codes[..., ::2], codes[..., 1::2])
-    first.copy_(pairs & 15)
-    second.copy_(pairs >> 4)
-    return codes
+def _unpack(packed: torch.Tensor, layout: _Layout, dtype: torch.dtype) -> torch.Tensor:
+    """The quantized weights (blocks, in, outputs of a block) of a packed weight in ``layout``."""
+    rows, row_bytes = packed.shape
+    pairs = packed.view(rows // layout.block, 2 * row_bytes, layout.block // 2)
+    values = torch.empty(*pairs.shape[:2], layout.block, dtype=dtype)
+    low, high = values.chunk(2, dim=2) if layout.pairs_halves else (values[..., ::2], values[..., 1::2])
+    low.copy_(pairs & 15)
+    high.copy_(pairs >> 4)
+    return values
 
 
-def _is(laid: torch.Tensor, layout: tuple[int, bool], codes: torch.Tensor) -> bool:
-    if len(laid) % layout[0]:
+def _has_layout(packed: torch.Tensor, layout: _Layout, qweight: torch.Tensor) -> bool:
+    if len(packed) % layout.block:
         return False
-    return torch.equal(_read(laid, layout, codes.dtype).transpose(1, 2).flatten(0, 1), codes)
-
-
-def _laid_out(codes: torch.Tensor) -> torch.Tensor:
-    if not codes.is_cuda:
-        return torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes, 1)
-    codes = nn.functional.pad(codes, (0, -codes.shape[1] % _COLUMNS, 0, -codes.shape[0] % _ROWS))
-    high, low = codes.unflatten(1, (-1, 2)).unbind(2)  # the other way round than the plain layout
-    return torch.ops.aten._convert_weight_to_int4pack((high << 4 | low).to(torch.uint8), _INNER_TILES)
+    return torch.equal(_unpack(packed, layout, qweight.dtype).transpose(1, 2).flatten(0, 1), qweight)

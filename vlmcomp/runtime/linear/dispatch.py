@@ -1,27 +1,27 @@
-"""What multiplies a decoder's weights. On a CPU whichever is faster there: of INT8, bitsandbytes' own kernel, FBGEMM or
-oneDNN (the latter two multiply torchao's too); of dense weights, PyTorch's Linear or oneDNN with weights that it laid
-out once. On a GPU Triton's kernels read packed weights, where Triton is, and dense ones where they are faster; else, of
-torchao's INT4, PyTorch's tinygemm kernels do, as on a CPU.
+"""Selection and installation of the fastest kernels for a decoder's Linears.
 
-All of them read the weights that were built or quantized, so that a checkpoint is the same whatever computes with it.
+On a CPU: for INT8, bitsandbytes' own kernel, FBGEMM or oneDNN (for torchao's, the latter two); for torchao's INT4,
+PyTorch's tinygemm; for dense weights, PyTorch's Linear or oneDNN with packed weights. On a GPU: Triton kernels for
+packed weights, and for dense ones where they are faster.
+
+All of them save the weights that were built or quantized, so a checkpoint does not depend on the kernel.
 """
 
 from __future__ import annotations
 
 import copy
+import importlib.util
 import os
 import weakref
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
-import bitsandbytes as bnb
 import torch
 from torch import nn
 
 from vlmcomp import hardware
 from vlmcomp.compression.quantization import torchao as torchao_tensors
 from vlmcomp.compression.quantization.bitsandbytes import silence_bitsandbytes, to_bnb_int8
-from vlmcomp.hardware import cpu_has
 from vlmcomp.models import architecture
 from vlmcomp.models.dtypes import compute_dtype
 from vlmcomp.models.vlm import VLM
@@ -39,14 +39,25 @@ from vlmcomp.runtime.config import (
     TRITON_DENSE,
     RuntimeConfig,
 )
-from vlmcomp.runtime.device import current
+from vlmcomp.runtime.device import device_context
 from vlmcomp.runtime.linear.cpu_dense import PrepackedLinear
 from vlmcomp.runtime.linear.cpu_int4 import TinygemmLinear
-from vlmcomp.runtime.linear.fused import Fbgemm, IntegerLinear, Onednn, multiply_by
-from vlmcomp.runtime.linear.gpu import Dense, DenseLinear, Int4, Int4Linear, Int8, Nf4Linear, available
+from vlmcomp.runtime.linear.cpu_int8 import FbgemmMatmul, OnednnMatmul
+from vlmcomp.runtime.linear.fused import FusedLinear, PackedMatmul, fuse_linears_
+from vlmcomp.runtime.linear.gpu import (
+    DenseGemv,
+    DenseLinear,
+    Int4Gemv,
+    Int8Gemv,
+    Nf4Linear,
+    TorchaoInt4Linear,
+    triton_available,
+)
+from vlmcomp.runtime.linear.int8 import BnbInt8Linear, TorchaoInt8Linear
+from vlmcomp.runtime.linear.replacement import ReplacementLinear, replace_modules_
 
 TINYGEMM, TRITON = "tinygemm", "triton"
-TITLES = {
+KERNEL_DESCRIPTIONS = {
     BITSANDBYTES: "multiplied by bitsandbytes",
     FBGEMM: "multiplied by FBGEMM, activations by token in 7 bits (prompt) and 14 (decoding)",
     ONEDNN: "multiplied by oneDNN, activations by token in 8 bits (prompt) and 16 (decoding)",
@@ -55,167 +66,198 @@ TITLES = {
     TRITON: "multiplied by Triton kernels, activations in 16 bits",
     TRITON_DENSE: "tokens multiplied by a Triton kernel",
 }
-_INT8 = {"int8": INT8_KERNELS, "int8-torchao": (FBGEMM, ONEDNN)}
-# Which models compute with which kernel by now, as its description: Linears are exchanged once.
+_INT8_KERNELS_OF = {"int8": INT8_KERNELS, "int8-torchao": (FBGEMM, ONEDNN)}  # by precision
+# Description of the kernel of each optimized model: Linears are replaced once.
 _optimized: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
 
 
-class IntegerLinear8bit(IntegerLinear, bnb.nn.Linear8bitLt):
-    """bitsandbytes' INT8 Linear, multiplied by another kernel."""
-
-    @torch.no_grad()
-    def take(self) -> tuple[torch.Tensor, torch.Tensor]:
-        scale = self.state.SCB if self.weight.SCB is None else self.weight.SCB
-        codes = self.weight.data if self.state.CB is None else self.state.CB
-        stand_in = torch.empty_like(codes, device="meta")
-        self.weight = bnb.nn.Int8Params(stand_in, requires_grad=False, has_fp16_weights=False, SCB=scale)
-        self.state.CB = None
-        return codes, scale.float().to(codes.device) / 127
-
-    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        destination[f"{prefix}weight"] = self.codes()
-
-
-class IntegerLinearOfTorchao(IntegerLinear):
-    """A Linear of torchao's INT8 weights, multiplied by another kernel."""
-
-    @torch.no_grad()
-    def take(self) -> tuple[torch.Tensor, torch.Tensor]:
-        small = self.weight
-        self.weight = nn.Parameter(torchao_tensors.int8_of(small.qdata.to("meta"), small), requires_grad=False)
-        return small.qdata, small.scale.flatten()
-
-    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        destination[f"{prefix}weight"] = torchao_tensors.int8_of(self.codes(), self.weight)
-
-
-def settle(vlm: VLM, config: RuntimeConfig) -> str:
-    """Let a built ``vlm`` compute with the fastest kernels of ``config``, once; it can be saved before and after.
+def optimize_model_(vlm: VLM, config: RuntimeConfig) -> str:
+    """Replace the Linears of the decoder and lm_head by the fastest ones of ``config``, at the first call for a model.
 
     Returns:
-        What multiplies the decoder's weights, where it is not the library's own.
+        Description of the kernel that multiplies the decoder's weights; empty for the library's own.
     """
     model = vlm.model
     if model not in _optimized:
-        with current(vlm.device):
-            decoder, head = model.get_submodule(architecture.of(model).decoder), model.get_output_embeddings()
-            kernel = fit(decoder, vlm.recipe.precision, vlm.device, config)
+        with device_context(vlm.device):
+            decoder = model.get_submodule(architecture.get_architecture(model).decoder)
+            description = optimize_linears_(decoder, vlm.recipe.precision, vlm.device, config)
+            head = model.get_output_embeddings()
             if head.weight is not model.get_input_embeddings().weight:
-                fit(head, "fp16", vlm.device, config)
-        _optimized[model] = kernel
+                set_linear_kernel_(model, select_kernel("fp16", vlm.device, config), [head])
+        _optimized[model] = description
     return _optimized[model]
 
 
-def fit(module: nn.Module, precision: str, device: torch.device, config: RuntimeConfig | None = None) -> str:
-    """Let the Linears of ``module``, packed in ``precision`` or dense, compute in the best way known on ``device``; the
-    title of what multiplies the former, where it is not the library's own."""
-    config, kernel = config or RuntimeConfig.from_environment(), ""
+def optimize_linears_(
+    module: nn.Module, precision: str, device: torch.device, config: RuntimeConfig | None = None
+) -> str:
+    """Replace the Linears inside ``module`` by the fastest ones.
+
+    Args:
+        module: contains Linears of ``precision``; not a Linear itself.
+        precision: of the weights.
+        device: of the weights.
+        config: default: the settings of the environment.
+
+    Returns:
+        Description of the kernel; empty for the library's own.
+
+    Raises:
+        ValueError: nothing multiplies this precision on ``device``.
+    """
+    kernel = select_kernel(precision, device, config or RuntimeConfig.from_environment())
+    set_linear_kernel_(module, kernel)
+    return KERNEL_DESCRIPTIONS.get(kernel, "")
+
+
+def select_kernel(precision: str, device: torch.device, config: RuntimeConfig) -> str:
+    """Name of the fastest kernel for weights of ``precision`` on ``device``; empty for the library's own.
+
+    Raises:
+        ValueError: nothing multiplies this precision on ``device``.
+    """
+    on_cpu = device.type == "cpu"
     if config.linear_kernels == LIBRARY:
         return ""
-    if precision != "fp16" and available(device):
-        own = precision in _INT8 and config.int8_kernel == BITSANDBYTES
-        kernel = "" if own else TRITON
-    elif precision in _INT8 and device.type == "cpu":
-        kernel = chosen(precision, config.int8_kernel)
-    elif precision == "int4-torchao":
-        kernel = TINYGEMM
-    elif precision == "fp16" and (available(device) or (device.type == "cpu" and config.decode != COMPILED)):
-        kernel = chosen_dense(device.type, config.dense_kernel)  # what compiles a CPU's step makes kernels of its own
-    use(module, kernel)
-    return TITLES.get(kernel, "")
+    if precision == "fp16":
+        if on_cpu and config.decode == COMPILED:  # Inductor makes its own kernels
+            return ""
+        return best_dense_kernel(device.type, config.dense_kernel) if on_cpu or triton_available(device) else ""
+    if triton_available(device):
+        keeps_bitsandbytes = precision in _INT8_KERNELS_OF and config.int8_kernel == BITSANDBYTES
+        return "" if keeps_bitsandbytes else TRITON
+    if precision in _INT8_KERNELS_OF and on_cpu:
+        return best_int8_kernel(precision, config.int8_kernel)
+    if precision == "int4-torchao" and on_cpu:
+        return TINYGEMM
+    if not supports_precision(precision, device):
+        raise ValueError(
+            f"{precision} on a GPU requires Triton, or torchao's own kernel from the mslk package: "
+            "install one of them, or use int4 or int8-torchao"
+        )
+    return ""
 
 
-def use(model: nn.Module, kernel: str) -> None:
-    """Let the Linears of ``model`` that ``kernel`` can multiply compute with it from now on."""
-    for form, takes in _LAYOUTS.get(kernel, ()):
-        for linear in [module for module in model.modules() if takes(module)]:
-            linear.__class__ = form  # weights, hooks and the way it is saved stay
-            linear.pack()
-    for forms, product in _PRODUCTS.get(kernel, ()):
-        for linears in _together(model, forms):
-            for linear in linears:
-                linear.__class__ = forms[_kind(linear)]
-            multiply_by(product, linears)
+def supports_precision(precision: str, device: torch.device) -> bool:
+    """Whether something multiplies ``precision`` on ``device``: of INT4, torchao has a kernel for GPUs in mslk alone."""
+    if precision != "int4-torchao" or device.type == "cpu":
+        return True
+    return triton_available(device) or importlib.util.find_spec("mslk") is not None
 
 
-def _dense(module: nn.Module) -> bool:
+def set_linear_kernel_(model: nn.Module, kernel: str, linears: Collection[nn.Module] | None = None) -> None:
+    """Replace the Linears inside ``model`` that ``kernel`` can multiply.
+
+    Args:
+        model: contains the Linears; not a Linear itself.
+        kernel: name of the kernel; empty changes nothing.
+        linears: the Linears to replace; default: all.
+    """
+    candidates = list(model.modules() if linears is None else linears)
+    for linear_class, accepts in _REPLACEMENTS.get(kernel, ()):
+        accepted = (linear for linear in candidates if accepts(linear))
+        replace_modules_(model, ((linear, linear_class.from_linear(linear)) for linear in accepted))
+    for classes, matmul_class in _FUSED_REPLACEMENTS.get(kernel, ()):
+        for siblings in _sibling_groups(model, [linear for linear in candidates if _weight_kind(linear) in classes]):
+            fused = [classes[_weight_kind(linear)].from_linear(linear) for linear in siblings]
+            fuse_linears_(matmul_class, fused)
+            replace_modules_(model, zip(siblings, fused))
+
+
+def _is_dense(module: nn.Module) -> bool:
     return type(module) is nn.Linear and module.weight.dtype == compute_dtype("cpu")
 
 
-_LAYOUTS = {  # Linears that lay out their own weights, and what becomes one of them
-    PREPACKED: [(PrepackedLinear, _dense)],
-    TINYGEMM: [(TinygemmLinear, lambda module: _kind(module) == torchao_tensors.INT4)],
-    TRITON: [(Nf4Linear, Nf4Linear.takes)],
+def _is_torchao_int4(module: nn.Module) -> bool:
+    return _weight_kind(module) == torchao_tensors.INT4
+
+
+# By kernel: Linears that pack their own weights, and which Linears they replace.
+_REPLACEMENTS: dict[str, list[tuple[type[ReplacementLinear], Callable[[nn.Module], bool]]]] = {
+    PREPACKED: [(PrepackedLinear, _is_dense)],
+    TINYGEMM: [(TinygemmLinear, _is_torchao_int4)],
+    TRITON: [(Nf4Linear, Nf4Linear.accepts)],
 }
-_INTEGER = {"Linear8bitLt": IntegerLinear8bit, torchao_tensors.INT8: IntegerLinearOfTorchao}
-_PRODUCTS = {  # what becomes one of the Linears that share a product, and the product
-    FBGEMM: [(_INTEGER, Fbgemm)],
-    ONEDNN: [(_INTEGER, Onednn)],
-    TRITON: [(_INTEGER, Int8), ({torchao_tensors.INT4: Int4Linear}, Int4)],
-    TRITON_DENSE: [({"": DenseLinear}, Dense)],
+_INT8_CLASSES: dict[str, type[FusedLinear]] = {
+    "Linear8bitLt": BnbInt8Linear,
+    torchao_tensors.INT8: TorchaoInt8Linear,
 }
-# Linears of one module that are given the same tensor
-_SIBLINGS = {
-    names for a in architecture.FAMILIES.values() for names in ((a.query, a.key, a.value), a.mlp_in) if len(names) > 1
+# By kernel: Linears that share a product, by the kind of weights that they replace, and the product.
+_FUSED_REPLACEMENTS: dict[str, list[tuple[dict[str, type[FusedLinear]], type[PackedMatmul]]]] = {
+    FBGEMM: [(_INT8_CLASSES, FbgemmMatmul)],
+    ONEDNN: [(_INT8_CLASSES, OnednnMatmul)],
+    TRITON: [(_INT8_CLASSES, Int8Gemv), ({torchao_tensors.INT4: TorchaoInt4Linear}, Int4Gemv)],
+    TRITON_DENSE: [({"": DenseLinear}, DenseGemv)],
+}
+# Names of Linears of one module that have the same input.
+_SIBLING_NAMES = {
+    names
+    for spec in architecture.ARCHITECTURES.values()
+    for names in ((spec.query, spec.key, spec.value), spec.mlp_inputs)
+    if len(names) > 1
 }
 
 
-def _kind(module: object) -> str:
-    """The class of its packed weights; nothing of dense ones."""
-    return torchao_tensors.kind(module.weight) if type(module) is nn.Linear else type(module).__name__
+def _weight_kind(module: nn.Module) -> str:
+    """Class name of packed weights, or of a Linear of bitsandbytes; empty for dense weights."""
+    return torchao_tensors.tensor_class(module.weight) if type(module) is nn.Linear else type(module).__name__
 
 
-def _together(model: nn.Module, kinds: Container[str]) -> Iterator[list[Any]]:
-    """The Linears of ``model`` with weights of ``kinds``, those together that can be multiplied as one."""
-    linears = {id(module): module for module in model.modules() if _kind(module) in kinds}
-    for module in model.modules():
-        for names in _SIBLINGS:
-            found = [getattr(module, name, None) for name in names]
-            if all(id(linear) in linears for linear in found):
-                yield [linears.pop(id(linear)) for linear in found]
-    yield from ([linear] for linear in linears.values())
+def _sibling_groups(model: nn.Module, linears: Collection[nn.Module]) -> Iterator[list[Any]]:
+    """``linears`` of ``model`` in groups that have the same input."""
+    remaining = {id(linear): linear for linear in linears}
+    for module in list(model.modules()):
+        for names in _SIBLING_NAMES:
+            siblings = [getattr(module, name, None) for name in names]
+            if all(id(linear) in remaining for linear in siblings):
+                yield [remaining.pop(id(linear)) for linear in siblings]
+    for linear in remaining.values():
+        yield [linear]
 
 
-def chosen(precision: str = "int8", asked: str = AUTO) -> str:
-    """The kernel ``asked`` for where it multiplies ``precision``, else the fastest one; nothing where only the
-    library's own way is left."""
-    if asked in _INT8[precision]:
-        return asked
-    times = autotune.known("int8", able(), _int8_by)
-    return autotune.fastest({kernel: times[kernel] for kernel in _INT8[precision] if kernel in times})
+def best_int8_kernel(precision: str = "int8", requested: str = AUTO) -> str:
+    """Name of the ``requested`` kernel if it multiplies ``precision`` on a CPU, else of the fastest.
+
+    Empty if only the library's own kernel is left.
+    """
+    kernels = _INT8_KERNELS_OF[precision]
+    if requested in kernels:
+        return requested
+    times = autotune.cached_timings("int8", supported_int8_kernels(), _make_int8_linear)
+    return autotune.fastest({kernel: times[kernel] for kernel in kernels if kernel in times})
 
 
-def able() -> tuple[str, ...]:
-    """The INT8 kernels that are right on this CPU."""
-    return tuple(kernel for kernel in INT8_KERNELS if kernel != ONEDNN or vnni())
+def supported_int8_kernels() -> tuple[str, ...]:
+    """The INT8 kernels whose sums do not overflow on this CPU."""
+    return tuple(kernel for kernel in INT8_KERNELS if kernel != ONEDNN or has_vnni())
 
 
-def chosen_dense(device: str = "cpu", asked: str = AUTO) -> str:
-    """The same for dense weights on "cpu" or "cuda"."""
-    ways = (PYTORCH, PREPACKED if device == "cpu" else TRITON_DENSE)
-    if asked in ways:
-        return asked
-    if hardware.on_zero_gpu(os.environ):
-        return PYTORCH  # a visitor's seconds are not for a race
-    return autotune.fastest(autotune.known(f"dense {device}", ways, _dense_by, device))
+def best_dense_kernel(device_type: str = "cpu", requested: str = AUTO) -> str:
+    """Name of the ``requested`` kernel if it multiplies dense weights on "cpu" or "cuda", else of the fastest."""
+    kernels = (PYTORCH, PREPACKED if device_type == "cpu" else TRITON_DENSE)
+    if requested in kernels:
+        return requested
+    if hardware.is_zero_gpu(os.environ):
+        return PYTORCH  # timing would take a visitor's GPU seconds
+    return autotune.fastest(autotune.cached_timings(f"dense {device_type}", kernels, _make_dense_linear, device_type))
 
 
-def _int8_by(kernel: str, dense: nn.Linear) -> nn.Module:
+def _make_int8_linear(kernel: str, dense: nn.Linear) -> nn.Module:
     silence_bitsandbytes()
-    return _used(to_bnb_int8(dense).to("cpu").eval(), kernel)
+    return _with_kernel(to_bnb_int8(dense).to("cpu").eval(), kernel)
 
 
-def _dense_by(kernel: str, dense: nn.Linear) -> nn.Module:
-    return _used(copy.deepcopy(dense), kernel)
+def _make_dense_linear(kernel: str, dense: nn.Linear) -> nn.Module:
+    return _with_kernel(copy.deepcopy(dense), kernel)
 
 
-def _used(linear: nn.Module, kernel: str) -> nn.Module:
-    use(linear, kernel)
-    return linear
+def _with_kernel(linear: nn.Module, kernel: str) -> nn.Module:
+    holder = nn.Sequential(linear)
+    set_linear_kernel_(holder, kernel)
+    return holder
 
 
-def vnni() -> bool:
-    """Whether this CPU adds up products of 8-bit integers without overflow."""
-    return cpu_has("vnni", "amx_tile")
+def has_vnni() -> bool:
+    """Whether this CPU sums products of 8-bit integers without overflow."""
+    return hardware.cpu_has("vnni", "amx_tile")

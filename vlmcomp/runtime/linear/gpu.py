@@ -1,8 +1,7 @@
-"""Linears on a GPU whose packed weights meet activations in 16 bits: a token or a few by Triton's kernels, a prompt by
-weights that are unpacked for it.
+"""Linears on a GPU with 16-bit activations: Triton kernels for a token or a few, dequantized weights for a prompt.
 
-That rounds less than LLM.int8(), which rounds activations too, and leaves the host nothing to wait for, so that a CUDA
-graph can hold a decoding step.
+That rounds less than LLM.int8(), which quantizes activations too, and never synchronizes with the host, so a decoding
+step can be a CUDA graph.
 """
 
 from __future__ import annotations
@@ -12,112 +11,123 @@ import logging
 import os
 from collections.abc import Sequence
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 import bitsandbytes as bnb
 import torch
 from torch import nn
 
 from vlmcomp.compression.quantization import torchao as torchao_tensors
-from vlmcomp.feedback import first_line
-from vlmcomp.runtime.device import current
-from vlmcomp.runtime.linear.fused import IntegerLinear, Product, ProductLinear
+from vlmcomp.feedback import error_summary
+from vlmcomp.runtime.device import device_context
+from vlmcomp.runtime.linear.fused import FusedLinear, PackedMatmul, QuantizedFusedLinear
+from vlmcomp.runtime.linear.replacement import ReplacementLinear
 
+# Modules of Triton kernels are imported where they are used: systems without a GPU may lack Triton.
+Nf4T = TypeVar("Nf4T", bound="Nf4Linear")
 _log = logging.getLogger(__name__)
-FEW = 8  # tokens, each of which reads the weights anew; more are multiplied by weights that are unpacked for them
+MAX_GEMV_TOKENS = 8  # the kernels read the weights for each token; more tokens use dequantized weights
 
 
-def available(device: torch.device) -> bool:
-    """Whether Triton's kernels run on ``device``, which takes a C compiler, Python's headers, and a GPU that Triton
-    knows."""
-    return device.type == "cuda" and importlib.util.find_spec("triton") is not None and _runs(device, os.getpid())
+def triton_available(device: torch.device) -> bool:
+    """Whether Triton kernels run on ``device``: a GPU that Triton supports, a C compiler and Python's headers."""
+    return (
+        device.type == "cuda" and importlib.util.find_spec("triton") is not None and _triton_runs(device, os.getpid())
+    )
 
 
 @cache
-def _runs(device: torch.device, process: int) -> bool:
-    """Tried once a process: on ZeroGPU the workers have a GPU that their parent lacks."""
+def _triton_runs(device: torch.device, process: int) -> bool:
+    """Result of a trial, once a process: on ZeroGPU the workers have a GPU that their parent lacks."""
     try:
         from vlmcomp.runtime.triton.gemv import multiply_int8
 
-        with current(device):
-            codes = torch.full((4, 64), 129, dtype=torch.uint8, device=device)
+        with device_context(device):
+            qweight = torch.full((4, 64), 129, dtype=torch.uint8, device=device)
             ones = torch.ones(4, 64, device=device)
-            right = bool((multiply_int8(ones[:1], codes, ones[:, 0]) == 64).all())
-    except Exception as error:  # of Triton's, of a C compiler, of CUDA
-        _log.warning("Triton's kernels do not run here, the libraries' own do instead: %s", first_line(error))
+            return bool((multiply_int8(ones[:1], qweight, ones[:, 0]) == 64).all())
+    except Exception as error:  # of Triton, of a C compiler, of CUDA
+        _log.warning("Triton's kernels do not run here, the libraries' own do instead: %s", error_summary(error))
         return False
-    return right
 
 
-class _WeightOnly(Product):
-    """Weights (out, in) for the kernels, whose modules are imported where they are used: what has no GPU may not have
-    Triton."""
+class _WeightOnlyMatmul(PackedMatmul):
+    """A product of 16-bit activations with packed weights (out, in)."""
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """``x`` (..., in) times the weights: (..., out) in its dtype."""
         tokens = x.reshape(-1, x.shape[-1])
-        y = self.by_kernel(tokens) if len(tokens) <= FEW else tokens @ self.unpacked(x.dtype).t()
+        y = self.gemv(tokens) if len(tokens) <= MAX_GEMV_TOKENS else tokens @ self.dequantize(x.dtype).t()
         return y.view(*x.shape[:-1], -1)
 
-    def by_kernel(self, tokens: torch.Tensor) -> torch.Tensor:
+    def gemv(self, tokens: torch.Tensor) -> torch.Tensor:
+        """The product for a few tokens (N, in), by a Triton kernel."""
         raise NotImplementedError
 
-    def unpacked(self, dtype: torch.dtype) -> torch.Tensor:
+    def dequantize(self, dtype: torch.dtype) -> torch.Tensor:
+        """The weights (out, in)."""
         raise NotImplementedError
 
 
-class Int8(_WeightOnly):
-    """INT8 with a scale a row."""
+class Int8Gemv(_WeightOnlyMatmul):
+    """Product with INT8 weights that have a scale a row."""
 
-    def __init__(self, codes: torch.Tensor, scale: torch.Tensor) -> None:
-        self.packed, self.scale = (codes ^ -128).view(torch.uint8), scale.float()  # around 128
+    def __init__(self, qweight: torch.Tensor, scale: torch.Tensor) -> None:
+        self.packed = (qweight ^ -128).view(torch.uint8)  # around 128
+        self.scale = scale.float()
 
-    def codes(self) -> torch.Tensor:
+    def qweight(self) -> torch.Tensor:
         return self.packed.view(torch.int8) ^ -128
 
-    def by_kernel(self, tokens: torch.Tensor) -> torch.Tensor:
+    def gemv(self, tokens: torch.Tensor) -> torch.Tensor:
         from vlmcomp.runtime.triton.gemv import multiply_int8
 
         return multiply_int8(tokens, self.packed, self.scale)
 
-    def unpacked(self, dtype: torch.dtype) -> torch.Tensor:
-        from vlmcomp.runtime.triton.gemv import unpack_int8
+    def dequantize(self, dtype: torch.dtype) -> torch.Tensor:
+        from vlmcomp.runtime.triton.gemv import dequantize_int8
 
-        return unpack_int8(self.packed, self.scale, dtype)
+        return dequantize_int8(self.packed, self.scale, dtype)
 
 
-class Int4(_WeightOnly):
-    """INT4 with scales and zeros (out, groups), as ``triton_int4`` lays them out."""
+class Int4Gemv(_WeightOnlyMatmul):
+    """Product with INT4 weights.
 
-    def __init__(self, pairs: torch.Tensor, scales: torch.Tensor) -> None:
-        self.pairs, self.scales = pairs, scales
+    Args:
+        packed: (out, in / 2) bytes as ``triton.gemv_int4.pack_int4`` returns them.
+        scales: (out, groups) scales and zero points as ``pack_scales_and_zeros`` returns them.
+    """
 
-    def codes(self) -> torch.Tensor:
-        """The weights (out, in) from 0 to 15, exactly as they were quantized."""
-        from vlmcomp.runtime.triton.gemv_int4 import of_pairs
+    def __init__(self, packed: torch.Tensor, scales: torch.Tensor) -> None:
+        self.packed = packed
+        self.scales = scales
 
-        return of_pairs(self.pairs)
-
-    def by_kernel(self, tokens: torch.Tensor) -> torch.Tensor:
-        from vlmcomp.runtime.triton.gemv_int4 import halves, multiply_int4
-
-        return multiply_int4(halves(tokens, torchao_tensors.GROUP // 2), self.pairs, self.scales)
-
-    def unpacked(self, dtype: torch.dtype) -> torch.Tensor:
+    def qweight(self) -> torch.Tensor:
+        """The quantized weights (out, in) from 0 to 15, exactly."""
         from vlmcomp.runtime.triton.gemv_int4 import unpack_int4
 
-        return unpack_int4(self.pairs, self.scales, dtype)
+        return unpack_int4(self.packed)
+
+    def gemv(self, tokens: torch.Tensor) -> torch.Tensor:
+        from vlmcomp.runtime.triton.gemv_int4 import deinterleave, multiply_int4
+
+        return multiply_int4(deinterleave(tokens, torchao_tensors.GROUP_SIZE // 2), self.packed, self.scales)
+
+    def dequantize(self, dtype: torch.dtype) -> torch.Tensor:
+        from vlmcomp.runtime.triton.gemv_int4 import dequantize_int4
+
+        return dequantize_int4(self.packed, self.scales, dtype)
 
 
-class Dense(Product):
-    """Dense weights, which stay where their Linears have them; for few tokens."""
+class DenseGemv(PackedMatmul):
+    """Product of a few tokens with dense weights, which stay in their Linears' memory."""
 
     def __init__(self, *weights: torch.Tensor) -> None:
         self.weights = weights
 
     @classmethod
-    def of(cls, parts: Sequence[tuple[torch.Tensor, ...]]) -> Dense:
-        return cls(*(weight for (weight,) in parts))
+    def concatenate(cls, weights: Sequence[tuple[torch.Tensor, ...]]) -> DenseGemv:
+        return cls(*(weight for (weight,) in weights))
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         from vlmcomp.runtime.triton.gemv import multiply_dense
@@ -125,42 +135,52 @@ class Dense(Product):
         return multiply_dense(x.reshape(-1, x.shape[-1]), self.weights).view(*x.shape[:-1], -1)
 
 
-class DenseLinear(ProductLinear):
-    """A dense Linear, whose prompts stay PyTorch's."""
+class DenseLinear(FusedLinear):
+    """A dense Linear that multiplies a few tokens by Triton and a prompt by PyTorch."""
 
-    def take(self) -> tuple[torch.Tensor, ...]:
+    def release_weight(self) -> tuple[torch.Tensor, ...]:
         return (self.weight,)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        few = x.numel() <= FEW * self.in_features
-        return super().forward(x) if few else nn.functional.linear(x, self.weight, self.bias)
+        few_tokens = x.numel() <= MAX_GEMV_TOKENS * self.in_features
+        return super().forward(x) if few_tokens else nn.functional.linear(x, self.weight, self.bias)
 
 
-class Int4Linear(IntegerLinear):
-    """A Linear of torchao's INT4 weights."""
+class TorchaoInt4Linear(QuantizedFusedLinear):
+    """A Linear with torchao's INT4 weights."""
 
     @torch.no_grad()
-    def take(self) -> tuple[torch.Tensor, ...]:
-        from vlmcomp.runtime.triton.gemv_int4 import in_one, in_pairs
+    def release_weight(self) -> tuple[torch.Tensor, ...]:
+        from vlmcomp.runtime.triton.gemv_int4 import pack_int4, pack_scales_and_zeros
 
-        small = self.weight
-        self.weight = nn.Parameter(small.to("meta"), requires_grad=False)
-        return in_pairs(torchao_tensors.codes(small)), in_one(small.scale.t(), small.zero_point.t())
+        weight: Any = self.weight
+        self.weight = nn.Parameter(weight.to("meta"), requires_grad=False)
+        packed = pack_int4(torchao_tensors.unpack_int4(weight))
+        return packed, pack_scales_and_zeros(weight.scale.t(), weight.zero_point.t())
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        from vlmcomp.runtime.triton.gemv_int4 import of_one
+        from vlmcomp.runtime.triton.gemv_int4 import unpack_scales_and_zeros
 
-        whole: Any = self.shared.product
-        destination[f"{prefix}weight"] = torchao_tensors.int4_of(self.codes().int(), *of_one(whole.scales[self.rows]))
+        matmul: Any = self.projection.matmul
+        scale, zero = unpack_scales_and_zeros(matmul.scales[self.columns])
+        destination[f"{prefix}weight"] = torchao_tensors.make_int4(self.qweight().int(), scale, zero)
 
 
-class Nf4Linear(bnb.nn.Linear4bit):
-    """bitsandbytes' NF4 Linear; its kernel reads what bitsandbytes stores."""
+class Nf4Linear(ReplacementLinear, bnb.nn.Linear4bit):
+    """bitsandbytes' NF4 Linear with a Triton kernel that reads the weights as bitsandbytes stores them.
+
+    Attributes:
+        packed: (out, in / 2) bytes, two weights each.
+        quant_tensors: scales, weight levels, scale levels, scales of the scales, and their offset.
+    """
+
+    packed: torch.Tensor
+    quant_tensors: list[torch.Tensor]
 
     @staticmethod
-    def takes(linear: nn.Module) -> bool:
-        """Whether ``linear`` is such a one, with scales that are quantized, in blocks that no row's end cuts."""
+    def accepts(linear: nn.Module) -> bool:
+        """Whether ``linear`` is NF4 with quantized scales, and no block of weights crosses the end of a row."""
         state = getattr(getattr(linear, "weight", None), "quant_state", None)
         return (
             type(linear) is bnb.nn.Linear4bit
@@ -170,17 +190,21 @@ class Nf4Linear(bnb.nn.Linear4bit):
             and linear.in_features % 64 == 0
         )
 
-    def pack(self) -> None:
-        """Note where the weights lie."""
-        state = self.weight.quant_state
-        self.pairs = self.weight.data.view(torch.uint8).view(self.out_features, -1)
-        self.levels = [state.absmax, state.code, state.state2.code, state.state2.absmax, state.offset]
+    @classmethod
+    def from_linear(cls: type[Nf4T], linear: nn.Linear) -> Nf4T:
+        new = super().from_linear(linear)
+        weight: Any = linear.weight
+        weight.module = new
+        state = weight.quant_state
+        new.packed = weight.data.view(torch.uint8).view(linear.out_features, -1)
+        new.quant_tensors = [state.absmax, state.code, state.state2.code, state.state2.absmax, state.offset]
+        return new
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        from vlmcomp.runtime.triton.gemv_int4 import halves, multiply_nf4
+        from vlmcomp.runtime.triton.gemv_int4 import deinterleave, multiply_nf4
 
         tokens = x.reshape(-1, x.shape[-1])
-        if len(tokens) > FEW:
+        if len(tokens) > MAX_GEMV_TOKENS:
             return super().forward(x)
-        y = multiply_nf4(halves(tokens, 1), self.pairs, self.levels).view(*x.shape[:-1], -1)
+        y = multiply_nf4(deinterleave(tokens, 1), self.packed, self.quant_tensors).view(*x.shape[:-1], -1)
         return y if self.bias is None else y + self.bias

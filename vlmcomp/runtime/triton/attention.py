@@ -46,7 +46,7 @@ def _gather(sums, weights, tops, y, parts, OUT: tl.constexpr, WIDE_OUT: tl.const
 
 
 @torch.library.custom_op("vlmcomp::attend", mutates_args=())
-def attend(
+def flash_decode(
     query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor, scale: float
 ) -> torch.Tensor:
     """One token's attention (1, heads, 1, size of a value).
@@ -68,6 +68,6 @@ def attend(
     return y
 
 
-@attend.register_fake
+@flash_decode.register_fake
 def _(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor, scale: float) -> torch.Tensor:
     return query.new_empty(*query.shape[:3], values.shape[3])

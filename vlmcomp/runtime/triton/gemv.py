@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 
 
-class Tile(NamedTuple):
+class KernelConfig(NamedTuple):
     """What a program computes, and how."""
 
     rows: int
@@ -24,7 +24,7 @@ class Tile(NamedTuple):
 
 
 # The fastest of some twenty for the layers of 7 B models on an H200.
-DENSE, INT8 = Tile(2, 2048, 8, 1), Tile(4, 512, 1, 4)
+DENSE, INT8 = KernelConfig(2, 2048, 8, 1), KernelConfig(4, 512, 1, 4)
 COMPILED = tl.constexpr(not triton.knobs.runtime.interpret)  # Triton's interpreter knows no assembler
 
 
@@ -106,7 +106,7 @@ def _unpack_int8(packed, scale, y, INPUTS: tl.constexpr, COLUMNS: tl.constexpr):
 
 
 def launch(
-    kernel: Any, tile: Tile, x: torch.Tensor, outputs: int, *weights: torch.Tensor | int, **settings: int
+    kernel: Any, tile: KernelConfig, x: torch.Tensor, outputs: int, *weights: torch.Tensor | int, **settings: int
 ) -> torch.Tensor:
     """What ``kernel`` makes of every token of ``x`` (N, ...): (N, outputs). Programs that read the same weights for
     several tokens follow each other; there is one axis of them, since only one may be long."""
@@ -116,7 +116,7 @@ def launch(
     return y
 
 
-def shape_of(x: torch.Tensor, weights: torch.Tensor, *rest: Any) -> torch.Tensor:
+def fake_matmul(x: torch.Tensor, weights: torch.Tensor, *rest: Any) -> torch.Tensor:
     """What the product of ``x`` (N, ...) and packed ``weights`` (out, ...) looks like, for tracers."""
     return x.new_empty(len(x), len(weights))
 
@@ -144,10 +144,10 @@ def multiply_int8(x: torch.Tensor, packed: torch.Tensor, scale: torch.Tensor) ->
     return launch(_multiply_int8, INT8, x, len(packed), packed, scale, **settings)
 
 
-multiply_int8.register_fake(shape_of)
+multiply_int8.register_fake(fake_matmul)
 
 
-def unpack_int8(packed: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def dequantize_int8(packed: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """The weights (out, in) that INT8 ones stand for."""
     y, (outputs, inputs) = torch.empty_like(packed, dtype=dtype), packed.shape
     _unpack_int8[outputs, triton.cdiv(inputs, 1024)](packed, scale, y, INPUTS=inputs, COLUMNS=1024)

@@ -8,11 +8,11 @@ import torch
 import triton
 import triton.language as tl
 
-from vlmcomp.compression.quantization.torchao import GROUP
-from vlmcomp.runtime.triton.gemv import COMPILED, Tile, launch, shape_of
+from vlmcomp.compression.quantization.torchao import GROUP_SIZE
+from vlmcomp.runtime.triton.gemv import COMPILED, KernelConfig, fake_matmul, launch
 
 NF4_BLOCK, NF4_SCALES = 64, 256  # weights that share a scale, and scales that share theirs
-INT4, NF4 = Tile(8, 1024, 2, 3), Tile(8, 1024, 4, 1)
+INT4, NF4 = KernelConfig(8, 1024, 2, 3), KernelConfig(8, 1024, 4, 1)
 
 
 @triton.jit
@@ -127,11 +127,11 @@ def _unpack_int4(pairs, scales, y, count, HALF: tl.constexpr, GROUPS: tl.constex
 def multiply_int4(x: torch.Tensor, pairs: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
     """``x`` (N, 2, in / 2), the first halves of all groups and the second ones, times INT4 weights: ``pairs``
     (out, in / 2) as ``in_pairs`` lays them out, and what ``in_one`` makes of their scales and zeros (out, groups)."""
-    settings = {"ALL": scales.shape[1], "HALF": GROUP // 2, "GROUPS": INT4.inputs // GROUP}
+    settings = {"ALL": scales.shape[1], "HALF": GROUP_SIZE // 2, "GROUPS": INT4.inputs // GROUP_SIZE}
     return launch(_multiply_int4, INT4, x, len(pairs), pairs, scales, **settings)
 
 
-multiply_int4.register_fake(shape_of)
+multiply_int4.register_fake(fake_matmul)
 
 
 @torch.library.custom_op("vlmcomp::multiply_nf4", mutates_args=())
@@ -145,40 +145,40 @@ def multiply_nf4(x: torch.Tensor, pairs: torch.Tensor, state: Sequence[torch.Ten
     return launch(_multiply_nf4, NF4, x, len(pairs), pairs, *state, STEP=NF4.inputs // NF4_BLOCK, **settings)
 
 
-multiply_nf4.register_fake(shape_of)
+multiply_nf4.register_fake(fake_matmul)
 
 
-def unpack_int4(pairs: torch.Tensor, scales: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def dequantize_int4(pairs: torch.Tensor, scales: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """The weights (out, in) that INT4 ones stand for."""
     y, count = torch.empty(len(pairs), 2 * pairs.shape[1], dtype=dtype, device=pairs.device), scales.numel()
-    _unpack_int4[(triton.cdiv(count, 32),)](pairs, scales, y, count, HALF=GROUP // 2, GROUPS=32)
+    _unpack_int4[(triton.cdiv(count, 32),)](pairs, scales, y, count, HALF=GROUP_SIZE // 2, GROUPS=32)
     return y
 
 
-def halves(tokens: torch.Tensor, together: int) -> torch.Tensor:
+def deinterleave(tokens: torch.Tensor, together: int) -> torch.Tensor:
     """``tokens`` (N, in) as (N, 2, in / 2): of every two runs of ``together`` inputs the first, and the second.
     Inductor makes this a part of what computed them."""
     return tokens.unflatten(1, (-1, 2, together)).transpose(1, 2).flatten(2)
 
 
-def in_pairs(codes: torch.Tensor) -> torch.Tensor:
+def pack_int4(codes: torch.Tensor) -> torch.Tensor:
     """INT4 codes (out, in) from 0 to 15 as bytes (out, in / 2)."""
-    low, high = codes.to(torch.uint8).unflatten(1, (-1, 2, GROUP // 2)).unbind(2)
+    low, high = codes.to(torch.uint8).unflatten(1, (-1, 2, GROUP_SIZE // 2)).unbind(2)
     return (low | high << 4).flatten(1)
 
 
-def of_pairs(pairs: torch.Tensor) -> torch.Tensor:
+def unpack_int4(pairs: torch.Tensor) -> torch.Tensor:
     """The inverse of ``in_pairs``."""
-    halves = pairs.unflatten(1, (-1, GROUP // 2))
+    halves = pairs.unflatten(1, (-1, GROUP_SIZE // 2))
     return torch.stack([halves & 15, halves >> 4], dim=2).flatten(1)
 
 
-def in_one(scale: torch.Tensor, zero: torch.Tensor) -> torch.Tensor:
+def pack_scales_and_zeros(scale: torch.Tensor, zero: torch.Tensor) -> torch.Tensor:
     """Scales and zeros (out, groups) in bfloat16 as one integer each."""
     return torch.stack([scale, zero], dim=2).view(torch.int32).squeeze(2)
 
 
-def of_one(scales: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def unpack_scales_and_zeros(scales: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The inverse of ``in_one``."""
     scale, zero = scales.unsqueeze(2).view(torch.bfloat16).unbind(2)
     return scale, zero

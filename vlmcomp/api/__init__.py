@@ -1,0 +1,1 @@
+"""The Python API, which ``import vlmcomp`` offers: models, and benchmarks of recipes."""

@@ -1,0 +1,67 @@
+"""Measuring a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from vlmcomp import hardware
+from vlmcomp.api.results import BenchmarkResult
+from vlmcomp.data import task_registry
+from vlmcomp.evaluation import runner
+from vlmcomp.evaluation.config import BenchmarkConfig
+from vlmcomp.feedback import Progress
+from vlmcomp.models import registry
+from vlmcomp.recipe import Recipe
+from vlmcomp.results import store
+
+
+def benchmark(
+    recipe: str | Recipe,
+    *,
+    tasks: Sequence[str] = tuple(task_registry.TASKS),
+    num_samples: int | None = None,
+    seed: int = 0,
+    device: str | None = None,
+    source: str | None = None,
+    results_dir: str | Path | None = None,
+    progress: Progress | None = None,
+) -> BenchmarkResult:
+    """Compress a recipe and measure its quality, latency, memory and size.
+
+    Runs in this process. ``vlmcomp bench`` measures each recipe in a fresh process instead, resumes where it stopped,
+    and times recipes in turns: prefer it for numbers to publish.
+
+    Args:
+        recipe: such as ``"llava-shapes/int8"``.
+        tasks: names of tasks (``vlmcomp bench --help`` lists them), or folders with a ``task.jsonl``.
+        num_samples: questions of each task. Default: the number that each task defines.
+        seed: selects the questions if there are more than ``num_samples``.
+        device: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``. Default: a GPU if there is one.
+        source: folder or Hub id of the original weights, if they are not those of the model's authors.
+        results_dir: folder to write the report and the predictions to. Default: nothing is written.
+        progress: called with a text and the fraction done, from 0 to 1.
+
+    Returns:
+        The report and the predictions.
+
+    Raises:
+        ValueError: an unknown model or task, or anything that ``compress`` refuses.
+
+    Example:
+        >>> import vlmcomp
+        >>> result = vlmcomp.benchmark("llava-shapes/int8", tasks=["shapes-vqa"], num_samples=4, device="cpu")
+        >>> result.report.quality["shapes-vqa"].samples
+        4
+        >>> [row["answer"] == row["reference"] for row in result.predictions["shapes-vqa"]].count(True) >= 2
+        True
+    """
+    parsed = recipe if isinstance(recipe, Recipe) else Recipe.parse(recipe)
+    registry.validate_recipe(parsed)
+    plan = BenchmarkConfig(tuple(tasks), num_samples, seed=seed, device=device, source=source)
+    plan.validate()
+    hardware.get_hardware(device)  # raises if the GPU does not exist
+    report, predictions = runner.benchmark(parsed, plan, progress or (lambda text, fraction: None))
+    if results_dir is not None:
+        store.save(report, predictions, Path(results_dir))
+    return BenchmarkResult(report, predictions)

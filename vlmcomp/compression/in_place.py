@@ -1,0 +1,156 @@
+"""Prunes and quantizes a loaded transformers model of a known family in place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from PIL import Image
+from transformers import PreTrainedModel, ProcessorMixin
+
+from vlmcomp.compression.calibration import CalibrationBatch, calibration_batches, text_batches
+from vlmcomp.compression.pruning.pruner import PruningMethod, prune_decoder_
+from vlmcomp.compression.quantization.quantize import (
+    BACKENDS,
+    quantize_layer_,
+    require_backend,
+    set_quantization_config,
+)
+from vlmcomp.compression.shape_checks import check_shapes
+from vlmcomp.feedback import Progress
+from vlmcomp.models import architecture, registry
+from vlmcomp.models.registry import ModelSpec
+from vlmcomp.models.vlm import VLM
+from vlmcomp.recipe import PRECISIONS, PruningStep, Recipe
+from vlmcomp.results.schema import PruningResult
+
+
+def prune_(
+    model: PreTrainedModel,
+    steps: str,
+    calibration_data: Iterable[tuple[Image.Image, str, str]] | torch.Tensor,
+    *,
+    processor: ProcessorMixin | None = None,
+    prompt_of: str | None = None,
+    method: PruningMethod | None = None,
+    progress: Progress | None = None,
+) -> list[PruningResult]:
+    """Remove attention heads and MLP neurons of a loaded model in place, and re-solve what reads them.
+
+    ``save_pretrained`` then writes the narrow model. transformers can load it wherever the family's text config has an
+    explicit head width, or no heads were removed. New weights do not require gradients.
+
+    Args:
+        model: with its weights on one device, not quantized.
+        steps: "glu30", "ffn30", "heads25" or "heads25+glu30": percentages to remove.
+        calibration_data: (image, question, answer) samples, or (N, T) token ids of plain text without padding.
+        processor: of the model; needed for samples.
+        prompt_of: registered model whose prompt format the samples get; by default the model itself if it is
+            registered, otherwise the first model of its family on the Hub.
+        method: how units are selected and made up for.
+        progress: called with a text and the fraction done.
+
+    Returns:
+        For every step, the widths before and after.
+
+    Raises:
+        ValueError: unknown family, a step that the architecture or its shapes do not allow, a quantized model, invalid
+            calibration data, or samples without a processor. No weight has been changed then.
+
+    Example:
+        >>> prune_(model, "heads25+glu30", samples, processor=processor)
+    """
+    parsed = _parse_steps(model, steps)
+    _require_unquantized(model)
+    check_shapes(model, parsed, "fp16", str(model.device))
+    batches = _calibration_batches(model, calibration_data, processor, prompt_of)
+
+    def report(fraction: float) -> None:
+        if progress is not None:
+            progress(f"pruning {steps}", fraction)
+
+    return prune_decoder_(model, parsed, batches, method, report)
+
+
+def quantize_(model: PreTrainedModel, precision: str) -> None:
+    """Quantize the decoder's Linears of a loaded model in place.
+
+    ``save_pretrained`` then writes a quantized checkpoint that transformers can load.
+
+    Args:
+        model: with its weights on one device, not quantized.
+        precision: "int8" or "int4" (bitsandbytes), "int8-torchao" or "int4-torchao".
+
+    Raises:
+        ValueError: unknown family or precision, a library that is not installed, a width that the precision does not
+            support, or a quantized model. No weight has been changed then.
+
+    Example:
+        >>> quantize_(model, "int4")
+    """
+    architecture.get_architecture(model)
+    if precision not in PRECISIONS[1:]:
+        raise ValueError(f"unknown precision '{precision}': use one of {', '.join(PRECISIONS[1:])}")
+    require_backend(precision)
+    _require_unquantized(model)
+    check_shapes(model, (), precision, str(model.device))
+    for layer in architecture.decoder_layers(model):
+        quantize_layer_(layer, precision, model.dtype)
+    set_quantization_config(model, precision, model.dtype)
+
+
+def _parse_steps(model: PreTrainedModel, text: str) -> tuple[PruningStep, ...]:
+    names = architecture.get_architecture(model)
+    steps = tuple(PruningStep.parse(word) for word in text.split("+"))
+    Recipe("model", steps)  # checks their order
+    mlp = "glu" if names.has_gated_mlp else "ffn"
+    for step in steps:
+        if step.target == "vis":
+            raise ValueError(f"{step} also shortens prompts, which a model alone cannot: use vlmcomp.compress")
+        if step.target in ("glu", "ffn") and step.target != mlp:
+            reason = "is gated" if names.has_gated_mlp else "has no gate"
+            raise ValueError(
+                f"{step} does not fit the family '{model.config.model_type}', whose MLP {reason}: "
+                f"use {mlp}{step.percent}"
+            )
+    return steps
+
+
+def _require_unquantized(model: PreTrainedModel) -> None:
+    if getattr(model, "is_quantized", False):
+        raise ValueError("the model is already quantized: prune it first, and quantize it once")
+
+
+def _calibration_batches(
+    model: PreTrainedModel,
+    calibration_data: Iterable[tuple[Image.Image, str, str]] | torch.Tensor,
+    processor: ProcessorMixin | None,
+    prompt_of: str | None,
+) -> list[CalibrationBatch]:
+    if isinstance(calibration_data, torch.Tensor):
+        return text_batches(model, calibration_data)
+    if processor is None:
+        raise ValueError("samples of image, question and answer need the model's processor: give processor=...")
+    spec = registry.get_model_spec(prompt_of) if prompt_of else _find_spec(model)
+    vlm = VLM(
+        model=model,
+        processor=processor,
+        recipe=Recipe(spec.name),
+        spec=spec,
+        storage_dtype=str(model.dtype).removeprefix("torch."),
+        compute_dtype=str(model.dtype).removeprefix("torch."),
+        quantization_backend=BACKENDS["fp16"],
+    )
+    return calibration_batches(vlm, calibration_data)
+
+
+def _find_spec(model: PreTrainedModel) -> ModelSpec:
+    """The registered model with the prompt format of ``model``."""
+    family = [spec for spec in registry.MODELS.values() if spec.family == model.config.model_type]
+    if not family:
+        raise ValueError(
+            f"the family '{model.config.model_type}' takes no images: give token ids (N, T) as calibration data"
+        )
+    same = [spec for spec in family if spec.name_or_path == model.name_or_path]
+    on_hub = [spec for spec in family if not spec.bundled]
+    return [*same, *on_hub, *family][0]
