@@ -205,7 +205,7 @@ def test_what_people_and_models_write_is_shown_as_text() -> None:
         Card(small, "done", _answer(NASTY), agrees=False, recorded=NASTY, reason=NASTY),
         Card(small, NASTY, error=True),
     )
-    shown = cards.cards(Comparison(told), known=NASTY)
+    shown = cards.render(Comparison(told), known=NASTY)
     assert "<img" not in shown and html.escape("<img src=x") in shown
     assert shown.count("<article") == 3
 
@@ -218,7 +218,7 @@ def test_a_card_says_where_it_comes_from_and_what_changed() -> None:
             small, "done", _answer("a blue star"), 1_000_000, False, recorded="recorded on X, 2026-01-01", reason="no"
         ),
     )
-    shown = cards.cards(Comparison(told), known="red")
+    shown = cards.render(Comparison(told), known="red")
     assert "live on a machine" in shown and "recorded on X, 2026-01-01" in shown
     assert "<mark>blue</mark>" in shown and "changed from FP16" in shown
     assert shown.count("✓ right") == 1 and shown.count("✗ wrong") == 1

@@ -23,7 +23,9 @@ ASKED = "What color is the shape? Answer with one word."
 def app() -> Iterator[str]:
     """The address of a running app."""
     blocks = page.build()
-    _, address, _ = blocks.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", **page.settings())
+    _, address, _ = blocks.launch(
+        prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", **page.launch_options()
+    )
     try:
         yield address
     finally:

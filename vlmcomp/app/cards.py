@@ -17,7 +17,7 @@ EMPTY = (
 )
 
 
-def cards(comparison: Comparison, known: str | None = None) -> str:
+def render(comparison: Comparison, known: str | None = None) -> str:
     """The cards side by side; ``known`` is the right answer, where there is one."""
     dense = next((c for c in comparison.cards if c.recipe == c.recipe.baseline), None)
     shown = "".join(_card(card, dense, known) for card in comparison.cards)

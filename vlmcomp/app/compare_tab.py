@@ -100,7 +100,7 @@ def _known_answer(known: dict[str, str], question: str) -> str | None:
 
 def _merge_live(before: Sequence[dict[str, Any]], comparison: handlers.Comparison) -> list[dict[str, Any]]:
     """The newest live answer of each recipe."""
-    new = {str(m.recipe): {**asdict(m), "recipe": str(m.recipe)} for m in comparison.live}
+    new = {str(m.recipe): {**asdict(m), "recipe": str(m.recipe)} for m in comparison.measurements}
     return [*({m["recipe"]: m for m in before or ()} | new).values()]
 
 
@@ -118,14 +118,14 @@ def _ask(
         told = handlers.compare(image, question, recipes, lambda text, share: progress(share, desc=text))
         with closing(told) as news:
             for comparison in news:
-                told = cards.cards(comparison, _known_answer(known or {}, question))
+                told = cards.render(comparison, _known_answer(known or {}, question))
                 yield told, _merge_live(live, comparison), handlers.status(), again
 
 
 def _show_recorded(image: str | None, question: str, recipes: list[str], known: dict[str, str]) -> Any:
     """The recorded answers, while the live ones wait for their turn on this machine."""
     try:
-        return cards.cards(handlers.recorded_first(image, question, recipes), _known_answer(known or {}, question))
+        return cards.render(handlers.recorded_first(image, question, recipes), _known_answer(known or {}, question))
     except ValueError:
         return gr.skip()  # the turn that follows says what is wrong
 

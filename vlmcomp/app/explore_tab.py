@@ -56,7 +56,7 @@ class ExploreComponents:
         ]
 
     @property
-    def drawn(self) -> list[Any]:
+    def outputs(self) -> list[Any]:
         return [self.plot, self.legend, self.table, self.task, self.opened, self.card]
 
 
@@ -101,13 +101,13 @@ def task_dropdown(hardware: str | None, families: Sequence[str], task: str | Non
     return gr.Dropdown(tasks, value=chosen, label="Task", visible=len(tasks) > 1, min_width=160)
 
 
-def megabytes(text: str, hardware: str | None) -> float:
+def parse_megabytes(text: str, hardware: str | None) -> float:
     """Where the slider stands for an amount such as ``60MB``; at its end for none."""
     return min(parse_bytes(text) / 1e6, largest_megabytes(hardware)) if text else largest_megabytes(hardware)
 
 
 def draw(*values: Any) -> tuple[Any, ...]:
-    """What ``Explore.drawn`` shows, of the filter's values, what is open, and the live answers."""
+    """What ``ExploreComponents.outputs`` shows, of the filter's values, what is open, and the live answers."""
     *chosen, opened, live = values
     view = read_filter(*chosen)
     measured = [LiveMeasurement(**{**m, "recipe": Recipe.parse(m["recipe"])}) for m in live or ()]
@@ -240,7 +240,7 @@ def build(model: str, live: gr.State) -> ExploreComponents:
     )
     made = ExploreComponents(*filters, opened, plot, key, table, card)
     inputs = [*made.filter, opened, live]
-    again = {"fn": draw, "inputs": inputs, "outputs": made.drawn, "trigger_mode": "always_last", **NO_PROGRESS}
+    again = {"fn": draw, "inputs": inputs, "outputs": made.outputs, "trigger_mode": "always_last", **NO_PROGRESS}
     moved = made.hardware.input(
         _of_hardware, [made.hardware, made.families], [made.families, made.memory_limit], **NO_PROGRESS
     )
@@ -266,6 +266,6 @@ def _wire_saving(made: ExploreComponents, csv: gr.Button, png: gr.Button, page: 
         done.success(None, held, None, js=SAVE_FILE_JS, api_visibility="private")
 
 
-def fits_text(fits: float | None, hardware: str | None) -> str:
+def format_megabytes(fits: float | None, hardware: str | None) -> str:
     """The slider's place for a link; empty at its end."""
     return "" if fits is None or fits >= largest_megabytes(hardware) else f"{fits:g}MB"

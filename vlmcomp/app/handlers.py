@@ -85,7 +85,7 @@ class Comparison:
     """All cards of one question, and what was measured so far."""
 
     cards: tuple[Card, ...]
-    live: tuple[LiveMeasurement, ...] = ()
+    measurements: tuple[LiveMeasurement, ...] = ()
 
 
 def variants(model: str) -> list[str]:

@@ -76,7 +76,7 @@ def build(model: str = registry.DEFAULT_MODEL) -> gr.Blocks:
             with gr.Tab(_TITLES["compare"], id="compare") as first:
                 asked = compare_tab.build(model, gpu)
             with gr.Tab(_TITLES["explore"], id="explore") as second:
-                explored = explore_tab.build(model, asked.live)
+                explored = explore_tab.build(model, asked.measurements)
             with gr.Tab(_TITLES["choose"], id="choose") as third:
                 chosen = recommend_tab.build(model)
             with gr.Tab(_TITLES["about"], id="about") as fourth:
@@ -99,12 +99,12 @@ def _wire(
 ) -> None:
     """Links, and the chart's redrawing after the page is opened and after answers."""
     tabs, seen, share, address, note = frame
-    form = [asked.model, asked.picked, asked.image, asked.question, asked.known]
+    form = [asked.model, asked.variants, asked.image, asked.question, asked.known_answer]
     wish = [chosen.model, chosen.memory, chosen.loss, chosen.goal, chosen.task]
     redraw = {
         "fn": explore_tab.draw,
-        "inputs": [*explored.filter, explored.opened, asked.live],
-        "outputs": explored.drawn,
+        "inputs": [*explored.filter, explored.opened, asked.measurements],
+        "outputs": explored.outputs,
     }
     restored = [note, tabs, seen, *form, *explored.filter, explored.opened, *wish]
     opening = page.load(_restore, None, restored, **NO_PROGRESS)
@@ -112,9 +112,18 @@ def _wire(
         None, js=_MARK_READY_JS, **NO_PROGRESS
     )  # until then nothing can be clicked: what is restored would undo it
     opening.then(**redraw, **NO_PROGRESS)
-    for run in asked.runs:
+    for run in asked.ask_events:
         run.then(**redraw, **NO_PROGRESS)
-    state = [seen, asked.model, asked.picked, asked.question, asked.known, *explored.filter, explored.opened, *wish]
+    state = [
+        seen,
+        asked.model,
+        asked.variants,
+        asked.question,
+        asked.known_answer,
+        *explored.filter,
+        explored.opened,
+        *wish,
+    ]
     copied = share.click(_link_of, state, address, **NO_PROGRESS)
     copied.then(None, address, address, js=SHARE_JS, **NO_PROGRESS)
 
@@ -138,7 +147,7 @@ def _restore(request: gr.Request) -> tuple[Any, ...]:
     if found.example:
         image, usual, known = compare_tab.load_example(found.example)
         question = question or usual
-    picked = gr.CheckboxGroup(choices=compare_tab.choices(found.model), value=permalink.recipes(found))
+    picked = gr.CheckboxGroup(choices=compare_tab.variant_choices(found.model), value=permalink.variants_of(found))
     machines = results.hardware()
     hardware = found.hardware or (machines[0] if machines else None)
     there, end = results.models_on(hardware), explore_tab.largest_megabytes(hardware)
@@ -148,7 +157,7 @@ def _restore(request: gr.Request) -> tuple[Any, ...]:
         gr.CheckboxGroup(there, value=families),
         list(found.techniques),
         found.axis,
-        gr.Slider(0, end, explore_tab.megabytes(found.fits, hardware)),
+        gr.Slider(0, end, explore_tab.parse_megabytes(found.fits, hardware)),
         found.least,
         explore_tab.task_dropdown(hardware, families, found.task),
     )
@@ -177,7 +186,7 @@ def _link_of(*state: Any) -> Any:
         families=() if families == results.default_models(hardware, model) else tuple(families),
         techniques=tuple(techniques or ()),
         axis=axis,
-        fits=explore_tab.fits_text(fits, hardware),
+        fits=explore_tab.format_megabytes(fits, hardware),
         least=least or 0.0,
         opened=opened or "",
         memory="" if memory == recommend_tab.DEFAULT_MEMORY else memory or "",

@@ -123,6 +123,6 @@ def read(query: Mapping[str, str]) -> tuple[Link, list[str]]:
     return found, bad
 
 
-def recipes(link: Link) -> list[str]:
+def variants_of(link: Link) -> list[str]:
     """The variants as recipes; the usual ones where the link names none."""
     return [str(Recipe.parse(f"{link.model}/{v}")) for v in link.variants] or handlers.default_variants(link.model)
