@@ -1,4 +1,4 @@
-"""Calibration: what the decoder is shown, what is kept of it, and how much memory that takes."""
+"""Calibration: inputs of the decoder, activation statistics, and peak memory."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Live(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.now = self.peak = 0
-        self.seen: set[int] = set()
+        self.live: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -44,31 +44,31 @@ class Live(TorchDispatchMode):
 
     def _watch(self, storage: torch.UntypedStorage) -> None:
         key, size = storage._cdata, storage.nbytes()
-        if key in self.seen:
+        if key in self.live:
             return
-        self.seen.add(key)
+        self.live.add(key)
         self.now += size
         self.peak = max(self.peak, self.now)
         weakref.finalize(storage, self._gone, key, size)
 
     def _gone(self, key: int, size: int) -> None:
-        self.seen.discard(key)
+        self.live.discard(key)
         self.now -= size
 
 
-def test_moments_are_the_weighted_means_whatever_the_batches() -> None:
+def test_statistics_are_the_weighted_means_whatever_the_batches() -> None:
     torch.manual_seed(0)
     x, t, w = torch.randn(30, 5), torch.randn(30, 3), torch.rand(30)
     w[4:9] = 0
-    moments = ActivationStats(5, 3)
+    stats = ActivationStats(5, 3)
     for part in (slice(0, 4), slice(4, 9), slice(9, 30)):
-        moments.update(x[None, part], t[None, part], w[None, part])
+        stats.update(x[None, part], t[None, part], w[None, part])
     share = (w / w.sum())[:, None]
-    torch.testing.assert_close(moments.gram, x.T @ (share * x))
-    torch.testing.assert_close(moments.cross, t.T @ (share * x))
-    torch.testing.assert_close(moments.mean, (share * x).sum(0))
-    torch.testing.assert_close(moments.target_mean, (share * t).sum(0))
-    assert moments.target_sq_norm == pytest.approx(float((share[:, 0] * t.square().sum(1)).sum()), rel=1e-5)
+    torch.testing.assert_close(stats.gram, x.T @ (share * x))
+    torch.testing.assert_close(stats.cross, t.T @ (share * x))
+    torch.testing.assert_close(stats.mean, (share * x).sum(0))
+    torch.testing.assert_close(stats.target_mean, (share * t).sum(0))
+    assert stats.target_sq_norm == pytest.approx(float((share[:, 0] * t.square().sum(1)).sum()), rel=1e-5)
 
 
 def test_every_token_has_its_kind(built: Callable, samples: list) -> None:
@@ -89,10 +89,10 @@ def test_batching_changes_no_statistic(built: Callable, samples: list) -> None:
     vlm = built("llava-shapes/fp16")
     grams = []
     for batch in (1, 8):
-        seen: list[torch.Tensor] = []
-        edit = _watch(lambda layer, moments, seen=seen: seen.append(moments.gram))
+        of_size: list[torch.Tensor] = []
+        edit = _watch(lambda layer, stats, of_size=of_size: of_size.append(stats.gram))
         run_layerwise(vlm.model, calibration_batches(vlm, samples, batch), [edit])
-        grams.append(seen)
+        grams.append(of_size)
     for one, many in zip(*grams, strict=True):
         torch.testing.assert_close(one, many, rtol=0.02, atol=0.02 * float(one.diagonal().mean()))  # bfloat16
 
@@ -101,11 +101,11 @@ def _watch(change: Callable) -> LayerEdit:
     return LayerEdit(lambda layer: layer.down_proj, change)
 
 
-def test_an_unchanged_model_is_asked_for_what_it_gives() -> None:
+def test_targets_of_an_unchanged_model_are_its_own_outputs() -> None:
     model = tiny_llava()
 
-    def check(layer: architecture.DecoderLayer, moments: ActivationStats) -> None:
-        torch.testing.assert_close(moments.cross, layer.down_proj.weight @ moments.gram, rtol=1e-3, atol=1e-4)
+    def check(layer: architecture.DecoderLayer, stats: ActivationStats) -> None:
+        torch.testing.assert_close(stats.cross, layer.down_proj.weight @ stats.gram, rtol=1e-3, atol=1e-4)
 
     run_layerwise(model, text_batches(model, token_ids()), [_watch(check)])
 
@@ -115,11 +115,11 @@ def test_weights_that_see_nothing_of_a_batch_do_no_harm(built: Callable, samples
     vlm = built("llava-shapes/fp16")
     tokens = calibration_batches(vlm, samples[:2], batch_size=1)
     tokens[0].token_types[tokens[0].token_types == ANSWER] = PAD
-    run_layerwise(vlm.model, tokens, [_watch(lambda layer, moments: _finite(moments))], weights)
+    run_layerwise(vlm.model, tokens, [_watch(lambda layer, stats: _finite(stats))], weights)
 
 
-def _finite(moments: ActivationStats) -> None:
-    assert moments.gram.isfinite().all() and moments.total_weight > 0
+def _finite(stats: ActivationStats) -> None:
+    assert stats.gram.isfinite().all() and stats.total_weight > 0
 
 
 @pytest.mark.parametrize(

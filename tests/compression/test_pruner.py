@@ -192,7 +192,7 @@ def test_rounding_to_int4_is_what_quantization_then_stores(built: Callable) -> N
 
 
 def test_a_finished_layer_is_what_the_next_one_sees() -> None:
-    """With the first layer's MLP silenced by ``finish``, the second's is solved to say what the first said too."""
+    """With the first layer's MLP zeroed by ``after_edits``, the second's is solved to make up for it."""
     dense, ids = tiny_llava(), token_ids(count=64)
 
     def silence(layer: architecture.DecoderLayer) -> None:

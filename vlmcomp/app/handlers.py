@@ -184,9 +184,9 @@ def _live_cards(recipe: Recipe, picture: Any, text: str, progress: Progress, vis
             yield Card(recipe, state, answer, backend().weight_bytes(recipe), device=device())
 
 
-def _fallback_card(first: Card, why: str) -> Card:
+def _fallback_card(first: Card, reason: str) -> Card:
     """The recorded answer that was there at first, or else what went wrong."""
-    return replace(first, status="done", why=why) if first.recorded else Card(first.recipe, why, error=True)
+    return replace(first, status="done", reason=reason) if first.recorded else Card(first.recipe, reason, error=True)
 
 
 def _with_agreement(card: Card, baseline: Card | None) -> Card:

@@ -76,24 +76,30 @@ def run_layerwise(
     token_weights = token_weights or TokenWeights()
     callbacks = callbacks or LayerCallbacks()
     layers = architecture.decoder_layers(model)
-    weights = [token_weights.for_types(batch.token_types) for batch in batches]
     dense_hidden = [batch.dense.hidden for batch in batches]
     hidden = [batch.hidden for batch in batches]
     for index, layer in enumerate(layers):
         callbacks.on_enter(layer)
         targets = _run_dense_layer(index, layer, batches, dense_hidden, edits)
         for edit, edit_targets in zip(edits, targets):
-            stats = _collect_stats(index, layer, edit, batches, hidden, edit_targets, weights)
+            stats = _collect_stats(index, layer, edit, batches, hidden, edit_targets, token_weights)
             edit.apply(layer, stats)
             del stats  # of a wide layer these are gigabytes
         callbacks.after_edits(layer)
-        for number, batch in enumerate(batches):
-            inputs = hidden[number].to(layer.o_proj.weight.device)
-            output = _hidden_states(layer.block(inputs, **batch.layer_inputs(index, inputs.device))).cpu()
-            hidden[number] = batch.add_deepstack(index, output)
+        _run_edited_layer(index, layer, batches, hidden)
         callbacks.on_exit(layer)
         if progress is not None:
             progress((index + 1) / len(layers))
+
+
+def _run_edited_layer(
+    index: int, layer: architecture.DecoderLayer, batches: Sequence[CalibrationBatch], hidden: list[torch.Tensor]
+) -> None:
+    """Replace ``hidden`` by the hidden states after the edited layer."""
+    device = layer.o_proj.weight.device
+    for number, batch in enumerate(batches):
+        output = _hidden_states(layer.block(hidden[number].to(device), **batch.layer_inputs(index, device)))
+        hidden[number] = batch.add_deepstack(index, output.cpu())
 
 
 def _run_dense_layer(
@@ -143,15 +149,16 @@ def _collect_stats(
     batches: Sequence[CalibrationBatch],
     hidden: Sequence[torch.Tensor],
     targets: Sequence[torch.Tensor],
-    weights: Sequence[torch.Tensor],
+    token_weights: TokenWeights,
 ) -> ActivationStats:
     """Statistics of the inputs and target outputs of the edit's Linear over all batches."""
     linear = edit.target_linear(layer)
     device = layer.o_proj.weight.device
     stats = ActivationStats(linear.in_features, linear.out_features, device)
-    for batch, inputs, target, weight in zip(batches, hidden, targets, weights):
+    for batch, inputs, target in zip(batches, hidden, targets):
         x, residual = _linear_inputs(layer, inputs.to(device), batch.layer_inputs(index, device), edit)
-        stats.update(x, target.to(device) - residual, weight.to(device))
+        weight = token_weights.for_types(batch.token_types).to(device)
+        stats.update(x, target.to(device) - residual, weight)
     return stats
 
 

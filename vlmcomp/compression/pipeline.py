@@ -28,6 +28,7 @@ from vlmcomp.models.dtypes import round_to_float16
 from vlmcomp.models.loading import DenseModel, SequentialLoader, load
 from vlmcomp.models.vlm import VLM
 from vlmcomp.recipe import Recipe, base_precision, precision_title
+from vlmcomp.results.schema import PruningResult
 
 
 def compress(
@@ -58,26 +59,17 @@ def compress(
     require_backend(recipe.precision)
     report = progress or _no_progress
     spec = registry.validate_recipe(recipe)
-    device = device or default_device()
     start = time.perf_counter()
     dense = dense or load(spec, source, report)
+    device = device or default_device()
     check_shapes(dense.model, recipe.steps, recipe.precision, device)
     loader = SequentialLoader(dense.model, device, spec)
     loader.load_non_decoder()
     vlm = _uncompressed_vlm(dense, recipe, spec, loader.dtype)
-    if recipe.visual_tokens_pruned:
-        attach_(vlm.model, recipe.visual_tokens_pruned)
-    callbacks = _layer_callbacks(loader, recipe.precision)
-    report_layers = _stage_progress(report, _title(recipe), 0.1, 0.9)
     if recipe.steps:
-        report("calibrating", 0.1)
-        samples = calibration_data
-        if samples is None:
-            samples = synthetic_calibration_data(spec.num_calibration_samples)
-        batches = calibration_batches(vlm, samples)
-        vlm.pruned = prune_decoder_(vlm.model, recipe.steps, batches, method, report_layers, callbacks)
+        vlm.pruned = _prune(vlm, loader, calibration_data, method, report)
     else:
-        _load_and_quantize_layers(vlm, callbacks, report_layers)
+        _load_and_quantize_layers(vlm, loader, report)
     if recipe.precision != "fp16":
         set_quantization_config(vlm.model, recipe.precision, loader.dtype)
     vlm.build_seconds = time.perf_counter() - start
@@ -104,6 +96,35 @@ def _uncompressed_vlm(dense: DenseModel, recipe: Recipe, spec: registry.ModelSpe
     )
 
 
+def _prune(
+    vlm: VLM,
+    loader: SequentialLoader,
+    calibration_data: Iterable[tuple[Image.Image, str, str]] | None,
+    method: PruningMethod | None,
+    report: Progress,
+) -> list[PruningResult]:
+    """Prune the model of ``vlm`` as its recipe says, and quantize it layer by layer."""
+    if vlm.recipe.visual_tokens_pruned:
+        attach_(vlm.model, vlm.recipe.visual_tokens_pruned)
+    report("calibrating", 0.1)
+    if calibration_data is None:
+        calibration_data = synthetic_calibration_data(vlm.spec.num_calibration_samples)
+    batches = calibration_batches(vlm, calibration_data)
+    callbacks = _layer_callbacks(loader, vlm.recipe.precision)
+    return prune_decoder_(vlm.model, vlm.recipe.steps, batches, method, _layer_progress(report, vlm.recipe), callbacks)
+
+
+def _load_and_quantize_layers(vlm: VLM, loader: SequentialLoader, report: Progress) -> None:
+    """What a recipe without pruning needs of ``run_layerwise``."""
+    callbacks = _layer_callbacks(loader, vlm.recipe.precision)
+    report_layers = _layer_progress(report, vlm.recipe)
+    layers = architecture.decoder_layers(vlm.model)
+    for index, layer in enumerate(layers):
+        callbacks.on_enter(layer)
+        callbacks.on_exit(layer)
+        report_layers((index + 1) / len(layers))
+
+
 def _layer_callbacks(loader: SequentialLoader, precision: str) -> LayerCallbacks:
     """Load a layer before it runs, round it to what will be stored, and quantize it after it has run.
 
@@ -122,23 +143,10 @@ def _layer_callbacks(loader: SequentialLoader, precision: str) -> LayerCallbacks
     return LayerCallbacks(loader.load_layer, after_edits, on_exit)
 
 
-def _load_and_quantize_layers(vlm: VLM, callbacks: LayerCallbacks, report: Callable[[float], None]) -> None:
-    """What a recipe without pruning needs of ``run_layerwise``."""
-    layers = architecture.decoder_layers(vlm.model)
-    for index, layer in enumerate(layers):
-        callbacks.on_enter(layer)
-        callbacks.on_exit(layer)
-        report((index + 1) / len(layers))
-
-
-def _title(recipe: Recipe) -> str:
-    """What is done to the layers, for the progress display."""
+def _layer_progress(report: Progress, recipe: Recipe) -> Callable[[float], None]:
+    """Progress over the layers, reported as the last 90 % of the whole."""
     work = [f"pruning {step}" for step in recipe.steps]
     if recipe.precision != "fp16":
         work.append(f"quantizing to {precision_title(recipe.precision)}")
-    return " and ".join(work) or "reading the weights"
-
-
-def _stage_progress(report: Progress, text: str, start: float, length: float) -> Callable[[float], None]:
-    """Progress of one stage, reported as progress of the whole."""
-    return lambda fraction: report(text, start + length * fraction)
+    text = " and ".join(work) or "reading the weights"
+    return lambda fraction: report(text, 0.1 + 0.9 * fraction)

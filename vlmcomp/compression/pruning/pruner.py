@@ -137,10 +137,10 @@ def _prune_layer_(
         kept = select_units(method.score, units)
         plan.narrow_producers(layer, kept)
     columns = units.columns(kept)
+    weight: torch.Tensor = consumer.weight[:, columns]
+    bias: torch.Tensor | None = None  # the consumer's own
     if method.reconstruct:
         weight, bias = least_squares(consumer.weight, stats, columns, has_bias=has_bias)
-    else:
-        weight, bias = consumer.weight[:, columns], None
     plan.replace_consumer(layer, slice_linear(consumer, weight=weight, bias=bias))
 
 
