@@ -98,8 +98,8 @@ def _check_disk(repo_id: str, missing: int) -> None:
     free = shutil.disk_usage(disk).free
     if missing > free:
         raise ValueError(
-            f"{repo_id} needs {format_bytes(missing)} more on the disk of {cache}, which has {format_bytes(free)} free: "
-            "make room, or let HF_HOME name a folder on a larger disk"
+            f"{repo_id} needs {format_bytes(missing)} more on the disk of {cache}, which has {format_bytes(free)} "
+            "free: make room, or let HF_HOME name a folder on a larger disk"
         )
 
 

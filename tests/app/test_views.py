@@ -24,14 +24,15 @@ from vlmcomp.models import registry
 from vlmcomp.recipe import Recipe
 from vlmcomp.reporting import grid
 from vlmcomp.reporting.comparison import compare, correct_by_question, difference
-from vlmcomp.reporting.grouping import MAIN_TASK
 from vlmcomp.reporting.palette import COLORS
 from vlmcomp.reporting.pareto import pareto_frontier
+from vlmcomp.reporting.plot import FRONTIER
 from vlmcomp.reporting.recommend import required_memory
 from vlmcomp.results import store
 from vlmcomp.results.answer import Answer
 from vlmcomp.serving import recorded
 
+TASK = "shapes-vqa"
 HARDWARE = results.hardware()[0]
 VIEW = ResultFilter(HARDWARE, ("llava-shapes",))
 NASTY = "<img src=x onerror=alert(1)> **bold** [x](javascript:alert(1))"
@@ -54,7 +55,7 @@ def test_every_point_and_its_hover_text_tell_the_reports_numbers(axis: str) -> N
     assert sorted(p[0] for p in found) == sorted(_shown(view)) and len(found) > 5
     for recipe, x, y, text in found:
         report = results.find(HARDWARE, recipe)
-        quality, timed, size = report.quality[MAIN_TASK], report.latency, report.size
+        quality, timed, size = report.quality[TASK], report.latency, report.size
         assert y == pytest.approx(100 * quality.exact_match)
         assert x == pytest.approx(size.total_bytes / 1e6 if axis == "size" else timed.decode_ms_per_token_median)
         for name, value in (
@@ -105,7 +106,7 @@ def test_filters_leave_what_they_say() -> None:
         (VIEW, lambda r: Recipe.parse(r.recipe).model == "llava-shapes"),
         (ResultFilter(HARDWARE, techniques=("quantized",)), lambda r: Recipe.parse(r.recipe).technique == "quantized"),
         (ResultFilter(HARDWARE, fits_bytes=budget), lambda r: required_memory(r) <= budget),
-        (ResultFilter(HARDWARE, min_exact_match=0.86), lambda r: r.quality[MAIN_TASK].exact_match >= 0.86),
+        (ResultFilter(HARDWARE, min_exact_match=0.86), lambda r: r.quality[TASK].exact_match >= 0.86),
     ):
         wanted = [r for r in everything if law(results.find(HARDWARE, r))]
         assert _shown(replace(view, axis="size")) == wanted and 0 < len(wanted) < len(everything)
@@ -122,9 +123,9 @@ def test_the_ringed_points_are_the_frontier_of_the_current_filter() -> None:
     for view in (replace(VIEW, axis="size"), replace(VIEW, axis="size", techniques=("quantized", "combined"))):
         shown = list(results.select(results.reports(), view).shown)
         best = {r.recipe for r in pareto_frontier(shown, store.load_predictions, ["quality", "memory"])}
-        assert {str(d.recipe) for d in charts.dots(shown, view) if d.on_frontier} == best and best
+        assert {str(d.recipe) for d in charts.points(shown, view) if d.on_frontier} == best and best
         assert {line[0] for line in results.table(view) if line[-1] == "yes"} == best
-        lines = [t for t in charts.scatter(view).data if t.name == "Pareto line"]
+        lines = [t for t in charts.scatter(view).data if t.name == FRONTIER]
         assert len(lines) == 1 and list(lines[0].y) == sorted(lines[0].y)
 
 
@@ -138,7 +139,7 @@ def test_times_that_were_not_taken_in_turns_share_no_line() -> None:
 
 def test_hits_give_the_same_interval_as_the_comparison() -> None:
     dense, small = (
-        store.load_predictions(results.find(HARDWARE, f"llava-shapes/{n}"))[MAIN_TASK] for n in ("fp16", "int4")
+        store.load_predictions(results.find(HARDWARE, f"llava-shapes/{n}"))[TASK] for n in ("fp16", "int4")
     )
     assert difference(correct_by_question(dense), correct_by_question(small)) == compare(dense, small).difference
     with pytest.raises(ValueError, match="same questions"):
@@ -148,7 +149,7 @@ def test_hits_give_the_same_interval_as_the_comparison() -> None:
 def test_a_live_answer_is_a_hollow_marker_at_its_recorded_quality() -> None:
     live = LiveMeasurement(Recipe.parse("llava-shapes/int8"), 20.0, 12.5, 300.0, 20)
     (trace,) = [t for t in charts.scatter(VIEW, [live]).data if t.name == "measured now"]
-    quality = results.find(HARDWARE, "llava-shapes/int8").quality[MAIN_TASK]
+    quality = results.find(HARDWARE, "llava-shapes/int8").quality[TASK]
     assert trace.x == (12.5,) and trace.y[0] == pytest.approx(100 * quality.exact_match)
     assert trace.marker.symbol[0].endswith("-open") and "12.50 ms per token" in trace.hovertext[0]
     one_token = replace(live, decode_ms_per_token=None)
@@ -177,7 +178,7 @@ def test_regressions_are_questions_that_fp16_had_right() -> None:
 def test_a_regressions_image_is_the_one_that_was_asked_about() -> None:
     from vlmcomp.data import task_registry
 
-    sample = task_registry.get_task(MAIN_TASK).all_samples[7]
+    sample = task_registry.get_task(TASK).all_samples[7]
     assert details.sample_image(sample.id).tobytes() == sample.image.tobytes()
     assert details.sample_image("no such id") is None
 
@@ -264,8 +265,8 @@ def test_the_saved_table_is_the_shown_one_and_the_saved_chart_is_a_picture() -> 
     assert sorted(line["recipe"] for line in lines) == sorted(_shown(view))
     for line in lines:
         report = results.find(HARDWARE, line["recipe"])
-        assert float(line[f"{MAIN_TASK}.exact_match_share"]) == report.quality[MAIN_TASK].exact_match
-        assert line[f"{MAIN_TASK}.exact_match_to_fp16_share"]  # FP16 is filtered out, and still compared with
+        assert float(line[f"{TASK}.exact_match_share"]) == report.quality[TASK].exact_match
+        assert line[f"{TASK}.exact_match_to_fp16_share"]  # FP16 is filtered out, and still compared with
     picture = explore_tab.save_chart("png", *chosen)
     assert Image.open(io.BytesIO(base64.b64decode(picture["content"]))).format == "PNG"
     assert b"plotly" in base64.b64decode(explore_tab.save_chart("html", *chosen)["content"])[:2000000].lower()

@@ -15,7 +15,7 @@ from vlmcomp.data.answer_matching import exact_match
 from vlmcomp.evaluation import config, quality, sweep, text_metrics
 from vlmcomp.recipe import Recipe
 from vlmcomp.reporting import grid
-from vlmcomp.reporting.pareto import pareto
+from vlmcomp.reporting.pareto import non_dominated
 from vlmcomp.results import store
 from vlmcomp.results.schema import Report
 from vlmcomp.runtime.engine import Engine
@@ -83,7 +83,7 @@ def test_the_docs_show_what_is_recorded(tmp_path: Path) -> None:
 
 def test_pareto_keeps_ties_and_drops_the_dominated() -> None:
     points = [(1, 1), (2, 0), (1, 1), (0, 0), (0, 3)]
-    assert pareto(points, [lambda p: p[0], lambda p: p[1]]) == [(1, 1), (2, 0), (1, 1), (0, 3)]
+    assert non_dominated(points, [lambda a, b: a[0] - b[0], lambda a, b: a[1] - b[1]]) == [(1, 1), (2, 0), (1, 1), (0, 3)]
 
 
 def test_tasks_are_fixed_by_their_version() -> None:

@@ -12,7 +12,7 @@ from tests.support.made_reports import failed, quality, report
 from vlmcomp.cli.main import main
 from vlmcomp.models import registry
 from vlmcomp.recipe import BASE_PRECISIONS, PRECISIONS, PruningStep, Recipe
-from vlmcomp.reporting import claims, grid, removal
+from vlmcomp.reporting import claims, grid
 from vlmcomp.results import store
 from vlmcomp.results.schema import Report, Size
 
@@ -109,7 +109,7 @@ def test_a_claim_is_told_beside_each_family_and_gaps_stay_gaps() -> None:
 
 def test_what_is_left_by_how_much_is_removed_says_what_the_matrix_says() -> None:
     reports = store.load_all()
-    head, _, *lines = removal.render("vis", [LLAVA, BLIP2], reports, store.load_predictions).splitlines()
+    head, _, *lines = claims.pruning_curve_table("vis", [LLAVA, BLIP2], reports, store.load_predictions).splitlines()
     assert head == f"| Removed | {LLAVA} | {BLIP2} |" and lines
     shown = {model: {r.recipe: r for r in grid.comparable_reports(model, reports)} for model in (LLAVA, BLIP2)}
     for line in lines:
@@ -119,7 +119,7 @@ def test_what_is_left_by_how_much_is_removed_says_what_the_matrix_says() -> None
             kept = grid.relative_score(shown[model][str(recipe)], shown[model][str(recipe.baseline)])
             value, low, _, high = cell.replace("(", "").replace(")", "").split()
             assert value == f"{100 * kept:.1f}" and float(low) <= float(value) <= float(high)
-    assert removal.render("vis", [LLAVA], [_report(f"{LLAVA}/fp16")], lambda r: {}) == ""
+    assert claims.pruning_curve_table("vis", [LLAVA], [_report(f"{LLAVA}/fp16")], lambda r: {}) == ""
 
 
 def test_rows_timed_with_other_threads_share_the_matrix_without_speeds() -> None:

@@ -17,7 +17,6 @@ from vlmcomp.cli.main import main
 from vlmcomp.reporting import grid
 from vlmcomp.reporting import recommend as recommendation
 from vlmcomp.reporting.comparison import compare
-from vlmcomp.reporting.grouping import MAIN_TASK
 from vlmcomp.reporting.recommend import Constraints, Recommendation, parse_bytes, recommend_from_size_estimates
 from vlmcomp.results import store
 from vlmcomp.results.schema import Latency, Memory, Report, Size
@@ -52,7 +51,7 @@ MADE = [
     _made("glu20+fp16", 7_600_000, 4.0, 22, session="another day"),
 ]
 REPORTS = [r for r, _ in MADE] + [failed("llava-shapes/heads25+int4")]
-ROWS = {r.recipe: {MAIN_TASK: answers} for r, answers in MADE}
+ROWS = {r.recipe: {"shapes-vqa": answers} for r, answers in MADE}
 
 
 def rows_of(found: Report) -> dict[str, store.Predictions]:
@@ -71,7 +70,7 @@ def test_it_fits_and_stays_within_the_loss_by_the_intervals_lower_end(memory: in
         return
     best = found.best
     assert best.required_bytes <= memory and best.weight_bytes <= best.required_bytes
-    dense, mine = (ROWS[f"llava-shapes/{n}"][MAIN_TASK] for n in ("fp16", best.recipe.name))
+    dense, mine = (ROWS[f"llava-shapes/{n}"]["shapes-vqa"] for n in ("fp16", best.recipe.name))
     assert 100 * compare(dense, mine).difference.low >= -loss
     assert not best.refused and best in found.candidates
 

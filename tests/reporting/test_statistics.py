@@ -45,7 +45,7 @@ def test_a_variant_against_itself_differs_in_nothing() -> None:
 def test_flips_are_counted_and_the_order_of_rows_does_not_matter() -> None:
     before, after = _rows([True, True, False, False]), _rows([True, False, True, False], tag="er")
     found = comparison.compare(before, list(reversed(after)))
-    assert (found.samples, found.regressions, found.improvements, found.agreement) == (4, 1, 1, 0.25)
+    assert (found.num_samples, found.regressions, found.improvements, found.agreement) == (4, 1, 1, 0.25)
     back = comparison.compare(after, before)
     assert back.difference.value == -found.difference.value and back.p_value == found.p_value
 

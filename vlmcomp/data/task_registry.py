@@ -37,7 +37,7 @@ TASKS = {
 
 
 def get_task(name: str) -> Task:
-    """The built-in task ``name``, a task from the Hub (``get_hub_task``), or the one in a folder (``task_from_folder``).
+    """The built-in task ``name``, one from the Hub (``get_hub_task``), or the one in a folder (``task_from_folder``).
 
     Raises:
         ValueError: no such task (the message lists those that exist), or its data is not available.

@@ -60,7 +60,7 @@ def load(spec: ModelSpec, source: str | None, progress: Progress) -> DenseModel:
 
 
 class SequentialLoader:
-    """Moves memory-mapped weights to a device part by part, in the compute dtype; meta weights are initialized randomly.
+    """Moves memory-mapped weights to a device part by part, in the compute dtype; meta weights are drawn randomly.
 
     Where the compute dtype is not bfloat16, weights are rounded to float16, in which they are stored. Buffers keep
     their dtype, and so do the modules that transformers keeps in float32 when the rest is in 16 bits.
