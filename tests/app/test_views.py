@@ -138,9 +138,7 @@ def test_times_that_were_not_taken_in_turns_share_no_line() -> None:
 
 
 def test_hits_give_the_same_interval_as_the_comparison() -> None:
-    dense, small = (
-        store.load_predictions(results.find(HARDWARE, f"llava-shapes/{n}"))[TASK] for n in ("fp16", "int4")
-    )
+    dense, small = (store.load_predictions(results.find(HARDWARE, f"llava-shapes/{n}"))[TASK] for n in ("fp16", "int4"))
     assert difference(correct_by_question(dense), correct_by_question(small)) == compare(dense, small).difference
     with pytest.raises(ValueError, match="same questions"):
         difference(correct_by_question(dense), correct_by_question(small[1:]))

@@ -83,7 +83,12 @@ def test_the_docs_show_what_is_recorded(tmp_path: Path) -> None:
 
 def test_pareto_keeps_ties_and_drops_the_dominated() -> None:
     points = [(1, 1), (2, 0), (1, 1), (0, 0), (0, 3)]
-    assert non_dominated(points, [lambda a, b: a[0] - b[0], lambda a, b: a[1] - b[1]]) == [(1, 1), (2, 0), (1, 1), (0, 3)]
+    assert non_dominated(points, [lambda a, b: a[0] - b[0], lambda a, b: a[1] - b[1]]) == [
+        (1, 1),
+        (2, 0),
+        (1, 1),
+        (0, 3),
+    ]
 
 
 def test_tasks_are_fixed_by_their_version() -> None:

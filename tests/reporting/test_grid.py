@@ -41,24 +41,34 @@ def test_every_technique_meets_every_precision_or_is_refused_with_its_alternativ
     halves = set() if sees_all else {((PruningStep("vis", 50),), p) for p in ("fp16", "int8")}
     wanted = {(s, p) for s in steps for p in BASE_PRECISIONS} | {((), p) for p in PRECISIONS} | halves
     assert {(r.steps, r.precision) for r in recipes} == wanted and len(recipes) == len(wanted)
-    assert len({c.recipe for c in cells}) == len(cells) == 28
+    assert [cell.row for cell in cells] == list(grid.ROWS) and len({cell.recipe for cell in cells}) == len(cells)
     for cell in cells:
-        wrong = [s for s in cell.recipe.steps if s.target not in ("vis", "heads", mlp)]
-        unseen = sees_all and any(s.target == "vis" for s in cell.recipe.steps)
-        assert bool(cell.refused) == bool(wrong or unseen)
-        if wrong:
-            assert cell.refused.endswith(f"use {mlp}{wrong[0].percent}")
+        assert bool(cell.refused) == (sees_all and any(step.target == "vis" for step in cell.recipe.steps))
+        assert cell.recipe.model == model and registry.get_model_spec(model).name in (cell.refused or model)
+
+
+def test_a_row_is_one_compression_in_every_models_own_spelling() -> None:
+    labels = [row.label for row in grid.ROWS]
+    assert len(set(labels)) == len(labels) and not any("glu" in label or "ffn" in label for label in labels)
+    (row,) = (row for row in grid.ROWS if row.label == "25 % of heads and 30 % of MLP neurons, INT4 (NF4)")
+    assert str(row.recipe(LLAVA)) == f"{LLAVA}/heads25+glu30+int4"
+    assert str(row.recipe(BLIP2)) == f"{BLIP2}/heads25+ffn30+int4"
 
 
 def test_every_cell_has_one_fate() -> None:
+    models = [LLAVA, BLIP2, "smolvlm-256m"]
     reports = [_report(f"{LLAVA}/fp16"), failed(f"{LLAVA}/int8", "no memory"), _report(f"{BLIP2}/ffn20+int4")]
-    (head, *rows), count = grid.coverage([LLAVA, BLIP2], reports)
-    assert head == ("Cell", LLAVA, BLIP2) and len(rows) == 28
-    assert count == "2 measured, 18 refused, 1 failed, 35 not measured"
-    fates = {row[0]: row[1:] for row in rows}
-    assert fates["fp16"] == ("measured", "not measured") and fates["int8"] == ("failed: no memory", "not measured")
-    assert fates["ffn20+int4"] == ("refused: use glu20", "measured")
-    assert fates["heads25+glu30+int8"][1] == "refused: use heads25+ffn30"
+    (head, *rows), count = grid.coverage(models, reports)
+    assert head == ("Compression", *models) and [row[0] for row in rows] == [row.label for row in grid.ROWS]
+    states = [state.partition(":")[0] for row in rows for state in row[1:]]
+    counts = {state: states.count(state) for state in ("measured", "refused", "failed", "not measured")}
+    assert count == ", ".join(f"{number} {state}" for state, number in counts.items())
+    assert (counts["measured"], counts["failed"], sum(counts.values())) == (2, 1, 3 * len(grid.ROWS))
+    by_label = {row[0]: row[1:] for row in rows}
+    assert by_label["FP16"][:2] == ("measured", "not measured")
+    assert by_label["INT8"][:2] == ("failed: no memory", "not measured")
+    assert by_label["20 % of MLP neurons, INT4 (NF4)"][:2] == ("not measured", "measured")
+    assert by_label["50 % of image tokens, INT8"][2].startswith("refused: vis50 does not fit smolvlm-256m")
 
 
 def test_a_cell_shows_quality_bytes_and_speed_against_its_own_fp16() -> None:
@@ -69,17 +79,17 @@ def test_a_cell_shows_quality_bytes_and_speed_against_its_own_fp16() -> None:
         _report(f"{BLIP2}/int4", 150, 0.5, 0.5),
     ]
     text = grid.grid_table([LLAVA, BLIP2], reports)
-    assert "| `int4` | 75.0 · 40 % · 0.80x | 100.0 · 75 % · 2.00x |" in text
-    assert "| `glu30+fp16` | not measured | refused: use `ffn30` |" in text
+    assert "| INT4 (NF4) | 75.0 · 40 % · 0.80x | 100.0 · 75 % · 2.00x |" in text
+    assert "| 30 % of MLP neurons, FP16 | not measured | not measured |" in text
     apart = [*reports[:1], _report(f"{LLAVA}/int4", 40, 5.0, 0.6, session="another")]
-    assert "| `int4` | 75.0 · 40 % · – |" in grid.grid_table([LLAVA], apart)
+    assert "| INT4 (NF4) | 75.0 · 40 % · – |" in grid.grid_table([LLAVA], apart)
 
 
 def test_a_report_without_the_main_task_or_with_nothing_right_breaks_no_table() -> None:
     bare = [_report(f"{LLAVA}/fp16"), report(f"{LLAVA}/int8", quality={"easy-vqa": quality("easy-vqa")})]
     none = [_report(f"{LLAVA}/fp16", exact=0.0), _report(f"{LLAVA}/int8", exact=0.0)]
     for reports in (bare, none):
-        assert "| `int8` | not measured |" in grid.grid_table([LLAVA], reports)
+        assert "| INT8 | not measured |" in grid.grid_table([LLAVA], reports)
         assert "| INT8 quality |" in claims.claims_table([LLAVA], reports, lambda r: {})
     assert grid.grid_table([LLAVA], []) == ""
 
@@ -125,7 +135,7 @@ def test_what_is_left_by_how_much_is_removed_says_what_the_matrix_says() -> None
 def test_rows_timed_with_other_threads_share_the_matrix_without_speeds() -> None:
     dense, small = _report(f"{LLAVA}/fp16"), _report(f"{LLAVA}/int4", 40, session="another")
     small = replace(small, latency=replace(small.latency, threads=8))
-    assert "| `int4` | 100.0 · 40 % · – |" in grid.grid_table([LLAVA], [dense, small])
+    assert "| INT4 (NF4) | 100.0 · 40 % · – |" in grid.grid_table([LLAVA], [dense, small])
 
 
 def test_reports_of_other_hardware_do_not_mix() -> None:
@@ -138,7 +148,7 @@ def test_reports_of_other_hardware_do_not_mix() -> None:
     assert grid.comparable_reports(LLAVA, [mine[0], older]) == mine[:1] and grid.comparable_reports(
         LLAVA, [mine[0], newer]
     ) == [newer]
-    assert "| `int8` | not measured | not measured |" in grid.grid_table([LLAVA, BLIP2], mine + away)
+    assert "| INT8 | not measured | not measured |" in grid.grid_table([LLAVA, BLIP2], mine + away)
 
 
 def test_bench_all_ends_with_the_fate_of_every_cell(tmp_path: Path, capsys, monkeypatch) -> None:
@@ -155,6 +165,6 @@ def test_bench_all_ends_with_the_fate_of_every_cell(tmp_path: Path, capsys, monk
     assert main(["bench", "--all", "--out", str(tmp_path)]) == 0
     assert asked == [r for m in grid.bundled_models() for r in grid.buildable_recipes(m)]
     said = capsys.readouterr().out
-    models = len(grid.bundled_models())
-    assert re.search(rf"^{19 * models} measured, {9 * models} refused, 0 failed$", said, re.MULTILINE)
-    assert "Cell" in said and "refused: use ffn30" in said
+    count = len(grid.ROWS) * len(grid.bundled_models())
+    assert re.search(rf"^{count} measured, 0 failed$", said, re.MULTILINE)
+    assert all(row.label in said for row in grid.ROWS)

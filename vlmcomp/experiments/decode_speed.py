@@ -32,6 +32,7 @@ from vlmcomp.results.schema import Latency
 from vlmcomp.runtime import weight_sharing
 from vlmcomp.runtime.config import AUTO, CAPTURED, COMPILED, GENERATE, LIBRARY, STATIC, RuntimeConfig
 from vlmcomp.runtime.engine import Engine
+from vlmcomp.runtime.linear.replacement import ReplacementLinear, replace_modules_
 
 PART = "speed"
 LARGE_CPU_MODEL = "llava-1b"  # a smaller LLaVA-1.5 7B
@@ -235,9 +236,12 @@ def _build_variant(build: Callable[[str], VLM], name: str, library_linears: bool
     return vlm
 
 
-class _Linear(nn.Linear):
-    """Multiplies one token in bfloat16, which reads half as much, and a prompt in float32, which spares a CPU without
-    instructions for bfloat16 the many times longer emulation."""
+class BFloat16Linear(ReplacementLinear):
+    """A Linear with bfloat16 weights, for CPUs without bfloat16 instructions.
+
+    One token is multiplied in bfloat16, which reads half the bytes, and a prompt in float32, since emulating bfloat16
+    takes many times as long.
+    """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if x.shape[-2] == 1:
@@ -247,11 +251,10 @@ class _Linear(nn.Linear):
 
 
 def in_bfloat16(vlm: VLM) -> VLM:
-    """A dense ``vlm``, changed to bfloat16, with a Linear of its own."""
-    vlm.model.to(torch.bfloat16)
-    for module in vlm.model.modules():
-        if type(module) is nn.Linear:
-            module.__class__ = _Linear
+    """A dense ``vlm``, converted to bfloat16 in place."""
+    model = vlm.model.to(torch.bfloat16)
+    linears = [module for module in model.modules() if type(module) is nn.Linear]
+    replace_modules_(model, ((linear, BFloat16Linear.from_linear(linear)) for linear in linears))
     return replace(vlm, compute_dtype="bfloat16")
 
 

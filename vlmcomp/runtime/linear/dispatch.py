@@ -140,7 +140,7 @@ def select_kernel(precision: str, device: torch.device, config: RuntimeConfig) -
 
 
 def supports_precision(precision: str, device: torch.device) -> bool:
-    """Whether something multiplies ``precision`` on ``device``: of INT4, torchao has a kernel for GPUs in mslk alone."""
+    """Whether a kernel for ``precision`` is installed: torchao's own INT4 kernel for GPUs is part of mslk."""
     if precision != "int4-torchao" or device.type == "cpu":
         return True
     return triton_available(device) or importlib.util.find_spec("mslk") is not None
