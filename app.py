@@ -7,7 +7,7 @@ import os
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 if os.environ.get("SPACES_ZERO_GPU"):
-    import spaces  # noqa: F401 - has to come before anything that touches CUDA
+    import spaces  # noqa: F401 - must be imported before CUDA is initialized
 
 from vlmcomp.app import page
 from vlmcomp.models import registry
@@ -15,14 +15,16 @@ from vlmcomp.models import registry
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="vlmcomp: compare compressed vision-language models.")
-    parser.add_argument("--share", action="store_true", help="also make a public link (downloads a tunnel)")
-    parser.add_argument("--host", default=os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"))
+    parser.add_argument("--share", action="store_true", help="also create a public link (downloads a tunnel)")
+    parser.add_argument(
+        "--host", default=os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"), help="default: %(default)s"
+    )
     parser.add_argument("--port", type=int, default=None, help="default: 7860, or the next free one")
     parser.add_argument("--model", choices=list(registry.MODELS), default=registry.DEFAULT_MODEL)
     args = parser.parse_args()
     try:
         blocks = page.build(args.model)
-    except ValueError as error:  # a setting in the environment that cannot be used
+    except ValueError as error:  # an invalid environment variable
         parser.error(str(error))
     page.launch(blocks, args.host, args.port, args.share)
 

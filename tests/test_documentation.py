@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.test_layers import LAYERS
 from vlmcomp import __version__
 from vlmcomp.cli.generated_docs import _MARKER
 from vlmcomp.cli.main import make_parser
@@ -83,6 +84,12 @@ def test_a_space_gets_what_its_readme_links_to() -> None:
     for link in _links(ROOT / "README.md"):
         path = link.partition("#")[0]
         assert any(path == pushed or f"{path}/".startswith(pushed) for pushed in PUSHED_PATHS), link
+
+
+def test_the_architecture_page_shows_the_layers() -> None:
+    page = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    rows = [set(re.findall(r"`(\w+)`", line.split(" | ")[0])) for line in page.splitlines() if line.startswith("| `")]
+    assert rows == [set(names) for layer, names in sorted(LAYERS.items()) if "" not in names]
 
 
 def test_the_citation_is_of_this_version() -> None:

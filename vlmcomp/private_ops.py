@@ -1,8 +1,8 @@
 """Private operations of PyTorch and torchao that this package calls: no release has to keep them.
 
-Each has a contract test in tests/runtime/test_private_ops.py. Tried with PyTorch 2.8 to 2.13 and torchao 0.17 and 0.18,
-the range of requirements.txt. Not listed are ``torch.fx.experimental`` (tracing, runtime.decode_step) and the
-``_attn_implementation`` of transformers' configs (runtime.attention), for which there is no public counterpart.
+Each has a contract test in tests/runtime/test_private_ops.py. Last tried with PyTorch 2.13.0 and torchao 0.18.0;
+requirements.txt bounds the versions of both. Not listed are ``torch.fx.experimental`` (tracing, in runtime) and
+``_attn_implementation`` of transformers' configs (runtime.attention), which have no public counterpart.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import warnings
 from typing import Any
 
 import torch
+
+_INT4_RANGE = {"quant_min": 0, "quant_max": 15}
 
 
 def cpu_supports(feature: str) -> bool:
@@ -90,3 +92,34 @@ def tinygemm_int4_linear(
         scale_and_zero: (groups, out, 2) in the dtype of x.
     """
     return torch.ops.aten._weight_int4pack_mm_for_cpu(x, packed, group_size, scale_and_zero)
+
+
+def choose_int4_scales(weight: torch.Tensor, group_size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scales and zero points (out, groups), in bfloat16, of a float32 weight (out, in) by torchao's tinygemm rule."""
+    from torchao.quantization import MappingType, quant_primitives
+
+    return quant_primitives._choose_qparams_affine_tinygemm(
+        weight,
+        MappingType.ASYMMETRIC,
+        (1, group_size),
+        torch.int32,
+        eps=1e-6,
+        scale_dtype=torch.bfloat16,
+        zero_point_dtype=torch.bfloat16,
+        **_INT4_RANGE,
+    )
+
+
+def quantize_int4(weight: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, group_size: int) -> torch.Tensor:
+    """A weight (out, in) as int32 from 0 to 15.
+
+    Args:
+        weight: (out, in) float32.
+        scale: (out, groups) float32.
+        zero: (out, groups) float32, the value of level 8.
+        group_size: inputs that share a scale and a zero point.
+    """
+    from torchao.quantization import quant_primitives
+
+    block = (1, group_size)
+    return quant_primitives._quantize_affine_tinygemm(weight, block, scale, zero, torch.int32, **_INT4_RANGE)

@@ -46,7 +46,7 @@ def test_a_benchmark_is_stored_only_where_it_is_told_to(tmp_path: Path, monkeypa
     )
     assert {path: path.stat().st_mtime for path in store.PRECOMPUTED.rglob("*")} == before
     (stored,) = store.load_all(tmp_path / "results")
-    assert stored == result.report and store.load_rows(stored, tmp_path / "results") == result.predictions
+    assert stored == result.report and store.load_predictions(stored, tmp_path / "results") == result.predictions
     assert "llava-shapes/int8: shapes-vqa" in str(result)
     again = vlmcomp.compare("llava-shapes/int8", result, results_dir=tmp_path / "results")
     assert again.quality["shapes-vqa"].agreement == 1.0 and again.quality["shapes-vqa"].samples == 4

@@ -177,8 +177,8 @@ def test_a_regressions_image_is_the_one_that_was_asked_about() -> None:
     from vlmcomp.data import task_registry
 
     sample = task_registry.get_task(TASK).all_samples[7]
-    assert details.sample_image(sample.id).tobytes() == sample.image.tobytes()
-    assert details.sample_image("no such id") is None
+    assert details.sample_image(TASK, sample.id).tobytes() == sample.image.tobytes()
+    assert details.sample_image(TASK, "no such id") is None and details.sample_image("vqav2", sample.id) is None
 
 
 def test_changed_words_are_marked_and_nothing_is_lost() -> None:

@@ -46,7 +46,7 @@ def test_recorded_answers_do_not_wait_for_another_visitors_live_one(visit: Any, 
         tab.wait_for_function(TURN)
         other.click("#ask")
         other.wait_for_function("document.querySelectorAll('.card .badge.recorded').length === 2")
-        assert other.locator(".card .waiting").all_inner_texts() == ["the live answer: waiting…"] * 2
+        assert other.locator(".card .waiting").all_inner_texts() == ["live answer: waiting…"] * 2
         assert handlers.backend().loaded_models()[0].leases == 1  # the other visitor's
     finally:
         gate.set()
@@ -57,7 +57,7 @@ def test_recorded_answers_do_not_wait_for_another_visitors_live_one(visit: Any, 
 def test_a_full_queue_refuses_answers_alone(visit: Any, monkeypatch) -> None:
     monkeypatch.setattr(Queue, "__len__", lambda queue: 10_000)
     tab = visit("?view=explore&opened=llava-shapes/int4&goal=beauty")
-    assert "not here (goal)" in tab.locator("#note").inner_text()
+    assert "not available here (goal)" in tab.locator("#note").inner_text()
     tab.wait_for_function("document.querySelector('.details h3')?.innerText === 'llava-shapes/int4'")
     tab.wait_for_selector("#scatter .point")
     tab.get_by_role("tab", name="Compare").click()

@@ -126,7 +126,7 @@ def test_a_sweep_resumes_and_records_failures(tmp_path: Path) -> None:
     assert "rounds to no removal" in failed.error
     before = store.report_path(first.hardware.slug, recipes[0], tmp_path).read_bytes()
     sweep.run(recipes[:1], plan, root=tmp_path, log=said.append)
-    assert said[-1].endswith("(kept)")
+    assert said[-1].endswith("(reused)")
     assert store.report_path(first.hardware.slug, recipes[0], tmp_path).read_bytes() == before
     rows = store.report_path(first.hardware.slug, recipes[0], tmp_path).with_suffix("").with_name("int4.rows.json.gz")
     assert gzip.decompress(rows.read_bytes())

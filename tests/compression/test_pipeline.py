@@ -43,7 +43,7 @@ def test_calibration_comes_from_a_file(tmp_path: Path) -> None:
         "without images": ([{"question": "What?", "answer": "red"}], "line 1: .* image, question, answer"),
         "image gone": ([GOOD, GOOD | {"image": "b.png"}], "b.png"),
         "not JSON": ([GOOD, "image,question"], "line 2: it must be a JSON object"),
-        "empty answer": ([GOOD | {"answer": " "}], "not empty"),
+        "empty answer": ([GOOD | {"answer": " "}], "non-empty"),
         "one sample": ([GOOD], "at least 2 samples"),
         "no sample": ([], "at least 2 samples"),
     }.values(),

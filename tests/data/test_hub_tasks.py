@@ -245,7 +245,8 @@ def test_only_the_splits_shards_come_and_only_once(there: Hub, copies: dict[str,
     [
         (
             "gqa",
-            f"no longer has the revision {hub_tasks.HUB_TASKS['gqa'].revision} of lmms-lab/GQA: .*/datasets/lmms-lab/GQA",
+            f"no longer has the revision {hub_tasks.HUB_TASKS['gqa'].revision} of "
+            "lmms-lab/GQA: .*/datasets/lmms-lab/GQA",
         ),
         ("okvqa", "the Hub has no data set lmms-lab/OK-VQA for you"),
     ],

@@ -19,6 +19,7 @@ from vlmcomp.data.task_registry import TASKS, get_task
 from vlmcomp.data.tasks import majority_baseline
 from vlmcomp.evaluation.quality import measure, predict, rescore, score
 from vlmcomp.results import store
+from vlmcomp.runtime.engine import Engine
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -109,22 +110,23 @@ def test_true_answers_score_one_and_empty_ones_zero() -> None:
 
 
 def test_rows_hold_what_the_scores_were_made_of(built) -> None:
-    vlm, task, told = built("llava-shapes/fp16"), get_task("easy-vqa"), []
+    engine, task = Engine(built("llava-shapes/fp16")), get_task("easy-vqa")
+    reports: list[tuple[str, float]] = []
     quality, rows = measure(
-        vlm, task, 10, batch_size=4, encoder="minilm", progress=lambda text, f: told.append((text, f))
+        engine, task, 10, batch_size=4, encoder="minilm", progress=lambda text, f: reports.append((text, f))
     )
-    samples = task.sample(10, 0, vlm.spec.short_answer_prompt)
+    samples = task.sample(10, 0, engine.vlm.spec.short_answer_prompt)
     assert [(r["id"], r["question"], r["reference"]) for r in rows] == [
         (s.id, s.question, s.reference) for s in samples
     ]
     assert score(task, rows, 0, "minilm") == quality
-    assert told == [("easy-vqa", 0.4), ("easy-vqa", 0.8), ("easy-vqa", 1.0)]
+    assert reports == [("easy-vqa", 0.4), ("easy-vqa", 0.8), ("easy-vqa", 1.0)]
     assert quality.samples == 10 and quality.version == "1.0" and quality.task_sha256 == task.sha256
 
 
 def test_the_same_batches_give_the_same_answers(built) -> None:
-    samples = get_task("shapes-vqa").sample(8)
-    assert predict(built("llava-shapes/fp16"), samples, 8, 64) == predict(built("llava-shapes/fp16"), samples, 8, 64)
+    engine, samples = Engine(built("llava-shapes/fp16")), get_task("shapes-vqa").sample(8)
+    assert predict(engine, samples, 8, 64) == predict(engine, samples, 8, 64)
 
 
 def _write(folder: Path, *lines: object) -> str:
@@ -142,7 +144,7 @@ def test_a_folder_of_ones_own_is_a_task(tmp_path: Path, built) -> None:
     assert (first.id, first.type, first.reference, first.references) == ("1", "question", "Red", ())
     assert (second.id, second.type, second.reference) == ("x", "hard", "red") and len(second.references) == 3
     assert first.image.size == (40, 30) and task.num_samples(None) == 2 and task.name == tmp_path.name
-    quality, rows = measure(built("llava-shapes/fp16"), task, encoder="minilm")
+    quality, rows = measure(Engine(built("llava-shapes/fp16")), task, encoder="minilm")
     assert quality.samples == 2 and quality.vqa_accuracy is None  # not every question has several answers
     assert rows[1]["references"] == many["answers"] and score(task, rows, 0, "minilm") == quality
 

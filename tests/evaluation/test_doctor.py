@@ -82,8 +82,8 @@ def test_the_fastest_that_fits_is_recommended_and_the_smallest() -> None:
 def test_a_difference_inside_the_noise_is_none() -> None:
     noisy = _diagnosis((90, 4.0), (60, 3.9), (40, 5.0))
     first, second, third = noisy.precisions
-    second = replace(second, ms=tuple(3.9 + (0.5 if i % 2 else -0.5) for i in range(15)))
-    noisy = replace(noisy, findings=(first, second, third))
+    second = replace(second, ms_per_token=tuple(3.9 + (0.5 if i % 2 else -0.5) for i in range(15)))
+    noisy = replace(noisy, precisions=(first, second, third))
     assert "For speed: llava-shapes/fp16" in "\n".join(doctor.recommendations(noisy))
     assert "no difference seen" in doctor.to_text(noisy)
 

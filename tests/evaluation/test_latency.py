@@ -9,11 +9,12 @@ from vlmcomp.evaluation.latency import BATCH_SIZES, compute_roofline, time_inter
 from vlmcomp.models import architecture
 from vlmcomp.reporting.statistics import percentile_95
 from vlmcomp.results.schema import Latency, Report, Roofline
+from vlmcomp.runtime.engine import Engine
 
 
 def test_every_part_is_timed_in_every_run(built) -> None:
-    vlms = [built("llava-shapes/fp16"), built("blip2-shapes/int8")]
-    for found in time_interleaved(vlms, new_tokens=3, warmup=1, runs=2):
+    engines = [Engine(built("llava-shapes/fp16")), Engine(built("blip2-shapes/int8"))]
+    for found in time_interleaved(engines, new_tokens=3, warmup=1, runs=2):
         for part in (
             found.ttft_ms,
             found.decode_ms_per_token,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from tests.support import made_reports as made
 from vlmcomp.cli import generated_docs
 from vlmcomp.cli.main import main
 from vlmcomp.models import registry
-from vlmcomp.reporting import figures, figures_matplotlib, figures_plotly
+from vlmcomp.reporting import figures, figures_matplotlib, figures_plotly, grouping
 from vlmcomp.reporting.figures import Plot, Point
 from vlmcomp.reporting.grid import comparable_reports
 from vlmcomp.reporting.palette import COLORS
@@ -25,8 +26,8 @@ SHOWN = comparable_reports(registry.DEFAULT_MODEL, store.load_all())
 DRAWN = {plot.name: plot for plot in figures.build_plots(SHOWN, store.load_predictions)}
 
 
-def _dots(plot: Plot) -> dict[str, Point]:
-    return {str(dot.recipe): dot for panel in plot.panels for dot in panel.points}
+def _points(plot: Plot) -> dict[str, Point]:
+    return {str(point.recipe): point for panel in plot.panels for point in panel.points}
 
 
 def test_the_points_are_the_reports() -> None:
@@ -35,27 +36,27 @@ def test_the_points_are_the_reports() -> None:
         "quality-size": lambda r: (r.size.total_bytes / 1e6, r.quality["shapes-vqa"].exact_match),
     }
     for name, goals in {"quality-latency": ["quality", "latency"], "quality-size": ["quality", "memory"]}.items():
-        found = _dots(DRAWN[name])
+        found = _points(DRAWN[name])
         assert set(found) == {r.recipe for r in SHOWN}
         for report in SHOWN:
-            dot, (x, share) = found[report.recipe], expected[name](report)
-            assert (dot.x, dot.y) == (pytest.approx(x), pytest.approx(100 * share))
-            assert dot.y_bounds is None or dot.y_bounds[0] <= dot.y <= dot.y_bounds[1]
+            point, (x, share) = found[report.recipe], expected[name](report)
+            assert (point.x, point.y) == (pytest.approx(x), pytest.approx(100 * share))
+            assert point.y_bounds is None or point.y_bounds[0] <= point.y <= point.y_bounds[1]
         best = {r.recipe for r in pareto_frontier(SHOWN, store.load_predictions, goals)}
-        assert {name for name, dot in found.items() if dot.on_frontier} == best
+        assert {name for name, point in found.items() if point.on_frontier} == best
     dense = next(r for r in SHOWN if r.recipe == f"{registry.DEFAULT_MODEL}/fp16").quality["shapes-vqa"].exact_match
     pruned = {r.recipe: r for r in SHOWN if len(r.pruned) == 1 and r.recipe.endswith("+fp16")}
-    kept = _dots(DRAWN["kept-pruned"])
+    kept = _points(DRAWN["kept-pruned"])
     assert set(kept) == set(pruned) != set()
-    for name, dot in kept.items():
+    for name, point in kept.items():
         share = pruned[name].quality["shapes-vqa"].exact_match / dense
-        assert (dot.x, dot.y) == (pruned[name].pruned[0].real_percent, pytest.approx(100 * share))
+        assert (point.x, point.y) == (pruned[name].pruned[0].real_percent, pytest.approx(100 * share))
 
 
 @pytest.mark.parametrize("name", DRAWN)
 def test_both_kinds_of_picture_hold_every_point(name: str) -> None:
     plot = DRAWN[name]
-    wanted = sorted((dot.x, dot.y) for dot in _dots(plot).values())
+    wanted = sorted((point.x, point.y) for point in _points(plot).values())
     axes = figures_matplotlib.figure(plot).axes[0]
     scattered = [tuple(p) for c in axes.collections if hasattr(c, "get_sizes") for p in c.get_offsets().tolist()]
     assert sorted(scattered) == wanted
@@ -65,16 +66,18 @@ def test_both_kinds_of_picture_hold_every_point(name: str) -> None:
     for trace in traces:
         assert trace.marker.color == COLORS[trace.name]
         for x, y, text in zip(trace.x, trace.y, trace.hovertext, strict=True):
-            dot = _dots(plot)[text.partition("</b>")[0].removeprefix("<b>")]
-            assert (dot.x, dot.y) == (x, y) and f"{y:.4g}" in text and dot.recipe.technique == trace.name
+            point = _points(plot)[text.partition("</b>")[0].removeprefix("<b>")]
+            assert (point.x, point.y) == (x, y) and f"{y:.4g}" in text and point.recipe.technique == trace.name
 
 
 def test_the_readmes_pictures_are_of_what_is_recorded() -> None:
-    text = (ROOT / "README.md").read_text()
-    shown = [name for name in figures.NAMES if f"(assets/readme/{name}.png)" in text]
-    assert len(shown) >= 2
-    for name in shown:
-        file = ROOT / "assets" / "readme" / f"{name}.png"
+    shown = {
+        (document.parent / path, name)
+        for document in (ROOT / "README.md", *ROOT.glob("docs/*.md"))
+        for path, name in re.findall(rf"\]\(([\w./-]*?({'|'.join(figures.NAMES)})\.png)\)", document.read_text())
+    }
+    assert {name for _, name in shown} <= set(DRAWN) and shown
+    for file, name in shown:
         assert file.stat().st_size < 150_000
         with Image.open(file) as image:
             assert image.info["Source"] == DRAWN[name].digest, "run: make docs"
@@ -105,8 +108,8 @@ def _none(report: Report) -> dict[str, store.Predictions]:
 
 def test_the_floor_and_the_line_of_the_frontier() -> None:
     found = {plot.name: plot for plot in figures.build_plots(MADE, _none)}
-    dots = _dots(found["floor-reached"])
-    assert {(dot.x, dot.y) for dot in dots.values()} == {(2.0, 8.0), (2.0, 4.0), (2.0, 16.0)}
+    points = _points(found["floor-reached"])
+    assert {(point.x, point.y) for point in points.values()} == {(2.0, 8.0), (2.0, 4.0), (2.0, 16.0)}
     shares = [line.name for line in found["floor-reached"].panels[0].lines]
     assert shares == ["100 %", "50 %", "20 %", "10 %"]  # 2 / 16 lies between the last two
     for line in found["floor-reached"].panels[0].lines:
@@ -127,13 +130,13 @@ def test_machines_and_models_do_not_mix() -> None:
     other = made.report("qwen2-vl-shapes/fp16", pruned=[PruningResult("glu30", 30, 30.0, 1, 2, "", "", "")])
     with pytest.raises(ValueError, match="share no axis"):
         figures.build_plots(MADE + slow, _none)
-    assert figures.largest_machine([*slow, *MADE, other]) == [*MADE, other]
+    assert grouping.largest_machine([*slow, *MADE, other]) == [*MADE, other]
     titles = [panel.title for panel in figures.build_plots([*MADE, other], _none)[0].panels]
     assert titles == ["llava-shapes", "qwen2-vl-shapes"]
     alone = replace(MADE[2], latency=replace(MADE[2].latency, new_tokens=8))
     found = {plot.name: plot for plot in figures.build_plots([*MADE[:2], alone], _none)}
     for name, count in {"quality-latency": 2, "floor-reached": 2, "quality-size": 3}.items():
-        assert len(_dots(found[name])) == count  # other times share no axis, sizes do
+        assert len(_points(found[name])) == count  # other times share no axis, sizes do
     random = [replace(r, weights="random: architecture only", quality={}) for r in MADE]
     (only,) = figures.build_plots(random, _none)
     assert only.name == "floor-reached" and only.panels[0].title == "llava-shapes (random weights)"

@@ -73,7 +73,7 @@ import sys
 from vlmcomp.app import handlers
 for e in handlers.examples():
     *_, last = handlers.compare(e.image, e.question, ["llava-shapes/int8", "llava-shapes/fp16"])
-    assert [c.status for c in last.cards] == ["done", "done"] and not last.live, last
+    assert [c.status for c in last.cards] == ["done", "done"] and not last.measurements, last
     assert all(c.answer.text and c.recorded.startswith("recorded on ") for c in last.cards), last
     assert last.cards[1].agrees is not None
 *_, last = handlers.compare(e.image, "Is there a star on the moon?", ["llava-shapes/fp16"])

@@ -110,13 +110,13 @@ def _smolvlm(tokenizer: PreTrainedTokenizerFast) -> Made:
 
 SMOLVLM = replace(
     LLAVA,
-    specials=(
+    special_tokens=(
         *("<pad>", "<|im_start|>", "<end_of_utterance>", "<image>", "<fake_token_around_image>", "<global-img>"),
         *(f"<row_{i}_col_{j}>" for i in range(1, 7) for j in range(1, 7)),
     ),
-    pad="<pad>",
-    start=None,
-    end="<end_of_utterance>",
+    pad_token="<pad>",
+    bos_token=None,
+    eos_token="<end_of_utterance>",
 )
 FAMILIES: dict[str, tuple[TinyModelSpec, Callable[[PreTrainedTokenizerFast], Made]]] = {
     "llava-1.5-7b": (LLAVA, LLAVA.build),

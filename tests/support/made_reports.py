@@ -6,6 +6,7 @@ from typing import Any
 
 from vlmcomp.results.schema import Hardware, Latency, Memory, PruningResult, Quality, Report, Size
 
+NUM_QUESTIONS = 100
 HARDWARE = Hardware("cpu-test-2c", "cpu", "Test CPU", 2, 8_000_000_000)
 
 
@@ -56,9 +57,30 @@ def failed(recipe: str, reason: str = "it broke") -> Report:
     return report(recipe, size=None, memory=None, latency=None, quality={}, error=reason)
 
 
-def rows(*answers: str) -> dict[str, list[dict[str, Any]]]:
-    """Rows of shapes-vqa, one an answer."""
+def scored(recipe: str, ms: float = 4.0, megabytes: int = 4, **correct: int) -> Report:
+    """A report with ``correct`` of ``NUM_QUESTIONS`` answers right by task, ``vqav2=90``; see ``scored_rows``."""
+    by_task = {task.replace("_", "-"): count for task, count in correct.items()}
+    times = [ms * (1 + 0.001 * i) for i in range(10)]
+    return report(
+        recipe,
+        quality={task: quality(task, n / NUM_QUESTIONS, samples=NUM_QUESTIONS) for task, n in by_task.items()},
+        latency=Latency(32, 80, 2, 2, [10.0] * 10, times, [100.0] * 10, session="one"),
+        size=Size({"decoder MLP": megabytes * 10**6}, {"decoder MLP": 1}, 1),
+    )
+
+
+def scored_rows(found: Report) -> dict[str, list[dict[str, Any]]]:
+    """The rows of a report made by ``scored``: the first answers are the right ones."""
+    by_task = {}
+    for task, scores in found.quality.items():
+        correct = round(scores.exact_match * NUM_QUESTIONS)
+        by_task |= rows(*["red"] * correct, *["blue"] * (NUM_QUESTIONS - correct), task=task)
+    return by_task
+
+
+def rows(*answers: str, task: str = "shapes-vqa") -> dict[str, list[dict[str, Any]]]:
+    """Rows of ``task``, one an answer."""
     made = [
         {"id": str(i), "type": "color", "question": "?", "reference": "red", "answer": a} for i, a in enumerate(answers)
     ]
-    return {"shapes-vqa": made}
+    return {task: made}

@@ -69,13 +69,13 @@ def _handler(hub: Spaces) -> type[BaseHTTPRequestHandler]:
             return self.headers.get("Authorization") != f"Bearer {TOKEN}"
 
         def do_GET(self) -> None:
-            _, _, _, user, name, what, *_ = self.path.partition("?")[0].split("/")
+            _, _, _, user, name, *rest = self.path.partition("?")[0].split("/")
             files = hub.held.get(f"{user}/{name}")
             if self._stranger():
                 return self._refuse(401, _STRANGER)
             if files is None:
                 return self._refuse(404, "RepoNotFound")
-            if what == "tree":
+            if rest[:1] == ["tree"]:
                 rows = [{"type": "file", "path": p, "size": len(d), "oid": oid(p, d)} for p, d in files.items()]
                 return self._answer(rows)
             self._answer({"id": f"{user}/{name}", "sha": hub.head, "siblings": []})

@@ -1,4 +1,4 @@
-"""What programs may call: named endpoints with types; their docstrings are what callers and agents read."""
+"""The endpoints of the app's HTTP API and MCP server. Their docstrings are the documentation that callers see."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vlmcomp.models import registry
 
 
 def compare(image: str | None, question: str, recipes: list[str]) -> list[dict[str, Any]]:
-    """Ask one question about an image of several compressed variants of a vision-language model.
+    """Ask several compressed variants of a vision-language model the same question about an image.
 
     Args:
         image: path of an uploaded image.
@@ -20,14 +20,14 @@ def compare(image: str | None, question: str, recipes: list[str]) -> list[dict[s
         recipes: variants such as "llava-shapes/int8"; at most six.
 
     Returns:
-        One record a variant: recipe, answer, agrees with FP16, times in milliseconds, weight bytes, the device it
-        ran on or where and when it was recorded, error.
+        One record per variant: recipe, answer, whether it agrees with FP16, times in milliseconds, bytes of the
+        weights, the device it ran on, or where and when it was recorded, and the error if it failed.
     """
     with user_errors():
         if not isinstance(recipes, list):
             raise ValueError('the variants must be a list, such as ["llava-shapes/fp16", "llava-shapes/int8"]')
-        with closing(handlers.compare(image, question, recipes)) as news:
-            *_, last = news
+        with closing(handlers.compare(image, question, recipes)) as comparisons:
+            *_, last = comparisons
     return [_record(card) for card in last.cards]
 
 
@@ -59,13 +59,14 @@ def recommend(
     Args:
         model: the model to compress, such as "llava-shapes".
         memory: the device's memory, such as "8GB" or "60MB".
-        loss_points: percentage points of exact match that may be lost, from 0 to 100.
-        goal: "memory" for the fewest bytes, "speed" for the fastest decoding.
+        loss_points: largest acceptable loss of exact match in percentage points, from 0 to 100.
+        goal: "memory" for the smallest recipe that qualifies, "speed" for the fastest.
         task: the task of the loss, such as "vqav2"; null for the one that most of the model's results share.
 
     Returns:
-        The recipe (null where nothing will do), why, what it costs, the command that builds it, the lines of Python
-        that load it, what the numbers are based on, and whether they were measured or are arithmetic alone.
+        The recipe (null if none qualifies), the reason, the cost in quality, the command that builds it, Python code
+        that loads it, the source of the numbers, and whether they were measured or only estimated from the
+        architecture.
     """
     with user_errors():
         found = recommend_tab.advise(model, memory, loss_points, goal, task)
@@ -84,12 +85,13 @@ def results(hardware: str | None = None, model: str | None = None, task: str | N
     """List the recorded results: quality, latency and weight bytes of every measured recipe.
 
     Args:
-        hardware: only this machine's, such as "cpu-amd-epyc-2c"; null for all.
-        model: only this model's, such as "llava-shapes"; null for all.
+        hardware: only results of this machine, such as "cpu-amd-epyc-2c"; null for all.
+        model: only results of this model, such as "llava-shapes"; null for all.
         task: the task of the scores, such as "vqav2"; null for the one that most of each model's results share.
 
     Returns:
-        One record a recipe and machine; shares run from 0 to 1, units are in the names.
+        One record per recipe and machine. Scores are fractions from 0 to 1; names of times and sizes end in their
+        unit.
     """
     with user_errors():
         return recorded.to_records(hardware, model, task)

@@ -1,4 +1,4 @@
-"""The cards of a comparison as HTML. Everything that a person or a model wrote is escaped."""
+"""The cards of a comparison as HTML. All text from visitors and models is escaped."""
 
 from __future__ import annotations
 
@@ -12,91 +12,94 @@ from vlmcomp.reporting.palette import COLORS
 
 EMPTY = (
     '<div class="empty"><b>Answers appear here, side by side.</b><br>'
-    "Take an example or your own image, ask, and see what each compressed variant says, how fast, and how large it is."
-    "</div>"
+    "Choose an example or upload an image, ask a question, and compare answer, speed and size of each variant.</div>"
 )
 
 
 def render(comparison: Comparison, known: str | None = None) -> str:
-    """The cards side by side; ``known`` is the right answer, where there is one."""
-    dense = next((c for c in comparison.cards if c.recipe == c.recipe.baseline), None)
-    shown = "".join(_card(card, dense, known) for card in comparison.cards)
-    told = f'<p class="known">Known answer: <b>{html.escape(known)}</b></p>' if known else ""
-    return f'{told}<div class="cards" role="list" aria-live="polite">{shown}</div>'
+    """The cards side by side; ``known`` is the correct answer, if there is one."""
+    baseline = next((c for c in comparison.cards if c.recipe == c.recipe.baseline), None)
+    cards = "".join(_card(card, baseline, known) for card in comparison.cards)
+    answer = f'<p class="known">Known answer: <b>{html.escape(known)}</b></p>' if known else ""
+    return f'{answer}<div class="cards" role="list" aria-live="polite">{cards}</div>'
 
 
-def _card(card: Card, dense: Card | None, known: str | None) -> str:
+def _card(card: Card, baseline: Card | None, known: str | None) -> str:
     done = card.status == "done" and not card.error
     state = "failed" if card.error else "done" if done else "working"
     origin = _origin(card) if done or card.recorded else ""
-    color, name = COLORS[card.recipe.technique], html.escape(str(card.recipe))
+    verdicts = _verdicts(card, known) if done else ""
+    color = COLORS[card.recipe.technique]
     return (
-        f'<article class="card {state}" role="listitem" style="--hue:{color}" aria-label="{name}">'
+        f'<article class="card {state}" role="listitem" style="--hue:{color}" '
+        f'aria-label="{html.escape(str(card.recipe))}">'
         f"<header><h3>{html.escape(card.recipe.name)}</h3><p>{html.escape(card.recipe.label)}</p></header>"
-        f"{_body(card, dense)}{_verdicts(card, known) if done else ''}{origin}</article>"
+        f"{_body(card, baseline)}{verdicts}{origin}</article>"
     )
 
 
-def _body(card: Card, dense: Card | None) -> str:
+def _body(card: Card, baseline: Card | None) -> str:
     if card.error:
         return f'<p class="failure" role="alert">{html.escape(card.status)}</p>'
     answer = card.answer
     if answer is None:
         return f'<p class="waiting">{html.escape(card.status)}…</p>'
-    text = html.escape(answer.text) or "(no words)"
-    if card.agrees is False and dense is not None and dense.answer is not None:
-        text = highlight_changes(dense.answer.text, answer.text) or "(no words)"
-    return f'<p class="answer">{text}</p>{_measurements(card)}{_live_status(card)}'
+    text = html.escape(answer.text)
+    if card.agrees is False and baseline is not None and baseline.answer is not None:
+        text = highlight_changes(baseline.answer.text, answer.text)
+    return f'<p class="answer">{text or "(empty answer)"}</p>{_measurements(card)}{_live_status(card)}'
 
 
 def _live_status(card: Card) -> str:
-    """What a recorded answer waits for."""
-    waits = card.recorded and card.status != "done"
-    return f'<p class="waiting">the live answer: {html.escape(card.status)}…</p>' if waits else ""
+    """The status of the live answer, below a recorded one."""
+    is_pending = card.recorded and card.status != "done"
+    return f'<p class="waiting">live answer: {html.escape(card.status)}…</p>' if is_pending else ""
 
 
 def _measurements(card: Card) -> str:
     answer = card.answer
     assert answer is not None
-    held = format_bytes(card.weight_bytes) if card.weight_bytes else "–"
+    size = format_bytes(card.weight_bytes) if card.weight_bytes else "–"
     rows = (
         ("First token", f"{answer.ttft_ms:,.1f} ms"),
         ("Speed", f"{answer.tokens_per_second:,.1f} tokens/s"),
         ("Total", f"{answer.total_ms:,.1f} ms"),
-        ("Memory", f"{held} of weights"),
+        ("Weights", size),
     )
-    shown = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in rows)
-    return f"<dl>{shown}</dl>{_shared_vision_note(answer.shared_ms)}"
+    items = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in rows)
+    return f"<dl>{items}</dl>{_shared_vision_note(answer.shared_ms)}"
 
 
 def _shared_vision_note(ms: float) -> str:
-    """What an answer's figures count and did not cost."""
-    said = f"The image was looked at once for all variants: {ms:,.1f} ms are counted here that were not spent."
-    return f'<p class="shared">{said}</p>' if ms else ""
+    """The time of the vision tower that the times include, although its output was reused."""
+    note = f"The times include {ms:,.1f} ms for encoding the image, which was done only once for all variants."
+    return f'<p class="shared">{note}</p>' if ms else ""
 
 
 def _verdicts(card: Card, known: str | None) -> str:
     assert card.answer is not None
-    said = []
+    chips = []
     if card.recipe == card.recipe.baseline:
-        said.append(("plain", "the FP16 baseline"))
+        chips.append(("plain", "FP16 baseline"))
     elif card.agrees is None:
-        said.append(("plain", "add fp16 to compare"))
+        chips.append(("plain", "add fp16 to compare"))
     else:
-        said.append(("same", "same as FP16") if card.agrees else ("differs", "changed from FP16"))
+        chips.append(("same", "same as FP16") if card.agrees else ("differs", "changed from FP16"))
     if known:
-        said.append(("same", "✓ right") if contains_answer(card.answer.text, known) else ("differs", "✗ wrong"))
-    return '<p class="chips">' + "".join(f'<span class="chip {kind}">{text}</span>' for kind, text in said) + "</p>"
+        is_correct = contains_answer(card.answer.text, known)
+        chips.append(("same", "✓ right") if is_correct else ("differs", "✗ wrong"))
+    return '<p class="chips">' + "".join(f'<span class="chip {kind}">{text}</span>' for kind, text in chips) + "</p>"
 
 
 def contains_answer(answer: str, known: str) -> bool:
-    """Whether an answer is the known one, or a sentence that holds it."""
-    said, wanted = (f" {' '.join(re.findall(r'[a-z0-9]+', text.lower()))} " for text in (answer, known))
-    return wanted in said
+    """Whether an answer contains the words of the known one, in order and without gaps."""
+    words, known_words = (f" {' '.join(re.findall(r'[a-z0-9]+', text.lower()))} " for text in (answer, known))
+    return known_words in words
 
 
 def _origin(card: Card) -> str:
+    """Where the answer was computed, and why it is not live."""
     kind, sign = ("recorded", "◷") if card.recorded else ("live", "●")
     text = html.escape(card.recorded or f"live on {card.device}")
-    why = f'<span class="why">{html.escape(card.reason)}</span>' if card.reason else ""
-    return f'<p class="badge {kind}"><span aria-hidden="true">{sign}</span> {text}</p>{why}'
+    reason = f'<span class="why">{html.escape(card.reason)}</span>' if card.reason else ""
+    return f'<p class="badge {kind}"><span aria-hidden="true">{sign}</span> {text}</p>{reason}'

@@ -1,4 +1,4 @@
-"""Compare: one image, one question, several variants; answers stream side by side."""
+"""The tab Compare: one image, one question, several variants, whose answers stream side by side."""
 
 from __future__ import annotations
 
@@ -25,22 +25,32 @@ NO_KNOWN_ANSWER: dict[str, str] = {}
 
 
 class Upload(gr.Image):
-    """An image whose unreadable file is one sentence, and not an error inside the component."""
+    """An image component that reports an unreadable file as one sentence."""
 
-    is_template = True  # drawn as the component it extends
+    is_template = True  # rendered as the component it extends
 
     def preprocess(self, payload: Any) -> Any:
         try:
             return super().preprocess(payload)
         except (OSError, SyntaxError, ValueError, DecompressionBombError):
             raise gr.Error(
-                "the image cannot be read: use a PNG, JPEG or WebP file of usual size", print_exception=False
+                "the image cannot be read: use a PNG, JPEG or WebP file of normal size", print_exception=False
             ) from None
 
 
 @dataclass(frozen=True)
 class CompareComponents:
-    """The components that others need. ``known``: the example or drawn scene on show, and its right answer."""
+    """The components that the page connects to others.
+
+    Attributes:
+        image: the image, as a path.
+        question: the question.
+        model: the model of the variants.
+        variants: the selected recipes.
+        known_answer: example, question and correct answer of the image, as far as they are known.
+        measurements: the newest live measurement of each recipe.
+        ask_events: the events that answer a question.
+    """
 
     image: gr.Image
     question: gr.Textbox
@@ -52,11 +62,12 @@ class CompareComponents:
 
 
 def variant_choices(model: str) -> list[tuple[str, str]]:
+    """Label and recipe of each variant that a model offers."""
     return [(Recipe.parse(v).name, v) for v in handlers.variants(model)]
 
 
 def example_strip() -> str:
-    """The examples as buttons with their images."""
+    """The examples as HTML buttons with their images."""
     buttons = "".join(
         f'<button type="button" data-name="{html.escape(e.name)}" aria-label="Example: {html.escape(e.question)}">'
         f'<img src="{data_uri(open_image(e.image))}" alt=""><span>{html.escape(_short(e.question))}</span></button>'
@@ -70,16 +81,16 @@ def _short(question: str) -> str:
 
 
 def load_example(name: str | None) -> tuple[Any, Any, dict[str, str]]:
-    """Image, question and what is known of an example.
+    """Image and question of an example, and the value of ``CompareComponents.known_answer``.
 
     Raises:
         ValueError: no such example.
     """
-    found = handlers.example(name)
-    if found is None:
+    example = handlers.example(name)
+    if example is None:
         raise ValueError("there is no such example: choose one of those shown")
-    known = {"example": found.name, "question": found.question, "answer": found.answer or ""}
-    return open_image(found.image), found.question, known
+    known = {"example": example.name, "question": example.question, "answer": example.answer or ""}
+    return open_image(example.image), example.question, known
 
 
 def _take_example(event: gr.EventData) -> tuple[Any, Any, dict[str, str]]:
@@ -94,12 +105,12 @@ def _random_scene() -> tuple[Any, Any, dict[str, str]]:
 
 
 def _known_answer(known: dict[str, str], question: str) -> str | None:
-    """The right answer, as long as the question is the one that it answers."""
+    """The correct answer; None if the visitor has changed the question."""
     return known.get("answer") or None if known.get("question") == question else None
 
 
 def _merge_live(before: Sequence[dict[str, Any]], comparison: handlers.Comparison) -> list[dict[str, Any]]:
-    """The newest live answer of each recipe."""
+    """The newest measurement of each recipe, as ``gr.State`` stores them."""
     new = {str(m.recipe): {**asdict(m), "recipe": str(m.recipe)} for m in comparison.measurements}
     return [*({m["recipe"]: m for m in before or ()} | new).values()]
 
@@ -112,31 +123,33 @@ def _ask(
     live: list[dict[str, Any]],
     progress: gr.Progress = gr.Progress(),  # noqa: B008 - Gradio finds it by its default
 ) -> Iterator[tuple[Any, ...]]:
-    """Yields the cards, the live answers, what is in memory, and what would be run again."""
-    again = (image, question, recipes, known)
+    """Yields the cards, the live measurements, the models in memory, and the inputs for ``_run_again``."""
+    inputs = (image, question, recipes, known)
     with user_errors():
-        told = handlers.compare(image, question, recipes, lambda text, share: progress(share, desc=text))
-        with closing(told) as news:
-            for comparison in news:
-                told = cards.render(comparison, _known_answer(known or {}, question))
-                yield told, _merge_live(live, comparison), handlers.status(), again
+        answers = handlers.compare(image, question, recipes, lambda stage, fraction: progress(fraction, desc=stage))
+        with closing(answers) as comparisons:
+            for comparison in comparisons:
+                html_cards = cards.render(comparison, _known_answer(known or {}, question))
+                yield html_cards, _merge_live(live, comparison), handlers.status(), inputs
 
 
 def _show_recorded(image: str | None, question: str, recipes: list[str], known: dict[str, str]) -> Any:
-    """The recorded answers, while the live ones wait for their turn on this machine."""
+    """The recorded answers, shown while the live ones wait in the queue."""
     try:
         return cards.render(handlers.recorded_first(image, question, recipes), _known_answer(known or {}, question))
     except ValueError:
-        return gr.skip()  # the turn that follows says what is wrong
+        return gr.skip()  # ``_ask`` follows and reports the error
 
 
 def _run_again(
-    last: Any, live: list[dict[str, Any]], progress: gr.Progress = gr.Progress()
+    last_inputs: tuple[Any, ...] | None,
+    live: list[dict[str, Any]],
+    progress: gr.Progress = gr.Progress(),  # noqa: B008 - Gradio finds it by its default
 ) -> Iterator[tuple[Any, ...]]:
     with user_errors():
-        if not last:
-            raise ValueError("nothing was asked yet: ask first, then run it again")
-    yield from _ask(*last, live, progress)
+        if not last_inputs:
+            raise ValueError("there is no question to run again: ask one first")
+    yield from _ask(*last_inputs, live, progress)
 
 
 def _update_variants(model: str) -> Any:
@@ -144,8 +157,13 @@ def _update_variants(model: str) -> Any:
 
 
 def build(model: str, gpu: dict[str, Any]) -> CompareComponents:
-    """Lays the view out and wires it; ``gpu`` holds what keeps timed answers apart."""
-    known, live, last = gr.State(NO_KNOWN_ANSWER), gr.State([]), gr.State(None)
+    """Lays out the tab and connects its events.
+
+    Args:
+        model: the model that is selected at first.
+        gpu: options of the events that run a model, which keep them from running at the same time.
+    """
+    known, measurements, last_inputs = gr.State(NO_KNOWN_ANSWER), gr.State([]), gr.State(None)
     with gr.Row(elem_classes="sides"):
         with gr.Column(scale=2, min_width=300):
             image = Upload(
@@ -161,31 +179,32 @@ def build(model: str, gpu: dict[str, Any]) -> CompareComponents:
             question = gr.Textbox(
                 label="Question", placeholder="What color is the shape?", max_lines=4, elem_id="question"
             )
-            names = gr.Dropdown([(m.title, m.name) for m in registry.MODELS.values()], value=model, label="Model")
-            picked = gr.CheckboxGroup(
+            models = gr.Dropdown([(m.title, m.name) for m in registry.MODELS.values()], value=model, label="Model")
+            variants = gr.CheckboxGroup(
                 variant_choices(model),
                 value=handlers.default_variants(model),
-                label="Variants, two to six",
+                label=f"Variants (up to {handlers.MAX_VARIANTS})",
                 elem_id="variants",
             )
             with gr.Row(elem_classes="actions"):
-                go = gr.Button("Ask", variant="primary", elem_id="ask", min_width=90)
+                ask = gr.Button("Ask", variant="primary", elem_id="ask", min_width=90)
                 again = gr.Button("Run again", elem_id="again", min_width=90)
                 stop = gr.Button("Stop", elem_id="stop", min_width=90)
-                chance = gr.Button("Surprise me", elem_id="surprise", min_width=90)
-    shown = gr.HTML(cards.EMPTY, elem_id="cards")
-    held = gr.Markdown(handlers.status(), elem_classes="status")
-    outputs, inputs = [shown, live, held, last], [image, question, picked, known]
-    busy = {"api_visibility": "private", "show_progress_on": held, **gpu}
-    first = [event(_show_recorded, inputs, shown, **NO_PROGRESS) for event in (go.click, question.submit)]
-    runs = (
-        *(event.then(_ask, [*inputs, live], outputs, **busy) for event in first),
-        again.click(_run_again, [last, live], outputs, **busy),
+                surprise = gr.Button("Surprise me", elem_id="surprise", min_width=90)
+    answers = gr.HTML(cards.EMPTY, elem_id="cards")
+    status = gr.Markdown(handlers.status(), elem_classes="status")
+    inputs = [image, question, variants, known]
+    outputs = [answers, measurements, status, last_inputs]
+    run_options = {"api_visibility": "private", "show_progress_on": status, **gpu}
+    recorded = [event(_show_recorded, inputs, answers, **NO_PROGRESS) for event in (ask.click, question.submit)]
+    ask_events = (
+        *(event.then(_ask, [*inputs, measurements], outputs, **run_options) for event in recorded),
+        again.click(_run_again, [last_inputs, measurements], outputs, **run_options),
     )
-    stop.click(None, cancels=list(runs), **UNQUEUED)
-    names.input(_update_variants, names, picked, **UNQUEUED)
+    stop.click(None, cancels=list(ask_events), **UNQUEUED)
+    models.input(_update_variants, models, variants, **UNQUEUED)
     examples.select(_take_example, None, [image, question, known], **UNQUEUED)
-    chance.click(_random_scene, None, [image, question, known], **UNQUEUED)
+    surprise.click(_random_scene, None, [image, question, known], **UNQUEUED)
     for event in (image.upload, image.clear):
         event(lambda: NO_KNOWN_ANSWER, None, known, **UNQUEUED)
-    return CompareComponents(image, question, names, picked, known, live, runs)
+    return CompareComponents(image, question, models, variants, known, measurements, ask_events)

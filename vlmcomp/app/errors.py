@@ -1,4 +1,4 @@
-"""Bad input as one sentence on the page, and to programs."""
+"""Errors of bad input, as one sentence on the page and in the API."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import gradio as gr
 
 @contextmanager
 def user_errors() -> Iterator[None]:
-    """Turns a ``ValueError`` into a message of the page; it is text there, never markup."""
+    """Turns a ``ValueError`` into a message on the page, where it is text and never markup."""
     try:
         yield
     except ValueError as error:
@@ -18,6 +18,7 @@ def user_errors() -> Iterator[None]:
 
 
 def plain_text(text: str) -> str:
-    """``text`` on one line without what a message would take for markup."""
-    kept = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    return kept.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")[:400]
+    """``text`` on one line of at most 400 characters, with markup escaped."""
+    printable = "".join(c if c.isprintable() else " " for c in text)
+    line = " ".join(printable.split())
+    return line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")[:400]

@@ -1,4 +1,4 @@
-"""What the app does, as plain functions: no Gradio here, and torch only inside the function that needs it."""
+"""What the app does, as plain functions without Gradio; torch is imported only inside the function that needs it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from vlmcomp.app import results
 from vlmcomp.app.charts import LiveMeasurement
 from vlmcomp.app.text_diff import same_words
 from vlmcomp.data.images import normalize_question, open_image
-from vlmcomp.feedback import Progress, format_bytes
+from vlmcomp.feedback import Progress, error_summary, format_bytes
 from vlmcomp.models import registry
 from vlmcomp.recipe import Recipe
 from vlmcomp.reporting import grouping
@@ -34,7 +34,7 @@ _PRUNING_STEPS = ("glu10", "glu20", "glu30", "glu40", "glu50", "heads25", "heads
 
 @dataclass(frozen=True)
 class Example:
-    """A bundled image and question; ``answer`` where it is known."""
+    """A bundled image and question, with the correct answer if it is known."""
 
     name: str
     image: Path
@@ -44,29 +44,33 @@ class Example:
 
 @cache
 def backend() -> AnswerBackend:
-    """What answers here. Made once; on ZeroGPU before the app is launched, by the main thread."""
-    mlp = registry.get_model_spec(registry.DEFAULT_MODEL).mlp
-    combined = (f"{mlp}30+int8", f"heads25+{mlp}30+int4")
-    return create_backend(
-        [
-            Recipe.parse(v)
-            for v in (*default_variants(registry.DEFAULT_MODEL), *(f"{registry.DEFAULT_MODEL}/{c}" for c in combined))
-        ]
-    )
+    """The backend that answers on this machine, created once; on ZeroGPU by the main thread, before the launch."""
+    model = registry.DEFAULT_MODEL
+    mlp = registry.get_model_spec(model).mlp
+    combined = (f"{model}/{mlp}30+int8", f"{model}/heads25+{mlp}30+int4")
+    return create_backend([Recipe.parse(text) for text in (*default_variants(model), *combined)])
 
 
 def warm_up() -> None:
-    """Import what the first live answer needs: seconds that nobody has to wait for."""
+    """Imports what the first live answer needs, so that no visitor waits for it."""
     if backend().name == "local":
         importlib.import_module("vlmcomp.compression.pipeline")
 
 
 @dataclass(frozen=True)
 class Card:
-    """One variant's place on the page. ``agrees``: same words as FP16, None while that is not known.
+    """The answer of one variant, as the page shows it.
 
-    ``device``: what answered; ``recorded``: where and when, for an answer that is not live, and ``why`` it is not.
-    A card with an answer that is not done shows the recorded one until the live one begins.
+    Attributes:
+        recipe: the variant.
+        status: ``"waiting"``, ``"building"``, ``"answering"``, ``"done"``, or the error.
+        answer: the recorded answer until the live one begins, then the live one.
+        weight_bytes: bytes of the weights as stored.
+        agrees: whether the answer has the same words as FP16's; None as long as one of them is missing.
+        error: whether ``status`` is an error.
+        device: what computed a live answer.
+        recorded: where and when a recorded answer was computed; empty for a live one.
+        reason: why a recorded answer is shown instead of a live one.
     """
 
     recipe: Recipe
@@ -82,38 +86,41 @@ class Card:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All cards of one question, and what was measured so far."""
+    """The cards of one question, and the measurements of its live answers so far."""
 
     cards: tuple[Card, ...]
     measurements: tuple[LiveMeasurement, ...] = ()
 
 
 def variants(model: str) -> list[str]:
-    """The recipes offered for ``model``: the standard ones and those measured, as the tables order them."""
-    known = {r.recipe for r in results.reports() if r.error is None and Recipe.parse(r.recipe).model == model}
-    mlp = registry.get_model_spec(model).mlp
-    names = ["fp16", "int8", "int4", *(f"{s.replace('glu', mlp)}+fp16" for s in _PRUNING_STEPS)]
-    names += [f"{mlp}30+int8", f"{mlp}30+int4", "heads25+int8", f"heads25+{mlp}30+int4"]
-    names += ["vis50+fp16", "vis50+int8"] if "vis" in registry.get_model_spec(model).pruning_targets else []
-    offered = known | {f"{model}/{name}" for name in names}
+    """The recipes that the page offers for a model: the standard ones and the measured ones, sorted."""
+    measured = {r.recipe for r in results.reports() if r.error is None and Recipe.parse(r.recipe).model == model}
+    spec = registry.get_model_spec(model)
+    names = ["fp16", "int8", "int4", *(f"{step.replace('glu', spec.mlp)}+fp16" for step in _PRUNING_STEPS)]
+    names += [f"{spec.mlp}30+int8", f"{spec.mlp}30+int4", "heads25+int8", f"heads25+{spec.mlp}30+int4"]
+    if "vis" in spec.pruning_targets:
+        names += ["vis50+fp16", "vis50+int8"]
+    offered = measured | {f"{model}/{name}" for name in names}
     return sorted(offered, key=lambda text: grouping.sort_key(Recipe.parse(text)))
 
 
 def default_variants(model: str) -> list[str]:
-    return [f"{model}/{n.replace('glu', registry.get_model_spec(model).mlp)}" for n in _DEFAULT_VARIANTS]
+    """The recipes of a model that are selected when the page opens."""
+    mlp = registry.get_model_spec(model).mlp
+    return [f"{model}/{name.replace('glu', mlp)}" for name in _DEFAULT_VARIANTS]
 
 
 def parse_recipes(texts: Sequence[str] | None) -> list[Recipe]:
-    """The recipes asked for, each once, FP16 first if it is among them.
+    """The selected recipes without duplicates, FP16 first if it is among them.
 
     Raises:
-        ValueError: none, too many, an unknown spelling, or a step its model cannot do.
+        ValueError: no recipe, too many, one that cannot be parsed, or a step that its model does not support.
     """
     if not texts or not all(isinstance(t, str) for t in texts):
-        raise ValueError("no variant is chosen: choose at least one")
+        raise ValueError("no variant is selected: select at least one")
     recipes = list(dict.fromkeys(Recipe.parse(t) for t in texts))
     if len(recipes) > MAX_VARIANTS:
-        raise ValueError(f"{len(recipes)} variants are too many for one question: choose at most {MAX_VARIANTS}")
+        raise ValueError(f"{len(recipes)} variants are too many for one question: select at most {MAX_VARIANTS}")
     for recipe in recipes:
         registry.validate_recipe(recipe)
     return sorted(recipes, key=lambda r: r != r.baseline)
@@ -122,74 +129,86 @@ def parse_recipes(texts: Sequence[str] | None) -> list[Recipe]:
 def compare(
     image: Any, question: str | None, recipes: Sequence[str] | None, progress: Progress = lambda text, share: None
 ) -> Iterator[Comparison]:
-    """Ask every variant in turn; yields the cards with what is recorded, and each time one of them has news.
+    """Asks the variants one after another, and yields all cards whenever one of them changes.
 
-    A variant that cannot be run shows its recorded answer or says why, and the others go on. Closing the iterator stops
-    the generation within a token.
+    The first cards show the recorded answers. If a variant fails, its card shows its recorded answer or the error, and
+    the others continue. Closing the iterator stops the generation within a token.
+
+    Args:
+        image: a path, or what ``open_image`` accepts.
+        question: at most ``MAX_QUESTION`` characters.
+        recipes: one to ``MAX_VARIANTS``.
+        progress: receives the stage of a build and the fraction done.
 
     Raises:
-        ValueError: image, question or recipes cannot be used, in one sentence.
+        ValueError: the image, the question or the recipes cannot be used; one sentence.
     """
-    chosen, text, picture = parse_recipes(recipes), normalize_question(question), open_image(image)
-    first = _recorded_cards(chosen, picture, text)
-    cards = dict(first)
+    variants = parse_recipes(recipes)
+    text = normalize_question(question)
+    picture = open_image(image)
+    recorded_cards = _recorded_cards(variants, picture, text)
+    cards = dict(recorded_cards)
     measurements: list[LiveMeasurement] = []
-    vision = VisionCache()
+    vision_cache = VisionCache()
     yield Comparison(tuple(cards.values()))
-    for recipe in chosen:
+    for recipe in variants:
         cards[recipe] = replace(cards[recipe], status="building")
         yield Comparison(tuple(cards.values()), tuple(measurements))
         try:
-            with closing(_live_cards(recipe, picture, text, progress, vision)) as news:
-                for card in news:
+            with closing(_live_cards(recipe, picture, text, progress, vision_cache)) as live_cards:
+                for card in live_cards:
                     cards[recipe] = _with_agreement(card, cards.get(recipe.baseline))
                     yield Comparison(tuple(cards.values()), tuple(measurements))
-        except Exception as error:  # any failure of one variant is that card's news, not the page's end
-            sentence = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            cards[recipe] = _with_agreement(_fallback_card(first[recipe], sentence), cards.get(recipe.baseline))
+        except Exception as error:  # the failure of one variant must not end the others
+            card = _fallback_card(recorded_cards[recipe], error_summary(error))
+            cards[recipe] = _with_agreement(card, cards.get(recipe.baseline))
         else:
             measurements.append(_live_measurement(recipe, cards[recipe].answer))
         yield Comparison(tuple(cards.values()), tuple(measurements))
 
 
 def recorded_first(image: Any, question: str | None, recipes: Sequence[str] | None) -> Comparison:
-    """What ``compare`` can say before any model is asked: the recorded answers. It waits for nobody.
+    """The first cards of ``compare``: the recorded answers, without running a model.
 
     Raises:
         ValueError: as ``compare``.
     """
-    with closing(compare(image, question, recipes)) as news:
-        return next(news)
+    with closing(compare(image, question, recipes)) as comparisons:
+        return next(comparisons)
 
 
-def _recorded_cards(chosen: Sequence[Recipe], picture: Image.Image, text: str) -> dict[Recipe, Card]:
+def _recorded_cards(recipes: Sequence[Recipe], picture: Image.Image, text: str) -> dict[Recipe, Card]:
     cards: dict[Recipe, Card] = {}
-    there = recorded.lookup(chosen, picture, text)
-    for recipe in chosen:
+    answers = recorded.lookup(recipes, picture, text)
+    for recipe in recipes:
         card = Card(recipe, "waiting")
-        if found := there.get(recipe):
+        if found := answers.get(recipe):
             card = replace(card, answer=found.answer, weight_bytes=found.weight_bytes, recorded=found.provenance)
         cards[recipe] = _with_agreement(card, cards.get(recipe.baseline))
     return cards
 
 
-def _live_cards(recipe: Recipe, picture: Any, text: str, progress: Progress, vision: VisionCache) -> Iterator[Card]:
-    def told_on(what: str, share: float) -> None:
-        progress(f"{recipe.name}: {what}", share)
+def _live_cards(
+    recipe: Recipe, picture: Image.Image, text: str, progress: Progress, vision_cache: VisionCache
+) -> Iterator[Card]:
+    def report_stage(stage: str, fraction: float) -> None:
+        progress(f"{recipe.name}: {stage}", fraction)
 
-    told = backend().stream(recipe, picture, text, told_on, vision)
-    with closing(told) as news:
-        for answer in news:
-            state = "done" if answer.finished else "answering"
-            yield Card(recipe, state, answer, backend().weight_bytes(recipe), device=device())
+    with closing(backend().stream(recipe, picture, text, report_stage, vision_cache)) as answers:
+        for answer in answers:
+            status = "done" if answer.finished else "answering"
+            yield Card(recipe, status, answer, backend().weight_bytes(recipe), device=device())
 
 
-def _fallback_card(first: Card, reason: str) -> Card:
-    """The recorded answer that was there at first, or else what went wrong."""
-    return replace(first, status="done", reason=reason) if first.recorded else Card(first.recipe, reason, error=True)
+def _fallback_card(recorded_card: Card, reason: str) -> Card:
+    """The recorded answer if there is one, otherwise the error."""
+    if recorded_card.recorded:
+        return replace(recorded_card, status="done", reason=reason)
+    return Card(recorded_card.recipe, reason, error=True)
 
 
 def _with_agreement(card: Card, baseline: Card | None) -> Card:
+    """``card`` with ``agrees`` set, if both answers are complete."""
     if baseline is None or baseline.answer is None or card.answer is None or card.recipe == baseline.recipe:
         return card
     if not (card.answer.finished and baseline.answer.finished):
@@ -213,11 +232,12 @@ def examples() -> list[Example]:
 
 
 def example(name: str | None) -> Example | None:
+    """The bundled example of that name."""
     return next((e for e in examples() if e.name == name), None)
 
 
 def random_scene(seed: int | None = None) -> tuple[Image.Image, str, str]:
-    """A scene drawn by chance, a question about it, and the right answer."""
+    """A random scene, a question about it, and the correct answer."""
     from vlmcomp.data.questions import sample_question
     from vlmcomp.data.scenes import render_scene, sample_scene
 
@@ -229,20 +249,20 @@ def random_scene(seed: int | None = None) -> tuple[Image.Image, str, str]:
 
 @cache
 def device() -> str:
-    """What answers here, for people."""
+    """Name of the device that computes the answers."""
     from vlmcomp import hardware
 
-    here = hardware.get_hardware(None)
-    return here.name if here.device != "cpu" else f"{here.name} CPU, {here.cores} cores"
+    machine = hardware.get_hardware(None)
+    return machine.name if machine.device != "cpu" else f"{machine.name} CPU, {machine.cores} cores"
 
 
 def status() -> str:
-    """What answers here and what is in memory, in one line."""
+    """The models in memory, as one line."""
     if backend().name == "recorded":
-        return "No model runs on this machine: the examples show recorded answers."
-    held = backend().loaded_models()
-    if not held:
-        return "No model is in memory yet: the first question builds it."
-    names = ", ".join(f"{h.recipe.name} ({format_bytes(backend().weight_bytes(h.recipe))})" for h in held)
+        return "No model can run on this machine: the examples show recorded answers."
+    loaded = backend().loaded_models()
+    if not loaded:
+        return "No model is in memory: the first question will load one."
+    names = ", ".join(f"{m.recipe.name} ({format_bytes(backend().weight_bytes(m.recipe))})" for m in loaded)
     budget = backend().budget_bytes
-    return f"In memory: {names}" + (f"; room for {format_bytes(budget)}." if budget else ".")
+    return f"In memory: {names}" + (f". Limit: {format_bytes(budget)}." if budget else ".")

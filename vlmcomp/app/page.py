@@ -1,9 +1,10 @@
-"""The page: its frame, its four views, links to any state of it, and how it is served."""
+"""The page: its frame, its four tabs, links to any state of it, and its launch."""
 
 from __future__ import annotations
 
 import importlib.util
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,25 +30,25 @@ THEME = gr.themes.Base(
     font=["Inter", "system-ui", "sans-serif"],
     font_mono=["ui-monospace", "Consolas", "monospace"],
 )
-_HEADER = """<div class="lead"><h1>vlmcomp</h1><p>What does compression cost a vision-language model? Ask the same
-question of a model in FP16, in INT8 and INT4, and with neurons or attention heads removed.</p></div>"""
+_HEADER = """<div class="lead"><h1>vlmcomp</h1><p>What does compression cost a vision-language model? Ask a model the
+same question in FP16, INT8 and INT4, and with neurons or attention heads removed.</p></div>"""
 _TITLES = {"compare": "Compare", "explore": "Explore", "choose": "Choose for me", "about": "About the numbers"}
-_NUM_RESTORED = 21  # components
+_NUM_RESTORED = 21  # components that a link sets
 _TOGGLE_DARK_JS = "() => { document.body.classList.toggle('dark'); }"
 _MARK_READY_JS = "() => { document.body.classList.add('ready'); }"
 
 
 class StringList(gr.JSON):
-    """JSON that tells programs it is a list of texts; of plain JSON an agent is given no valid schema."""
+    """JSON whose schema is a list of strings; ``gr.JSON`` alone gives agents no valid schema."""
 
-    is_template = True  # drawn as the component it extends
+    is_template = True  # rendered as the component it extends
 
     def api_info(self) -> dict[str, Any]:
         return {"type": "array", "items": {"type": "string"}}
 
 
 def launch_options() -> dict[str, Any]:
-    """What ``launch`` is given besides the address."""
+    """The arguments of ``Blocks.launch`` besides the address."""
     return {
         "theme": THEME,
         "css": CSS,
@@ -60,8 +61,9 @@ def launch_options() -> dict[str, Any]:
 
 
 def build(model: str = registry.DEFAULT_MODEL) -> gr.Blocks:
-    """The page, with ``model`` chosen at first."""
-    gpu: dict[str, Any] = {"concurrency_id": "gpu", "concurrency_limit": 1}  # timed answers must not share the machine
+    """The page with ``model`` selected."""
+    # One answer at a time: answers that run at the same time would slow each other's times. Recordings need no turn.
+    gpu: dict[str, Any] = {"concurrency_id": "gpu", "concurrency_limit": 1}
     if handlers.backend().name == "recorded":
         gpu = {"concurrency_limit": None}
     with gr.Blocks(title="vlmcomp", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
@@ -69,119 +71,136 @@ def build(model: str = registry.DEFAULT_MODEL) -> gr.Blocks:
             gr.HTML(_HEADER, min_width=240, scale=6)
             share = gr.Button("Copy link", size="sm", elem_id="share", scale=0, min_width=110)
             dark = gr.Button("Light / dark", size="sm", elem_id="theme", scale=0, min_width=110)
-        address = gr.Textbox(label="Link to what you see", visible=False, elem_id="link", buttons=["copy"])
+        address = gr.Textbox(label="Link to this view", visible=False, elem_id="link", buttons=["copy"])
         note = gr.Markdown(visible=False, elem_classes="note", elem_id="note")
-        seen = gr.State("compare")
+        view = gr.State("compare")
         with gr.Tabs(elem_id="views") as tabs:
             with gr.Tab(_TITLES["compare"], id="compare") as first:
-                asked = compare_tab.build(model, gpu)
+                compare = compare_tab.build(model, gpu)
             with gr.Tab(_TITLES["explore"], id="explore") as second:
-                explored = explore_tab.build(model, asked.measurements)
+                explore = explore_tab.build(model, compare.measurements)
             with gr.Tab(_TITLES["choose"], id="choose") as third:
-                chosen = recommend_tab.build(model)
+                recommend = recommend_tab.build(model)
             with gr.Tab(_TITLES["about"], id="about") as fourth:
-                claimed = about_tab.build()
+                claims = about_tab.build()
         for tab, name in zip((first, second, third, fourth), permalink.VIEWS):
-            tab.select(lambda name=name: name, None, seen, **NO_PROGRESS)
-        fourth.select(about_tab.study_claims, None, claimed, **NO_PROGRESS)
+            tab.select(lambda name=name: name, None, view, **NO_PROGRESS)
+        fourth.select(about_tab.study_claims, None, claims, **NO_PROGRESS)
         dark.click(None, js=_TOGGLE_DARK_JS, api_visibility="private")
-        _wire(page, asked, explored, chosen, (tabs, seen, share, address, note))
-        _wire_api(asked, gpu)
+        _connect(page, compare, explore, recommend, _Frame(tabs, view, share, address, note))
+        _connect_api(compare, gpu)
     return page.queue(max_size=32)
 
 
-def _wire(
+@dataclass(frozen=True)
+class _Frame:
+    """The components around the tabs; ``view`` is the open tab, ``address`` the link, ``note`` its errors."""
+
+    tabs: gr.Tabs
+    view: gr.State
+    share: gr.Button
+    address: gr.Textbox
+    note: gr.Markdown
+
+
+def _connect(
     page: gr.Blocks,
-    asked: CompareComponents,
-    explored: ExploreComponents,
-    chosen: RecommendComponents,
-    frame: tuple[Any, ...],
+    compare: CompareComponents,
+    explore: ExploreComponents,
+    recommend: RecommendComponents,
+    frame: _Frame,
 ) -> None:
-    """Links, and the chart's redrawing after the page is opened and after answers."""
-    tabs, seen, share, address, note = frame
-    form = [asked.model, asked.variants, asked.image, asked.question, asked.known_answer]
-    wish = [chosen.model, chosen.memory, chosen.loss, chosen.goal, chosen.task]
-    redraw = {
-        "fn": explore_tab.draw,
-        "inputs": [*explored.filter, explored.opened, asked.measurements],
-        "outputs": explored.outputs,
-    }
-    restored = [note, tabs, seen, *form, *explored.filter, explored.opened, *wish]
+    """Restores and creates links, and draws the chart when the page opens and after each answer."""
+    constraints = [recommend.model, recommend.memory, recommend.loss, recommend.goal, recommend.task]
+    filters = [*explore.filter, explore.opened]
+    redraw = {"fn": explore_tab.draw, "inputs": [*filters, compare.measurements], "outputs": explore.outputs}
+    form = [compare.model, compare.variants, compare.image, compare.question, compare.known_answer]
+    restored = [frame.note, frame.tabs, frame.view, *form, *filters, *constraints]
     opening = page.load(_restore, None, restored, **NO_PROGRESS)
-    opening.then(
-        None, js=_MARK_READY_JS, **NO_PROGRESS
-    )  # until then nothing can be clicked: what is restored would undo it
+    # nothing can be clicked before the page is marked ready: restoring the link would undo it
+    opening.then(None, js=_MARK_READY_JS, **NO_PROGRESS)
     opening.then(**redraw, **NO_PROGRESS)
-    for run in asked.ask_events:
-        run.then(**redraw, **NO_PROGRESS)
-    state = [
-        seen,
-        asked.model,
-        asked.variants,
-        asked.question,
-        asked.known_answer,
-        *explored.filter,
-        explored.opened,
-        *wish,
-    ]
-    copied = share.click(_link_of, state, address, **NO_PROGRESS)
-    copied.then(None, address, address, js=SHARE_JS, **NO_PROGRESS)
+    for event in compare.ask_events:
+        event.then(**redraw, **NO_PROGRESS)
+    form = [compare.model, compare.variants, compare.question, compare.known_answer]
+    copied = frame.share.click(_link_of, [frame.view, *form, *filters, *constraints], frame.address, **NO_PROGRESS)
+    copied.then(None, frame.address, frame.address, js=SHARE_JS, **NO_PROGRESS)
 
 
-def _wire_api(asked: CompareComponents, gpu: dict[str, Any]) -> None:
-    variants, told, knock = StringList(visible=False), gr.JSON(visible=False), gr.Button(visible=False)
-    # through the image component, which admits uploaded files alone; gr.api would take any path
-    knock.click(api.compare, [asked.image, asked.question, variants], told, api_name="compare", **gpu)
+def _connect_api(compare: CompareComponents, gpu: dict[str, Any]) -> None:
+    """Adds the endpoints of ``api``."""
+    recipes, cards, trigger = StringList(visible=False), gr.JSON(visible=False), gr.Button(visible=False)
+    # through the image component, which accepts uploaded files only; gr.api would accept any path
+    trigger.click(api.compare, [compare.image, compare.question, recipes], cards, api_name="compare", **gpu)
     gr.api(api.recommend, api_name="recommend", concurrency_limit=2)
     gr.api(api.results, api_name="results")
 
 
 def _restore(request: gr.Request) -> tuple[Any, ...]:
-    """Every component as the page's address asks for it; none where it asks for nothing."""
-    asked = dict(request.query_params)
-    if not set(asked) & set(permalink.NAMES):
+    """New values of the components from the query of the page's URL; nothing changes without such a query."""
+    query = dict(request.query_params)
+    if not set(query) & set(permalink.NAMES):
         return (gr.skip(),) * _NUM_RESTORED
-    found, bad = permalink.read(asked)
-    odd = f"This link names something that is not here ({', '.join(bad)}): the usual is shown instead." if bad else ""
-    image, question, known = None, found.question, compare_tab.NO_KNOWN_ANSWER
-    if found.example:
-        image, usual, known = compare_tab.load_example(found.example)
-        question = question or usual
-    picked = gr.CheckboxGroup(choices=compare_tab.variant_choices(found.model), value=permalink.variants_of(found))
+    link, invalid = permalink.read(query)
+    note = ""
+    if invalid:
+        note = f"Some values of this link are not available here ({', '.join(invalid)}): defaults are shown instead."
+    # a visitor may have opened another tab meanwhile: only a link that names a tab opens it
+    view = (gr.Tabs(selected=link.view), link.view) if "view" in query else (gr.skip(), gr.skip())
+    task = recommend_tab.task_dropdown(link.model, link.task)
+    constraints = (link.model, link.memory or recommend_tab.DEFAULT_MEMORY, link.loss, link.goal, task)
+    return gr.Markdown(note, visible=bool(note)), *view, *_restore_form(link), *_restore_filters(link), *constraints
+
+
+def _restore_form(link: Link) -> tuple[Any, ...]:
+    """Values of the tab Compare: model, variants, image, question, known answer."""
+    image, question, known = None, link.question, compare_tab.NO_KNOWN_ANSWER
+    if link.example:
+        image, example_question, known = compare_tab.load_example(link.example)
+        question = question or example_question
+    choices = compare_tab.variant_choices(link.model)
+    variants = gr.CheckboxGroup(choices=choices, value=permalink.variants_of(link))
+    return link.model, variants, image, question, known
+
+
+def _restore_filters(link: Link) -> tuple[Any, ...]:
+    """Values of ``ExploreComponents.filter`` and of the opened recipe."""
     machines = results.hardware()
-    hardware = found.hardware or (machines[0] if machines else None)
-    there, end = results.models_on(hardware), explore_tab.largest_megabytes(hardware)
-    families = [m for m in found.families if m in there] or results.default_models(hardware, found.model)
-    filters = (
+    hardware = link.hardware or (machines[0] if machines else None)
+    models = results.models_on(hardware)
+    families = [m for m in link.families if m in models] or results.default_models(hardware, link.model)
+    limit = explore_tab.largest_megabytes(hardware)
+    return (
         hardware,
-        gr.CheckboxGroup(there, value=families),
-        list(found.techniques),
-        found.axis,
-        gr.Slider(0, end, explore_tab.parse_megabytes(found.fits, hardware)),
-        found.least,
-        explore_tab.task_dropdown(hardware, families, found.task),
+        gr.CheckboxGroup(models, value=families),
+        list(link.techniques),
+        link.axis,
+        gr.Slider(0, limit, explore_tab.parse_megabytes(link.fits, hardware)),
+        link.least,
+        explore_tab.task_dropdown(hardware, families, link.task),
+        gr.Dropdown([link.opened] if link.opened else [], value=link.opened or None),
     )
-    opened = gr.Dropdown([found.opened] if found.opened else [], value=found.opened or None)
-    task = recommend_tab.task_dropdown(found.model, found.task)
-    wish = (found.model, found.memory or recommend_tab.DEFAULT_MEMORY, found.loss, found.goal, task)
-    form = (found.model, picked, image, question, known)
-    # a visitor may have moved on meanwhile: only a link that names a view takes them there
-    place = (gr.Tabs(selected=found.view), found.view) if "view" in asked else (gr.skip(), gr.skip())
-    return gr.Markdown(odd, visible=bool(odd)), *place, *form, *filters, opened, *wish
 
 
 def _link_of(*state: Any) -> Any:
-    seen, model, picked, question, known, *rest = state
-    hardware, families, techniques, axis, fits, least, task, opened, chosen, memory, loss, goal, chosen_task = rest
+    """The link to the state of the page, in the textbox that shows it."""
+    view, model, variants, question, known, *rest = state
+    hardware, families, techniques, axis, fits, least, task, opened, *constraints = rest
+    recommend_model, memory, loss, goal, recommend_task = constraints
+    is_recommend = view == "choose"
     example = (known or {}).get("example", "")
-    usual = (known or {}).get("question")
+    example_question = (known or {}).get("question")
     machines = results.hardware()
-    found = Link(
-        view=seen,
-        model=chosen if seen == "choose" else model,
-        variants=() if seen == "choose" else _variants(model, picked),
+    if is_recommend:
+        task_name = _link_task(recommend_task, recommend_tab.tasks_of(recommend_model))
+    else:
+        task_name = _link_task(task, results.tasks_on(hardware, families))
+    link = Link(
+        view=view,
+        model=recommend_model if is_recommend else model,
+        variants=() if is_recommend else _link_variants(model, variants),
         example=example,
-        question="" if example and question == usual else question or "",
+        question="" if example and question == example_question else question or "",
         hardware="" if machines and hardware == machines[0] else hardware or "",
         families=() if families == results.default_models(hardware, model) else tuple(families),
         techniques=tuple(techniques or ()),
@@ -192,32 +211,39 @@ def _link_of(*state: Any) -> Any:
         memory="" if memory == recommend_tab.DEFAULT_MEMORY else memory or "",
         loss=loss,
         goal=goal,
-        task=_link_task(chosen_task, recommend_tab.tasks_of(chosen))
-        if seen == "choose"
-        else _link_task(task, results.tasks_on(hardware, families)),
+        task=task_name,
     )
-    return gr.Textbox(found.query(), visible=True)
+    return gr.Textbox(link.query(), visible=True)
 
 
 def _link_task(task: str | None, tasks: list[str]) -> str:
-    """``task`` of the ``tasks`` that are offered; empty for the first of them, the default."""
+    """``task``; empty if it is the first of ``tasks``, which is the default."""
     return "" if not task or task == next(iter(tasks), None) else task
 
 
-def _variants(model: str, picked: list[str]) -> tuple[str, ...]:
-    """The chosen variants by name; none where they are the usual ones."""
-    return () if picked == handlers.default_variants(model) else tuple(Recipe.parse(p).name for p in picked)
+def _link_variants(model: str, recipes: list[str]) -> tuple[str, ...]:
+    """Names of the selected recipes; empty if they are the model's defaults."""
+    if recipes == handlers.default_variants(model):
+        return ()
+    return tuple(Recipe.parse(recipe).name for recipe in recipes)
 
 
 def launch(page: gr.Blocks, host: str, port: int | None, share: bool) -> None:
-    """Serve ``page`` until it is stopped; a share link that cannot be had does not stop it."""
-    place: dict[str, Any] = {"server_name": host, "server_port": port, "prevent_thread_lock": True, **launch_options()}
+    """Serves the page until it is interrupted.
+
+    Args:
+        page: what ``build`` returns.
+        host: address to bind.
+        port: None for 7860, or the next free one.
+        share: also create a public link; without success the page is served locally.
+    """
+    options: dict[str, Any] = {"server_name": host, "server_port": port, "prevent_thread_lock": True} | launch_options()
     try:
-        page.launch(share=share, **place)
+        page.launch(share=share, **options)
     except Exception as error:
         if not share:
             raise
-        print(f"No share link could be made ({type(error).__name__}); serving on this machine alone.")
-        page.launch(share=False, **place)
-    threading.Thread(target=handlers.warm_up, daemon=True).start()  # while the first visitor looks around
+        print(f"The share link could not be created ({type(error).__name__}); serving locally only.")
+        page.launch(share=False, **options)
+    threading.Thread(target=handlers.warm_up, daemon=True).start()  # before the first question
     page.block_thread()

@@ -1,4 +1,4 @@
-"""What a visitor chose, as the query of a link, and back. Pure; whatever a link says is checked."""
+"""The state of the page as the query of a link, and back. Every value of a link is validated."""
 
 from __future__ import annotations
 
@@ -19,7 +19,11 @@ VIEWS = ("compare", "explore", "choose", "about")
 
 @dataclass(frozen=True)
 class Link:
-    """One state of the page. ``variants`` are names such as ``glu30+int8``; ``fits`` is text such as ``8GB``."""
+    """One state of the page; the names of the fields are those of the query.
+
+    ``variants`` are names of recipes without the model, such as ``glu30+int8``; ``fits`` and ``memory`` are text such
+    as ``8GB``; ``least`` is exact match in percent and ``loss`` in percentage points.
+    """
 
     view: str = "compare"
     model: str = registry.DEFAULT_MODEL
@@ -39,26 +43,44 @@ class Link:
     task: str = ""
 
     def query(self) -> str:
-        """``?view=explore&...``: only what differs from the usual."""
-        usual = Link()
-        parts = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != getattr(usual, f.name)}
-        return "?" + urlencode({k: ",".join(v) if isinstance(v, tuple) else v for k, v in parts.items()}, safe=",/")
+        """``?view=explore&...``: the fields that differ from their defaults."""
+        default = Link()
+        changed = {}
+        for name in NAMES:
+            value = getattr(self, name)
+            if value != getattr(default, name):
+                changed[name] = ",".join(value) if isinstance(value, tuple) else value
+        return "?" + urlencode(changed, safe=",/")
 
 
-def _one_of(known: Callable[[], Any]) -> Callable[[str], str]:
+NAMES = tuple(field.name for field in fields(Link))
+
+
+def _one_of(choices: Callable[[], Any]) -> Callable[[str], str]:
+    """A reader of one of the choices, which are looked up when a link is read."""
+
     def read(text: str) -> str:
-        if text not in known():
+        if text not in choices():
             raise ValueError
         return text
 
     return read
 
 
-def _some_of(known: Callable[[], Any]) -> Callable[[str], tuple[str, ...]]:
-    return lambda text: tuple(map(_one_of(known), filter(None, dict.fromkeys(text.split(",")))))
+def _some_of(choices: Callable[[], Any]) -> Callable[[str], tuple[str, ...]]:
+    """A reader of a comma-separated list of choices."""
+    read_one = _one_of(choices)
+
+    def read(text: str) -> tuple[str, ...]:
+        items = dict.fromkeys(text.split(","))
+        return tuple(read_one(item) for item in items if item)
+
+    return read
 
 
 def _number(low: float, high: float) -> Callable[[str], float]:
+    """A reader of a number in an interval."""
+
     def read(text: str) -> float:
         value = float(text)
         if not low <= value <= high:
@@ -97,32 +119,31 @@ _READERS: Mapping[str, Callable[[str], Any]] = {
     "task": _one_of(lambda: list_tasks(results.reports())),
 }
 
-NAMES = tuple(f.name for f in fields(Link))
-
 
 def read(query: Mapping[str, str]) -> tuple[Link, list[str]]:
-    """The state that a query asks for, and the names of its parts that cannot be had: those are left as usual.
+    """Reads the query of a link; parameters with other names are ignored, since they may belong to the host.
 
-    Parts of other names are passed over: they may be the host's.
+    Returns:
+        The state of the page, and the names of invalid parameters, which keep their defaults.
     """
-    found, bad = Link(), []
+    link, invalid = Link(), []
     for name, reader in _READERS.items():
         if name not in query:
             continue
         try:
-            found = replace(found, **{name: reader(str(query[name]))})
+            link = replace(link, **{name: reader(str(query[name]))})
         except ValueError:
-            bad.append(name)
+            invalid.append(name)
     if "variants" in query:
+        names = str(query["variants"]).replace(" ", "+").split(",")  # a "+" of a query is decoded as a space
         try:
-            texts = [f"{found.model}/{name}" for name in str(query["variants"]).replace(" ", "+").split(",")]
-            variants = tuple(r.name for r in handlers.parse_recipes(texts))
-            found = replace(found, variants=variants)
+            recipes = handlers.parse_recipes([f"{link.model}/{name}" for name in names])
+            link = replace(link, variants=tuple(recipe.name for recipe in recipes))
         except ValueError:
-            bad.append("variants")
-    return found, bad
+            invalid.append("variants")
+    return link, invalid
 
 
 def variants_of(link: Link) -> list[str]:
-    """The variants as recipes; the usual ones where the link names none."""
+    """The recipes of a link; the model's default ones if it names none."""
     return [str(Recipe.parse(f"{link.model}/{v}")) for v in link.variants] or handlers.default_variants(link.model)

@@ -1,4 +1,4 @@
-"""Two answers word by word, as HTML. Everything that a person or a model wrote is escaped."""
+"""Word-level differences of two answers, as HTML. All text from models is escaped."""
 
 from __future__ import annotations
 
@@ -7,25 +7,23 @@ import html
 
 
 def same_words(one: str, other: str) -> bool:
-    """Whether two answers have the same words."""
+    """Whether two answers have the same words, ignoring case."""
     return one.lower().split() == other.lower().split()
 
 
 def highlight_changes(before: str, after: str) -> str:
-    """``after`` with the words marked that ``before`` has not, and those struck out that it lost.
-
-    Without its marks the text is ``after``; case is not a difference.
-    """
+    """``after`` with its new words in ``<mark>`` and the removed words of ``before`` in ``<del>``, ignoring case."""
     old, new = before.split(), after.split()
     matcher = difflib.SequenceMatcher(a=[w.lower() for w in old], b=[w.lower() for w in new], autojunk=False)
     parts = []
-    for what, a0, a1, b0, b1 in matcher.get_opcodes():
-        gone, come = html.escape(" ".join(old[a0:a1])), html.escape(" ".join(new[b0:b1]))
-        if what == "equal":
-            parts.append(come)
+    for operation, old_start, old_end, new_start, new_end in matcher.get_opcodes():
+        removed = html.escape(" ".join(old[old_start:old_end]))
+        added = html.escape(" ".join(new[new_start:new_end]))
+        if operation == "equal":
+            parts.append(added)
             continue
-        if gone:
-            parts.append(f'<del title="only FP16 says this">{gone}</del>')
-        if come:
-            parts.append(f"<mark>{come}</mark>")
+        if removed:
+            parts.append(f'<del title="only in the FP16 answer">{removed}</del>')
+        if added:
+            parts.append(f"<mark>{added}</mark>")
     return " ".join(parts)

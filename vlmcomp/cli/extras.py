@@ -45,4 +45,4 @@ def _install(module: str) -> str:
     extra = _EXTRA_OF.get(module)
     if extra is None:
         return "pip install -r requirements.txt"
-    return f'pip install "vlmcomp[{extra}]", or pip install -r requirements-{extra}.txt'
+    return f"pip install -r requirements-{extra}.txt"

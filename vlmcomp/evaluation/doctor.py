@@ -110,7 +110,8 @@ def _profile_precisions(
     model: str, device: str, rounds: int, bandwidth: float, budget: int
 ) -> tuple[PrecisionProfile, ...]:
     num_layers = len(architecture.decoder_layers(meta_model(model)))
-    layers = {precision: _decoder_linears(model, precision, device) for precision in available_precisions()}
+    precisions = [p for p in available_precisions() if dispatch.supports_precision(p, torch.device(device))]
+    layers = {precision: _decoder_linears(model, precision, device) for precision in precisions}
     layer_bytes = {precision: sum(storage_bytes(layer).values()) for precision, layer in layers.items()}
     kernels = {p: dispatch.optimize_linears_(layer, p, torch.device(device)) for p, layer in layers.items()}
     steps = {precision: _decode_step(layer, device) for precision, layer in layers.items()}

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from vlmcomp.private_ops import choose_int4_scales, quantize_int4
+
 GROUP_SIZE = 32  # inputs that share an INT4 scale and zero point
 OUT_FEATURES_MULTIPLE = 16  # required by the INT4 kernel of a CPU
 INT8 = "Int8Tensor"
@@ -55,24 +57,9 @@ def to_int4(weight: torch.Tensor) -> Any:
     Values are rounded with the scales and zero points as they are stored, in bfloat16, so that packing a dequantized
     weight returns the same values.
     """
-    from torchao.quantization import MappingType, quant_primitives
-
     exact = weight.float()
-    block = (1, GROUP_SIZE)
-    levels = {"quant_min": 0, "quant_max": 2 * _OFFSET - 1}
-    scale, zero = quant_primitives._choose_qparams_affine_tinygemm(
-        exact,
-        MappingType.ASYMMETRIC,
-        block,
-        torch.int32,
-        eps=1e-6,
-        scale_dtype=torch.bfloat16,
-        zero_point_dtype=torch.bfloat16,
-        **levels,
-    )
-    qweight = quant_primitives._quantize_affine_tinygemm(
-        exact, block, scale.float(), zero.float(), torch.int32, **levels
-    )
+    scale, zero = choose_int4_scales(exact, GROUP_SIZE)
+    qweight = quantize_int4(exact, scale.float(), zero.float(), GROUP_SIZE)
     return make_int4(qweight, scale, zero)
 
 
