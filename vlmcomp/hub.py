@@ -161,17 +161,17 @@ def raise_upload_error(error: Exception, repo: str, endpoint: str) -> NoReturn:
     """Raises ``error`` of an upload to ``repo`` again as a ValueError of one sentence."""
     response = getattr(error, "response", None)
     status = response.status_code if isinstance(error, HfHubHTTPError) and response is not None else None
-    said = " ".join((getattr(error, "server_message", None) or str(error)).split()).rstrip(".")
+    reason = " ".join((getattr(error, "server_message", None) or str(error)).split()).rstrip(".")
     if status == 401:
-        text = f"{endpoint} does not accept your token: log in anew with 'hf auth login', or mend HF_TOKEN"
+        text = f"{endpoint} does not accept your token: log in again with 'hf auth login', or fix HF_TOKEN"
     elif status == 403:
-        text = f"your token may not write to {repo}: use one with write access to {repo.partition('/')[0]} ({said})"
+        text = f"your token may not write to {repo}: use one with write access to {repo.partition('/')[0]} ({reason})"
     elif status is not None:
-        text = f"{endpoint} refuses {repo} with {status}: {said}"
+        text = f"{endpoint} refuses {repo} with {status}: {reason}"
     elif isinstance(error, HTTPError | ConnectionError | TimeoutError):
         text = f"{endpoint} cannot be reached: try again with a network, and without HF_HUB_OFFLINE"
     elif getattr(error, "strerror", None):
         text = f"{getattr(error, 'filename', None) or repo}: {error.strerror}"  # type: ignore[attr-defined]
     else:
-        text = f"the push to {repo} broke off, and nothing of it shows: run it again ({said})"
+        text = f"the push to {repo} broke off, and nothing of it shows: run it again ({reason})"
     raise ValueError(text) from error
