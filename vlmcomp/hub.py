@@ -173,5 +173,5 @@ def raise_upload_error(error: Exception, repo: str, endpoint: str) -> NoReturn:
     elif getattr(error, "strerror", None):
         text = f"{getattr(error, 'filename', None) or repo}: {error.strerror}"  # type: ignore[attr-defined]
     else:
-        text = f"the push to {repo} broke off, and nothing of it shows: run it again ({reason})"
+        text = f"the push to {repo} was interrupted, and nothing of it is visible: run it again ({reason})"
     raise ValueError(text) from error

@@ -173,7 +173,7 @@ def test_an_upload_that_breaks_changes_nothing_and_can_be_run_again(
     hub: space_server.Spaces, checkout: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub.loses = 1
-    with pytest.raises(ValueError, match="broke off, and nothing of it shows: run it again"):
+    with pytest.raises(ValueError, match="was interrupted, and nothing of it is visible: run it again"):
         _push(space.plan_push(checkout))
     assert set(hub.held[NAME]) == {".gitattributes", "README.md"}
     _push(space.plan_push(checkout))
@@ -235,7 +235,7 @@ def test_no_token_a_wrong_one_and_no_network_are_one_sentence(
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
     status, _, err = _run(capsys, "--to", NAME)
-    assert status == 2 and "does not accept your token: log in anew" in _last(err)
+    assert status == 2 and "does not accept your token: log in again" in _last(err)
     monkeypatch.delenv("HF_TOKEN")
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "none"))
     status, _, err = _run(capsys, "--to", NAME)
