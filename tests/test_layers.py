@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = {  # lowest first; the packages and modules of one layer do not know each other
-    0: ("recipe", "files", "feedback", "version", "private_ops"),
+    0: ("recipe", "files", "feedback", "private_ops"),
     1: ("results",),
     2: ("hardware", "hub"),
     3: ("data",),
@@ -35,7 +35,6 @@ WITHOUT_TORCH = (
     "models.registry",
     "models.configs",
     "api.results",
-    "version",
 )
 MODULES = sorted((ROOT / "vlmcomp").rglob("*.py"))
 HEAVY = ("torch", "transformers", "bitsandbytes", "torchao", "accelerate")

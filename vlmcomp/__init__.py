@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from vlmcomp.version import __version__
+from vlmcomp.results.provenance import __version__
 
 if TYPE_CHECKING:
     from vlmcomp.api.benchmark import benchmark

@@ -72,7 +72,7 @@ def test_results_and_recommend_answer_programs(client: Client) -> None:
         (("gpt", "8GB", 1.0, "memory"), "unknown model"),
         (("llava-shapes", "8GB", -3.0, "memory"), "0 to 100"),
         (("llava-shapes", "8GB", "some", "memory"), "number of points"),
-        (("llava-shapes", 8, 1.0, "memory"), "must be texts"),
+        (("llava-shapes", 8, 1.0, "memory"), "must be strings"),
     ):
         with pytest.raises(AppError, match=sentence):
             client.predict(*wish, api_name="/recommend")

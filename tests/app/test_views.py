@@ -279,7 +279,7 @@ def test_what_is_chosen_for_me_is_shown_with_all_that_was_looked_at() -> None:
         == 1 + len(found.candidates)
         == 1 + len(grid.comparable_reports("llava-shapes", results.reports()))
     )
-    assert table.count("<td>taken</td>") == 1
+    assert table.count("<td>chosen</td>") == 1
     for bad in (
         (5, "8GB", 1, "memory"),
         ("llava-shapes", "8GB", "1", "memory"),

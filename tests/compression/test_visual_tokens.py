@@ -162,15 +162,16 @@ def test_the_image_is_seen_once_a_question_while_the_clock_runs(dense: VLM, samp
     assert timed.vision_ms[0] > 0 and timed.prompt_tokens < 64
 
 
-def test_two_threads_share_an_engine_and_get_their_own_answers(dense: VLM, split: list) -> None:
+def test_two_engines_share_a_model_and_get_their_own_answers(dense: VLM, split: list) -> None:
     token_pruner.attach_(dense.model, 50)
     images, questions, _ = split
-    engine = Engine(dense)
-    alone = [engine.generate(image, question, 16).text for image, question in zip(images, questions)]
+    engines = [Engine(dense), Engine(dense)]
+    alone = [engines[0].generate(image, question, 16).text for image, question in zip(images, questions)]
     found: dict[int, list[str]] = {}
 
     def work(start: int) -> None:
-        found[start] = [engine.generate(images[i], questions[i], 16).text for i in range(start, len(images), 2)]
+        rows = range(start, len(images), 2)
+        found[start] = [engines[start].generate(images[i], questions[i], 16).text for i in rows]
 
     threads = [Thread(target=work, args=(start,)) for start in (0, 1)]
     for thread in threads:

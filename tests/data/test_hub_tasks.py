@@ -294,7 +294,7 @@ def test_a_copy_is_benchmarked_kept_rescored_and_shown(
     assert found.vqa_accuracy == pytest.approx(sum(vqa_accuracy(r["answer"], r["references"]) for r in rows) / 4)
 
     assert main.main(command) == 0
-    assert "(kept)" in capsys.readouterr().out
+    assert "(reused)" in capsys.readouterr().out
     assert main.main(["report", "--root", out, "--rescore"]) == 0
     shown = capsys.readouterr().out
     assert "vqav2 exact match % (4)" in shown and "vqav2 VQA accuracy %" in shown and task.version in shown

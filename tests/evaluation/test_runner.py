@@ -1,4 +1,4 @@
-"""Sweeps with the embedded model in real processes: what is finished is kept, what fails is recorded."""
+"""Sweeps with the embedded model in real processes: finished reports are reused, failures are recorded."""
 
 from __future__ import annotations
 

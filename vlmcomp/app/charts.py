@@ -1,4 +1,4 @@
-"""The scatter of a view. Colour is technique, shape is family, area is weight bytes, hollow is measured just now."""
+"""The chart of the tab Explore: color is technique, symbol is family, area is bytes of weights, hollow is live."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _OPENED_ARROW = "#f43f5e"
 
 @dataclass(frozen=True)
 class LiveMeasurement:
-    """One answer's latency as just measured. ``decode_ms_per_token`` is None where only one token came."""
+    """Latency of one live answer; ``decode_ms_per_token`` is None for an answer of one token."""
 
     recipe: Recipe
     ttft_ms: float
@@ -39,7 +39,7 @@ class LiveMeasurement:
 
 
 def symbols(models: Sequence[str]) -> dict[str, str]:
-    """Every family has its shape, whatever the filter."""
+    """The symbol of each family, which does not depend on the filter."""
     return {m: _SYMBOLS[i % len(_SYMBOLS)] for i, m in enumerate(sorted(models))}
 
 
@@ -75,7 +75,7 @@ def points(shown: Sequence[Report], view: ResultFilter, task: str | None = None)
 
 
 def hover(report: Report, task: str) -> str:
-    """The numbers of a point for people, each by its name."""
+    """The text shown when the pointer is over a point."""
     quality, timed, size = report.quality[task], report.latency, report.size
     assert size is not None
     both, speed = results.against_fp16(report, task)
@@ -104,7 +104,7 @@ def scatter(view: ResultFilter, live: Sequence[LiveMeasurement] = (), opened: st
     _style(figure, view, shown, task)
     if not shown or task is None:
         figure.add_annotation(
-            text="No recorded result fits this choice.", showarrow=False, x=0.5, y=0.5, xref="paper", yref="paper"
+            text="No recorded result matches the filters.", showarrow=False, x=0.5, y=0.5, xref="paper", yref="paper"
         )
         figure.update_xaxes(visible=False)
         figure.update_yaxes(visible=False)
@@ -186,7 +186,7 @@ def live_hover(live: LiveMeasurement) -> str:
             f"First token: {live.ttft_ms:.2f} ms",
             f"Decoding: {live.decode_ms_per_token:.2f} ms per token",
             f"End to end: {live.total_ms:.2f} ms for {live.new_tokens} tokens",
-            "Your one question on this machine; the quality is the recorded one",
+            "One question on this machine; the quality is the recorded one",
         ]
     )
 
@@ -205,7 +205,7 @@ def _annotate(figure: go.Figure, point: Point) -> None:
 
 
 def _style(figure: go.Figure, view: ResultFilter, shown: Sequence[Report], task: str | None) -> None:
-    """Transparent ground; text and grid take the page's colours from the style sheet, so both themes fit."""
+    """Transparent background; the style sheet colors text and grid for the light and the dark theme."""
     figure.update_layout(
         template="none",
         height=440,
@@ -220,7 +220,7 @@ def _style(figure: go.Figure, view: ResultFilter, shown: Sequence[Report], task:
         dragmode=False,
     )
     title = f"Weights, {_scale(shown)[1]}" if view.axis == "size" else "Decoding, ms per token"
-    words = {"text": f"{title} (less is better)", "font": {"size": 12}}  # has to fit a phone
-    figure.update_xaxes(title=words, zeroline=False, automargin=True, rangemode="normal")
+    x_title = {"text": f"{title} (less is better)", "font": {"size": 12}}  # must fit a phone
+    figure.update_xaxes(title=x_title, zeroline=False, automargin=True, rangemode="normal")
     y_title = f"Exact match on {task}, %" if task else "Exact match, %"
     figure.update_yaxes(title=y_title, zeroline=False, automargin=True)

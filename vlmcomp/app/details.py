@@ -1,4 +1,4 @@
-"""One recorded result as a card: its numbers, its parts, and the questions that it loses against FP16."""
+"""One recorded result as a card: its numbers, the sizes of its parts, and its regressions against FP16."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from vlmcomp.results.schema import Report
 
 MAX_REGRESSIONS = 6
 EMPTY = (
-    '<div class="empty">Click a point, take a row of the table, or choose a recipe above to see what it costs.</div>'
+    '<div class="empty">Click a point, select a row of the table, or choose a recipe above to see its details.</div>'
 )
 
 
 @dataclass(frozen=True)
 class Regression:
-    """A question that FP16 answered right and the variant did not."""
+    """A question that FP16 answered correctly and the variant did not."""
 
     id: str
     type: str
@@ -55,13 +55,15 @@ def regressions(report: Report, task: str | None = None) -> list[Regression]:
         if old is None or not exact_match(old["answer"], row["reference"]):
             continue
         if not exact_match(row["answer"], row["reference"]):
-            told = (row["reference"], old["answer"], row["answer"])
-            found.append(Regression(row["id"], row["type"], row["question"], *told))
-    return sorted(found, key=lambda loss: (_similarity(loss), loss.id))
+            answers = (row["reference"], old["answer"], row["answer"])
+            found.append(Regression(row["id"], row["type"], row["question"], *answers))
+    return sorted(found, key=lambda regression: (_similarity(regression), regression.id))
 
 
-def _similarity(loss: Regression) -> float:
-    return difflib.SequenceMatcher(a=loss.reference.lower(), b=loss.after.lower(), autojunk=False).ratio()
+def _similarity(regression: Regression) -> float:
+    """Similarity of the variant's answer and the reference, from 0 to 1."""
+    reference, answer = regression.reference.lower(), regression.after.lower()
+    return difflib.SequenceMatcher(a=reference, b=answer, autojunk=False).ratio()
 
 
 @cache
@@ -82,16 +84,20 @@ def sample_image(task: str, id: str) -> Image.Image | None:
 
 
 def data_uri(image: Image.Image) -> str:
-    held = io.BytesIO()
-    image.save(held, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(held.getvalue()).decode()}"
+    """The image as a ``data:`` URI of a PNG file."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 @cache
 def render(slug: str | None, recipe: str | None, task: str | None = None) -> str:
-    """The card of ``recipe`` on that machine as HTML; everything that people and models wrote is escaped.
+    """The card of a result as HTML; all text from models and reports is escaped.
 
-    ``task``: of the quality (None: the headline task).
+    Args:
+        slug: the machine.
+        recipe: the recipe.
+        task: the task of the quality (None: the headline task).
     """
     report = results.find(slug, recipe)
     if report is None:
@@ -104,9 +110,10 @@ def render(slug: str | None, recipe: str | None, task: str | None = None) -> str
         f"{html.escape(report.hardware.name)}, {html.escape(report.date[:10])}</p></header>"
     )
     if report.error is not None or report.size is None:
-        body = f'<p class="failure">It failed: {html.escape(report.error or "not measured")}</p>'
+        body = f'<p class="failure">Failed: {html.escape(report.error or "not measured")}</p>'
     else:
-        body = f'<div class="halves"><div>{_numbers(report, task)}</div><div>{_parts(report)}</div></div>{_regressions_section(report, task)}'
+        columns = f"<div>{_numbers(report, task)}</div><div>{_parts(report)}</div>"
+        body = f'<div class="halves">{columns}</div>{_regressions_section(report, task)}'
     return f'<section class="details" style="--hue:{COLORS[name.technique]}" aria-live="polite">{head}{body}</section>'
 
 
@@ -129,56 +136,59 @@ def _numbers(report: Report, task: str | None) -> str:
     if timed is not None:
         rows.append(("First token", f"{timed.ttft_ms_median:.1f} ms"))
         rows.append(("Decoding", f"{timed.decode_ms_per_token_median:.2f} ms per token"))
-        told = speed.speedup_text if speed is not None else "not timed in turns with FP16"
-        rows.append(("Speed to FP16", "1.00x" if is_baseline(report) else told))
+        speedup = speed.speedup_text if speed is not None else "not timed together with FP16"
+        rows.append(("Speed to FP16", "1.00x" if is_baseline(report) else speedup))
     rows.append(("Weights", format_bytes(size.total_bytes)))
     rows.append(("Needs to answer", format_bytes(required_memory(report))))
     return f"<h4>Numbers</h4>{_description_list(rows)}"
 
 
 def is_baseline(report: Report) -> bool:
+    """Whether this is the uncompressed model."""
     return str(Recipe.parse(report.recipe).baseline) == report.recipe
 
 
 def _parts(report: Report) -> str:
-    """Bytes by part, each with a bar of its share."""
+    """Bytes by part, each with a bar, and what was pruned."""
     assert report.size is not None
-    held = {part: count for part, count in report.size.weight_bytes.items() if count}
-    largest = max(held.values(), default=1)
+    bytes_by_part = {part: count for part, count in report.size.weight_bytes.items() if count}
+    largest = max(bytes_by_part.values(), default=1)
     rows = "".join(
         f'<div><dt>{html.escape(part)}</dt><dd><span class="bar" style="width:{100 * count / largest:.0f}%"></span>'
         f"{count / 1e6:,.2f} MB</dd></div>"
-        for part, count in held.items()
+        for part, count in bytes_by_part.items()
     )
-    cut = "".join(
+    pruned = "".join(
         f"<li>{html.escape(p.step)}: kept {p.kept} of {p.of} {html.escape(p.unit)}, {p.real_percent:.1f} % removed</li>"
         for p in report.pruned
     )
-    return f'<h4>Parts</h4><dl class="parts">{rows}</dl>' + (f"<ul>{cut}</ul>" if cut else "")
+    return f'<h4>Parts</h4><dl class="parts">{rows}</dl>' + (f"<ul>{pruned}</ul>" if pruned else "")
 
 
 def _regressions_section(report: Report, task: str | None) -> str:
     if is_baseline(report):
-        return "<p>It is the FP16 model: the others are held against it.</p>"
-    both = results.against_fp16(report, task)[0]
-    if both is None or task is None:
-        return "<p>Its answers, or those of FP16, are not recorded.</p>"
+        return "<p>This is the FP16 model, the baseline of the others.</p>"
+    comparison = results.against_fp16(report, task)[0]
+    if comparison is None or task is None:
+        return "<p>The answers of this recipe or of FP16 are not recorded.</p>"
     found = regressions(report, task)
     head = (
-        f"<h4>What it loses against FP16</h4><p>{both.regressions} of {both.num_samples:,} answers went from right to wrong, "
-        f"{both.improvements} from wrong to right."
+        f"<h4>Regressions against FP16</h4><p>{comparison.regressions} of {comparison.num_samples:,} answers "
+        f"changed from right to wrong, {comparison.improvements} from wrong to right."
     )
     if not found:
         return f"{head}</p>"
-    worst = f" The {min(MAX_REGRESSIONS, len(found))} furthest from right:" if len(found) > 1 else ""
-    return f'{head}{worst}</p><div class="losses" role="list">{"".join(_render_regression(loss, task) for loss in found[:MAX_REGRESSIONS])}</div>'
+    shown = found[:MAX_REGRESSIONS]
+    note = f" The {len(shown)} that differ most from the reference:" if len(found) > 1 else ""
+    items = "".join(_render_regression(regression, task) for regression in shown)
+    return f'{head}{note}</p><div class="losses" role="list">{items}</div>'
 
 
-def _render_regression(loss: Regression, task: str) -> str:
-    image = sample_image(task, loss.id)
-    shown = f'<img src="{data_uri(image)}" alt="the scene asked about" loading="lazy">' if image is not None else ""
+def _render_regression(regression: Regression, task: str) -> str:
+    image = sample_image(task, regression.id)
+    picture = f'<img src="{data_uri(image)}" alt="image of the question" loading="lazy">' if image is not None else ""
     return (
-        f'<article role="listitem">{shown}<div><p class="q">{html.escape(loss.question)}</p>'
-        f"<p><span>FP16</span> {html.escape(loss.before)}</p>"
-        f"<p><span>variant</span> {highlight_changes(loss.before, loss.after)}</p></div></article>"
+        f'<article role="listitem">{picture}<div><p class="q">{html.escape(regression.question)}</p>'
+        f"<p><span>FP16</span> {html.escape(regression.before)}</p>"
+        f"<p><span>variant</span> {highlight_changes(regression.before, regression.after)}</p></div></article>"
     )

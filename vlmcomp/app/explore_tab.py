@@ -1,8 +1,9 @@
-"""Explore: the scatter, its filters, a table that can be searched, and the card of one result."""
+"""The tab Explore: the chart, its filters, a searchable table, and the card of one result."""
 
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +24,11 @@ from vlmcomp.reporting.recommend import parse_bytes, required_memory
 
 CHART_CLICK_JS = Path(__file__).with_name("bridge.js").read_text(encoding="utf-8")
 SAVE_FILE_JS = Path(__file__).with_name("save.js").read_text(encoding="utf-8")
-_ANY = "any size"
 
 
 @dataclass(frozen=True)
 class ExploreComponents:
-    """The components of the view; ``filter`` holds those that choose what is shown, in the order of ``read_filter``."""
+    """The components that the page connects to others."""
 
     hardware: gr.Dropdown
     families: gr.CheckboxGroup
@@ -45,6 +45,7 @@ class ExploreComponents:
 
     @property
     def filter(self) -> list[Any]:
+        """The components that select results, in the order of ``read_filter``'s parameters."""
         return [
             self.hardware,
             self.families,
@@ -57,19 +58,21 @@ class ExploreComponents:
 
     @property
     def outputs(self) -> list[Any]:
+        """The components that ``draw`` updates."""
         return [self.plot, self.legend, self.table, self.task, self.opened, self.card]
 
 
 def memory_needs(hardware: str | None) -> list[int]:
-    """What the results of a machine need to answer, in bytes, ascending: the places of the slider."""
+    """Bytes that the results of a machine need to answer, ascending, without duplicates."""
     return sorted(
         {required_memory(r) for r in results.reports() if r.hardware.slug == hardware and r.size and not r.error}
     )
 
 
 def largest_megabytes(hardware: str | None) -> float:
-    """The slider's right end, in MB: everything fits there."""
-    return float(max(1, -(-max(memory_needs(hardware), default=10**6) // 10**6)))
+    """The right end of the memory slider in MB, where every result fits."""
+    largest_bytes = max(memory_needs(hardware), default=10**6)
+    return float(max(1, math.ceil(largest_bytes / 10**6)))
 
 
 def read_filter(
@@ -81,14 +84,14 @@ def read_filter(
     least: float | None,
     task: str | None = None,
 ) -> ResultFilter:
-    """The view of the filter's values; ``fits`` in MB, ``least`` in percent."""
-    whole = fits is None or fits >= largest_megabytes(hardware)
+    """The filter of the components' values; ``fits`` is in MB, ``least`` in percent."""
+    fits_all = fits is None or fits >= largest_megabytes(hardware)
     return ResultFilter(
         hardware,
         tuple(families or ()),
         tuple(techniques or ()),
         axis if axis in results.AXES else "speed",
-        None if whole else int(fits * 1e6),
+        None if fits_all else int(fits * 1e6),
         (least or 0) / 100,
         task or None,
     )
@@ -102,17 +105,18 @@ def task_dropdown(hardware: str | None, families: Sequence[str], task: str | Non
 
 
 def parse_megabytes(text: str, hardware: str | None) -> float:
-    """Where the slider stands for an amount such as ``60MB``; at its end for none."""
-    return min(parse_bytes(text) / 1e6, largest_megabytes(hardware)) if text else largest_megabytes(hardware)
+    """Value of the memory slider for text such as ``60MB``; its right end for none."""
+    limit = largest_megabytes(hardware)
+    return min(parse_bytes(text) / 1e6, limit) if text else limit
 
 
 def draw(*values: Any) -> tuple[Any, ...]:
-    """What ``ExploreComponents.outputs`` shows, of the filter's values, what is open, and the live answers."""
-    *chosen, opened, live = values
-    view = read_filter(*chosen)
+    """New values of ``ExploreComponents.outputs``, from the filter, the opened recipe and the live measurements."""
+    *filter_values, opened, live = values
+    view = read_filter(*filter_values)
     measured = [LiveMeasurement(**{**m, "recipe": Recipe.parse(m["recipe"])}) for m in live or ()]
     lines = results.table(view)
-    # every recipe of this machine, whatever the filter: a list that shrinks while it is open fails in the browser
+    # every recipe of this machine, whatever the filter: a dropdown that shrinks while it is open fails in the browser
     names = [r.recipe for r in results.select(results.reports(), ResultFilter(view.hardware, axis="size")).shown]
     opened = opened if opened in names else None
     return (
@@ -126,31 +130,33 @@ def draw(*values: Any) -> tuple[Any, ...]:
 
 
 def legend(view: ResultFilter, count: int) -> str:
-    """What the marks mean, as text: colours, shapes, rings, lines, and what was left out."""
+    """The legend of the chart as HTML: colors, symbols, rings and lines, and how many results were left out."""
     shapes = charts.symbols(results.models_on(view.hardware))
     families = [m for m in shapes if not view.models or m in view.models]
     chips = [f'<span class="key"><i style="background:{color}"></i>{name}</span>' for name, color in COLORS.items()]
     chips += [f'<span class="key"><b>{charts.SIGNS[shapes[m]]}</b>{m}</span>' for m in families]
     chips.append('<span class="key"><b>○</b>hollow: measured just now</span>')
-    said = [f"{count} results. Area: bytes of weights. Bars: 95 % intervals. Ringed: on the Pareto frontier."]
+    notes = [f"{count} results. Area: bytes of weights. Bars: 95 % intervals. Ring: on the Pareto frontier."]
     selection = results.select(results.reports(), view)
     if view.axis == "speed" and selection.shown:
         sets = results.comparable(selection.shown, "speed")
         if not sets:
-            said.append("No line: these were not timed in turns, so their speeds are not told apart.")
+            notes.append("No frontier: these recipes were not timed together, so their speeds do not compare.")
         elif len(sets) > 1:
-            said.append("One line for each set of models that was timed in turns.")
-    odd = [why for _, why in selection.left_out if why not in ("does not fit", "below the least quality")]
-    if odd:
-        said.append(f"Left out: {len(odd)} that failed, or were asked or timed otherwise.")
-    return f'<div class="legend">{"".join(chips)}</div><p class="note">{" ".join(said)}</p>'
+            notes.append("One line for each set of recipes that were timed together.")
+    filtered = (results.TOO_LARGE, results.TOO_INACCURATE)
+    num_left_out = sum(reason not in filtered for _, reason in selection.left_out)
+    if num_left_out:
+        notes.append(f"Not shown: {num_left_out} that failed or were measured under other conditions.")
+    return f'<div class="legend">{"".join(chips)}</div><p class="note">{" ".join(notes)}</p>'
 
 
 def _of_hardware(hardware: str | None, families: Sequence[str]) -> tuple[Any, Any]:
-    there = results.models_on(hardware)
-    kept = [m for m in families or () if m in there] or there[:1]
-    end = largest_megabytes(hardware)
-    return gr.CheckboxGroup(there, value=kept), gr.Slider(0, end, end)
+    """The families and the memory slider of another machine."""
+    models = results.models_on(hardware)
+    selected = [m for m in families or () if m in models] or models[:1]
+    limit = largest_megabytes(hardware)
+    return gr.CheckboxGroup(models, value=selected), gr.Slider(0, limit, limit)
 
 
 def _clicked(event: gr.EventData) -> Any:
@@ -163,28 +169,28 @@ def _row(event: gr.SelectData) -> Any:
 
 
 def save_table(*chosen: Any) -> dict[str, str]:
-    """The flat rows of the view as a CSV file."""
+    """The shown results as a CSV file."""
     selection = results.select(results.reports(), read_filter(*chosen))
     shown = selection.shown
     with user_errors():
         if not shown:
-            raise ValueError("there is nothing to save: no result fits this choice")
+            raise ValueError("there is nothing to save: no result matches the filters")
         text = export.WRITERS["csv"](export.to_rows(_with_baselines(shown), results.rows, selection.task))
     head, *lines = text.splitlines(keepends=True)
     column = head.split(",").index("recipe")
     names = {r.recipe for r in shown}
-    kept = [line for line in lines if line.split(",")[column] in names]
-    return _file("vlmcomp.csv", "text/csv", (head + "".join(kept)).encode())
+    shown_lines = [line for line in lines if line.split(",")[column] in names]
+    return _file("vlmcomp.csv", "text/csv", (head + "".join(shown_lines)).encode())
 
 
 def _with_baselines(shown: Sequence[Any]) -> list[Any]:
-    """With the FP16 reports that the differences are to, even where the filter hides them."""
+    """The shown reports and their FP16 baselines, which differences need even if a filter hides them."""
     wanted = {r.recipe for r in shown} | {str(Recipe.parse(r.recipe).baseline) for r in shown}
     return [r for r in results.reports() if r.hardware.slug == shown[0].hardware.slug and r.recipe in wanted]
 
 
 def save_chart(kind: str, *chosen: Any) -> dict[str, str]:
-    """The plot of the view as a PNG or a page of its own."""
+    """The chart as a PNG or HTML file."""
     from vlmcomp.reporting import figures_matplotlib as pictures
 
     view = read_filter(*chosen)
@@ -194,7 +200,7 @@ def save_chart(kind: str, *chosen: Any) -> dict[str, str]:
         plots = build_plots(selection.shown, results.rows, selection.task)
         made = next((plot for plot in plots if plot.name == name), None)
         if made is None:
-            raise ValueError("there is nothing to draw: no result fits this choice")
+            raise ValueError("there is nothing to plot: no result matches the filters")
     type_ = {"png": "image/png", "html": "text/html"}[kind]
     return _file(f"{name}.{kind}", type_, pictures.WRITERS[kind](made))
 
@@ -210,8 +216,8 @@ def _filters(model: str) -> tuple[Any, ...]:
     with gr.Row(elem_classes="filters"):
         hardware = gr.Dropdown(machines, value=first, label="Measured on", min_width=220)
         axis = gr.Radio([(t, n) for n, t in results.AXES.items()], value="speed", label="Chart", min_width=220)
-        fits = gr.Slider(0, end, end, label="Fits in, MB", info=f"right end: {_ANY}", min_width=200)
-        least = gr.Slider(0, 100, 0, step=1, label="At least, % exact match", min_width=200)
+        fits = gr.Slider(0, end, end, label="Fits in, MB", info="right end: no limit", min_width=200)
+        least = gr.Slider(0, 100, 0, step=1, label="Exact match of at least, %", min_width=200)
     with gr.Row(elem_classes="filters"):
         families = gr.CheckboxGroup(there, value=results.default_models(first, model), label="Family")
         techniques = gr.CheckboxGroup(list(COLORS), value=[], label="Technique (none: all)")
@@ -220,7 +226,12 @@ def _filters(model: str) -> tuple[Any, ...]:
 
 
 def build(model: str, live: gr.State) -> ExploreComponents:
-    """Lays the view out and wires it."""
+    """Lays out the tab and connects its events.
+
+    Args:
+        model: the family that is selected at first.
+        live: the live measurements, which the chart shows as hollow points.
+    """
     filters = _filters(model)
     plot = gr.Plot(elem_id="scatter", show_label=False, label="Quality against speed or size")
     key = gr.HTML("", elem_id="legend")
@@ -229,14 +240,15 @@ def build(model: str, live: gr.State) -> ExploreComponents:
         csv = gr.Button("Table as CSV", size="sm", elem_id="csv", scale=0, min_width=130)
         png = gr.Button("Chart as PNG", size="sm", elem_id="png", scale=0, min_width=130)
         page = gr.Button("Chart as HTML", size="sm", elem_id="html", scale=0, min_width=130)
-    opened = gr.Dropdown([], label="Open a recipe", info="or click a point, or take a row of the table", elem_id="open")
+    info = "or click a point of the chart or a row of the table"
+    opened = gr.Dropdown([], label="Open a recipe", info=info, elem_id="open")
     card = gr.HTML(details.EMPTY, elem_id="details")
     table = gr.Dataframe(
         headers=list(results.HEAD),
         interactive=False,
         show_search="search",
         elem_id="table",
-        label="The same as a table",
+        label="Results",
     )
     made = ExploreComponents(*filters, opened, plot, key, table, card)
     inputs = [*made.filter, opened, live]
@@ -256,16 +268,16 @@ def build(model: str, live: gr.State) -> ExploreComponents:
 
 
 def _wire_saving(made: ExploreComponents, csv: gr.Button, png: gr.Button, page: gr.Button) -> None:
-    held = gr.JSON(visible="hidden")
+    file = gr.JSON(visible="hidden")  # what the script in the browser saves
 
     def chart(kind: str) -> Any:
         return lambda *chosen: save_chart(kind, *chosen)
 
     for button, make in ((csv, save_table), (png, chart("png")), (page, chart("html"))):
-        done = button.click(make, made.filter, held, api_visibility="private", show_progress="minimal")
-        done.success(None, held, None, js=SAVE_FILE_JS, api_visibility="private")
+        done = button.click(make, made.filter, file, api_visibility="private", show_progress="minimal")
+        done.success(None, file, None, js=SAVE_FILE_JS, api_visibility="private")
 
 
 def format_megabytes(fits: float | None, hardware: str | None) -> str:
-    """The slider's place for a link; empty at its end."""
+    """The value of the memory slider as text for a link; empty at its right end."""
     return "" if fits is None or fits >= largest_megabytes(hardware) else f"{fits:g}MB"

@@ -1,4 +1,4 @@
-"""Recorded results as the app shows them: read once, filtered by what the visitor chose. No Gradio here."""
+"""Recorded results as the app shows them: loaded once, and filtered for each visitor. No Gradio here."""
 
 from __future__ import annotations
 
@@ -26,14 +26,23 @@ from vlmcomp.results import store
 from vlmcomp.results.schema import Quality, Report
 
 AXES = {"speed": "Quality vs speed", "size": "Quality vs size"}
+# Reasons why a filter hides a report that could otherwise be shown
+TOO_LARGE = "does not fit"
+TOO_INACCURATE = "below the minimum exact match"
 
 
 @dataclass(frozen=True)
 class ResultFilter:
-    """What the visitor chose to see: one hardware, families and techniques (none: all), an axis, and two bounds.
+    """Which results a visitor wants to see.
 
-    ``fits_bytes``: the memory that it must fit in, None for any; ``min_exact_match``: a share. ``task``: of the quality;
-    the headline task of the shown reports where they do not have it.
+    Attributes:
+        hardware: slug of the machine.
+        models: the families (none: all).
+        techniques: the compression techniques (none: all).
+        axis: ``"speed"`` or ``"size"``, the x axis of the chart.
+        fits_bytes: memory that a recipe may need to answer (None: any).
+        min_exact_match: fraction from 0 to 1.
+        task: the task of the quality; without results of it, the headline task of the shown reports.
     """
 
     hardware: str | None = None
@@ -47,7 +56,7 @@ class ResultFilter:
 
 @dataclass(frozen=True)
 class Selection:
-    """The reports of a view: shown, and left out with the reason."""
+    """The reports that a filter shows, those that it leaves out with the reason, and the task of the quality."""
 
     shown: tuple[Report, ...]
     left_out: tuple[tuple[Report, str], ...]
@@ -61,6 +70,7 @@ def reports() -> tuple[Report, ...]:
 
 
 def rows(report: Report) -> dict[str, store.Predictions]:
+    """The predictions of a report, by task."""
     return store.load_predictions(report)
 
 
@@ -71,27 +81,29 @@ def comparators(task: str) -> Comparators:
 
 
 def hardware() -> list[str]:
-    """Slugs of the machines that results were recorded on, the one with the most first."""
+    """Slugs of the machines with results, the one with the most results first."""
     counts = Counter(r.hardware.slug for r in reports())
     return sorted(counts, key=lambda slug: (-counts[slug], slug))
 
 
 def models_on(slug: str | None) -> list[str]:
+    """The models with results of a machine."""
     return sorted({Recipe.parse(r.recipe).model for r in reports() if r.hardware.slug == slug})
 
 
 def default_models(slug: str | None, model: str) -> list[str]:
-    """``model``, or the first that was measured there."""
-    there = models_on(slug)
-    return [model] if model in there else there[:1]
+    """``model``, or the first model that was measured on this machine."""
+    models = models_on(slug)
+    return [model] if model in models else models[:1]
 
 
 def find(slug: str | None, recipe: str | None) -> Report | None:
+    """The report of a recipe on a machine."""
     return next((r for r in reports() if r.hardware.slug == slug and r.recipe == recipe), None)
 
 
 def group(slug: str | None, model: str, task: str | None = None) -> list[Report]:
-    """The comparable reports of a model on a machine: with them its own FP16 report."""
+    """The comparable reports of a model on a machine, including its FP16 report."""
     return comparable_reports(model, [r for r in reports() if r.hardware.slug == slug], task)
 
 
@@ -105,9 +117,9 @@ def _is_of(report: Report, slug: str | None, models: Sequence[str]) -> bool:
 
 
 def select(found: Sequence[Report], view: ResultFilter) -> Selection:
-    """Split the reports of the view's hardware, families and techniques into those it shows and the others."""
-    kept: list[Report] = []
-    left: list[tuple[Report, str]] = []
+    """Applies a filter to reports; those of other machines, families and techniques are not even left out."""
+    passed: list[Report] = []
+    left_out: list[tuple[Report, str]] = []
     candidates = [r for r in sort_reports(found) if _is_of(r, view.hardware, view.models)]
     tasks = list_tasks(candidates)
     task = view.task if view.task in tasks else next(iter(tasks), "")
@@ -115,30 +127,31 @@ def select(found: Sequence[Report], view: ResultFilter) -> Selection:
         if view.techniques and Recipe.parse(report.recipe).technique not in view.techniques:
             continue
         if report.error is not None:
-            left.append((report, f"failed: {report.error}"))
+            left_out.append((report, f"failed: {report.error}"))
         elif report.size is None or task not in report.quality or (view.axis == "speed" and not report.latency):
-            left.append((report, "not measured in full"))
+            left_out.append((report, "not measured completely"))
         elif view.fits_bytes is not None and required_memory(report) > view.fits_bytes:
-            left.append((report, "does not fit"))
+            left_out.append((report, TOO_LARGE))
         elif report.quality[task].exact_match < view.min_exact_match:
-            left.append((report, "below the least quality"))
+            left_out.append((report, TOO_INACCURATE))
         else:
-            kept.append(report)
-    kinds = Counter(_asked(r.quality[task]) for r in kept)
-    common = kinds.most_common(1)[0][0] if kinds else None
-    alike = [r for r in kept if _asked(r.quality[task]) == common]
+            passed.append(report)
+    conditions = Counter(_quality_conditions(r.quality[task]) for r in passed)
+    most_common = conditions.most_common(1)[0][0] if conditions else None
+    shown = [r for r in passed if _quality_conditions(r.quality[task]) == most_common]
     if view.axis == "speed":
-        alike = comparable_timings(alike)
-    left += [(r, "was asked or timed otherwise than the others") for r in kept if r not in alike]
-    return Selection(tuple(alike), tuple(left), task or None)
+        shown = comparable_timings(shown)
+    left_out += [(r, "measured under other conditions than the others") for r in passed if r not in shown]
+    return Selection(tuple(shown), tuple(left_out), task or None)
 
 
-def _asked(quality: Quality) -> tuple[object, ...]:
+def _quality_conditions(quality: Quality) -> tuple[object, ...]:
+    """What two scores must share to be comparable."""
     return quality.task_sha256, quality.samples, quality.seed, quality.bertscore_encoder, quality.meteor_data
 
 
 def comparable(shown: Sequence[Report], axis: str) -> list[list[Report]]:
-    """Those that can be told apart on the axis: sizes all, times only where they were taken in turns."""
+    """The sets of reports that compare on the axis: all for sizes, for times those of one timing session."""
     if axis == "size":
         return [list(shown)] if shown else []
     sessions = dict.fromkeys(r.latency.session for r in shown if r.latency and r.latency.session)
@@ -146,7 +159,7 @@ def comparable(shown: Sequence[Report], axis: str) -> list[list[Report]]:
 
 
 def frontiers(shown: Sequence[Report], axis: str, task: str | None = None) -> list[list[Report]]:
-    """The frontier of quality and the axis in each comparable set, ties inside the noise being ties."""
+    """The Pareto frontier of quality and the axis in each comparable set; differences within the noise are ties."""
     task = task or choose_headline_task(shown)
     if task is None:
         return []
@@ -157,17 +170,19 @@ def frontiers(shown: Sequence[Report], axis: str, task: str | None = None) -> li
 @cache
 def _against_fp16(slug: str, recipe: str, task: str | None) -> tuple[PairedComparison | None, Interval | None]:
     report = find(slug, recipe)
-    dense = find_baseline(group(slug, Recipe.parse(recipe).model, task))
-    if report is None or dense is None or report is dense or report.error is not None:
+    baseline = find_baseline(group(slug, Recipe.parse(recipe).model, task))
+    if report is None or baseline is None or report is baseline or report.error is not None:
         return None, None
-    both = compare_to_baseline(rows, report, dense, task)
-    return both, speed_interval(dense.latency, report.latency) if dense.latency and report.latency else None
+    comparison = compare_to_baseline(rows, report, baseline, task)
+    if not baseline.latency or not report.latency:
+        return comparison, None
+    return comparison, speed_interval(baseline.latency, report.latency)
 
 
 def against_fp16(report: Report, task: str | None = None) -> tuple[PairedComparison | None, Interval | None]:
-    """What changed against FP16 on the same machine, and the speed gained; None where it is not known.
+    """Comparison of quality with FP16 on the same machine, and interval of the speedup; None for what is unknown.
 
-    ``task``: of the quality (None: the headline task of the two).
+    ``task`` is that of the quality (None: the headline task of the two).
     """
     return _against_fp16(report.hardware.slug, report.recipe, task)
 
@@ -180,9 +195,9 @@ def _decoding(slug: str, recipe: str) -> Interval | None:
 
 def decoding(report: Report) -> Interval:
     """Milliseconds per token: the median and its interval."""
-    found = _decoding(report.hardware.slug, report.recipe)
-    assert found is not None
-    return found
+    interval = _decoding(report.hardware.slug, report.recipe)
+    assert interval is not None
+    return interval
 
 
 HEAD = (
@@ -200,10 +215,10 @@ HEAD = (
 
 
 def table(view: ResultFilter) -> list[list[Any]]:
-    """The rows of the view as numbers, one a report, under ``HEAD``."""
+    """One row of numbers a shown report, with the columns of ``HEAD``."""
     selection = select(reports(), view)
     task = selection.task
-    on = {r.recipe for each in frontiers(selection.shown, view.axis, task) for r in each}
+    frontier = {r.recipe for each in frontiers(selection.shown, view.axis, task) for r in each}
     lines = []
     for report in selection.shown:
         assert report.size is not None and task is not None
@@ -220,14 +235,14 @@ def table(view: ResultFilter) -> list[list[Any]]:
                 f"{1 + speed.value:.2f}x" if speed else None,
                 round(size.total_bytes / 1e6, 2),
                 round(required_memory(report) / 1e6, 1),
-                "yes" if report.recipe in on else "",
+                "yes" if report.recipe in frontier else "",
             ]
         )
     return lines
 
 
 def to_records(slug: str | None = None, model: str | None = None, task: str | None = None) -> list[dict[str, Any]]:
-    """Results as plain numbers for programs, in the units that their names say.
+    """Results as plain numbers for the API; names of times and sizes end in their unit.
 
     Args:
         slug: the machine (None: all).
@@ -235,7 +250,7 @@ def to_records(slug: str | None = None, model: str | None = None, task: str | No
         task: the task of the scores (None: of each model its headline task).
 
     Raises:
-        ValueError: no results of that machine, model or task, naming those there are.
+        ValueError: no results of that machine, model or task; the sentence lists the available ones.
     """
     for name, value, known in (
         ("hardware", slug, {r.hardware.slug for r in reports()}),

@@ -11,7 +11,7 @@ from vlmcomp.cli import extras
 from vlmcomp.cli.options import RECIPE, Subcommands, add_renamed, add_results_folder
 from vlmcomp.models import registry
 from vlmcomp.recipe import Recipe
-from vlmcomp.reporting import export, grouping, results_tables
+from vlmcomp.reporting import export, grouping
 from vlmcomp.reporting import recommend as advice
 from vlmcomp.results import store
 from vlmcomp.results.schema import Report
@@ -166,6 +166,8 @@ def report(args: argparse.Namespace) -> None:
     if args.format:
         text = export.WRITERS[args.format](export.to_rows(reports, load_predictions, args.task))
     else:
+        from vlmcomp.reporting import results_tables  # imports images and numpy, by the tasks' titles
+
         text = results_tables.results_section(reports, load_predictions, args.task)
     if not args.out:
         print(text)

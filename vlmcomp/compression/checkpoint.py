@@ -31,8 +31,8 @@ from vlmcomp.models import processor, registry
 from vlmcomp.models.dtypes import compute_dtype
 from vlmcomp.models.vlm import VLM
 from vlmcomp.recipe import Recipe
+from vlmcomp.results.provenance import __version__
 from vlmcomp.results.schema import PruningResult
-from vlmcomp.version import __version__
 
 FILE = "recipe.json"  # beside the files of transformers
 

@@ -12,7 +12,12 @@ from vlmcomp.reporting.statistics import speedup_interval
 
 Variants = Mapping[str, Mapping[str, Any]]
 # Besides the first variant, and fp16 in the same decode mode.
-BASELINES = ("fp16, captured, stock Linears", "fp16, compiled, stock Linears", "bf16, captured")
+BASELINES = (
+    "fp16, captured, stock Linears",
+    "fp16, compiled, stock Linears",
+    "bf16, captured",
+    "bf16-mv, captured",  # in results that were measured earlier
+)
 SUMMARY_RECIPES = ("fp16", "int8", "int4-torchao", "glu30+int8", "glu30+int4-torchao")  # columns of the summary
 HEADER = (
     "Variant, decoded by",
@@ -127,6 +132,8 @@ def _notes(variants: Variants) -> str:
     notes = [*_capture_notes(variants), *_baseline_notes(variants)]
     if "bf16, captured" in variants:
         notes.append("fp16 computes in float32 here, bf16 in bfloat16 (its prompt in float32).")
+    if "bf16-mv, captured" in variants:
+        notes.append("fp16 computes in bfloat16 here; bf16-mv multiplies single tokens by `torch.mv`.")
     return " ".join([*notes, *_prefill_notes(variants)])
 
 

@@ -8,6 +8,7 @@ from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+__version__ = "0.1.0"  # of vlmcomp
 _PACKAGES = (
     "torch",
     "transformers",

@@ -1,4 +1,4 @@
-"""One decoding step of a model over a static cache, and its capture: a CUDA graph on a GPU, TorchScript of its aten
+"""One decoding step of a model over a static cache, and its capture: a CUDA graph on a GPU, an FX graph of its aten
 operators on a CPU; or compiled before, on a GPU layer by layer.
 
 A captured step runs without the Python of the modules, which is most of the time of a small model, or of a large one on
@@ -8,11 +8,9 @@ a fast GPU.
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,15 +18,11 @@ from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 from transformers import Cache, PreTrainedModel, StaticCache, StaticLayer
 
-from vlmcomp import private_ops
 from vlmcomp.models import architecture
 from vlmcomp.runtime import attention, regional_compile
 from vlmcomp.runtime.device import capture_cuda_graph, has_host_sync
+from vlmcomp.runtime.fx_replay import speed_up_replay_
 
-_SCRIPTS = {  # the operator: who calls it with tensors alone, and where among its arguments they are
-    torch.ops.onednn.qlinear_pointwise.default: (private_ops.onednn_int8_linear, (0, 3, 4, 5)),
-    torch.ops.mkldnn._linear_pointwise.default: (private_ops.onednn_linear, (0, 1, 2)),
-}
 # Relative difference of the logits that another order of summation may cause: in float32, and in 16 bits.
 _TOLERANCE, _TOLERANCE_16_BIT = 1e-3, 0.03
 
@@ -122,7 +116,7 @@ class DecodeStep:
             return _as_cuda_graph(self)
 
     def _captured_on_cpu(self, compiled: bool) -> Callable[..., torch.Tensor]:
-        return _compiled(self) if compiled else _as_script(self)
+        return _compiled(self) if compiled else _as_fx_graph(self)
 
     def restore(self, tensors: Sequence[torch.Tensor]) -> None:
         """Copy an earlier state back into ``tensors()``."""
@@ -222,30 +216,8 @@ def _compiled(step: DecodeStep) -> Callable[..., torch.Tensor]:
     return compiled
 
 
-def _as_script(step: DecodeStep) -> Callable[..., torch.Tensor]:
-    """The step's aten operators as TorchScript, or as FX's Python where TorchScript cannot hold them."""
+def _as_fx_graph(step: DecodeStep) -> Callable[..., torch.Tensor]:
+    """The step's aten operators as a Python function of FX, without the modules around them."""
     traced = _trace(step)
-    _script_onednn(traced)
-    with warnings.catch_warnings(), suppress(RuntimeError):
-        warnings.simplefilter("ignore")
-        return torch.jit.trace(traced, step.tensors(), check_trace=False)
+    speed_up_replay_(traced)
     return traced
-
-
-def _script_onednn(traced: torch.fx.GraphModule) -> None:
-    """Let oneDNN's products be called as scripts: PyTorch cannot trace an argument of those operators, a list that may
-    hold nothing."""
-    for operator, (product, places) in _SCRIPTS.items():
-        for node in traced.graph.find_nodes(op="call_function", target=operator):
-            node.target, node.args = _script(product), tuple(node.args[place] for place in places)
-    traced.recompile()
-
-
-@cache
-def _script(product: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    scripted = torch.jit.script(product)
-
-    def call(*tensors: torch.Tensor) -> torch.Tensor:
-        return scripted(*tensors)
-
-    return call

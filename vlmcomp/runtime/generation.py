@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -52,6 +53,16 @@ class _TimingStreamer:
         pass
 
 
+# One answer at a time by model, whoever generates it: decoding hooks the model's modules and sets its attention.
+_locks: weakref.WeakKeyDictionary[PreTrainedModel, threading.Lock] = weakref.WeakKeyDictionary()
+_locks_guard = threading.Lock()
+
+
+def _lock_of(model: PreTrainedModel) -> threading.Lock:
+    with _locks_guard:
+        return _locks.setdefault(model, threading.Lock())
+
+
 class GreedyGenerator:
     """Greedy answers of one model, one at a time.
 
@@ -82,7 +93,7 @@ class GreedyGenerator:
         self.capture_seconds = 0.0
         self.tokens_decoded = 0
         self._step: DecodeStep | None = None
-        self._lock = threading.Lock()
+        self._lock = _lock_of(model)
 
     @torch.inference_mode()
     def generate(

@@ -16,9 +16,10 @@ from PIL import Image
 
 from vlmcomp import files
 from vlmcomp.data.images import normalize_question, open_image
+from vlmcomp.hardware import get_hardware
 from vlmcomp.models import registry
 from vlmcomp.recipe import Recipe
-from vlmcomp.results import store
+from vlmcomp.results import provenance, store
 from vlmcomp.results.answer import Answer
 
 if TYPE_CHECKING:
@@ -97,7 +98,6 @@ def _pixel_digest(image: Image.Image) -> str:
 def record_answers(engine: Engine, rounds: int = _DEFAULT_ROUNDS) -> list[dict[str, object]]:
     """Answers of ``engine`` to all examples, as rows of the file; times are medians of ``rounds`` answers."""
     from vlmcomp.compression.size import weight_bytes
-    from vlmcomp.results import provenance
 
     rows = []
     for file, text in examples():
@@ -118,10 +118,7 @@ def record_answers(engine: Engine, rounds: int = _DEFAULT_ROUNDS) -> list[dict[s
 
 def save(rows: Sequence[dict[str, object]], device: str | None, root: Path = store.PRECOMPUTED) -> Path:
     """Write ``rows`` to this machine's file, in place of older answers of the same recipes."""
-    from vlmcomp import hardware as hardware_module
-    from vlmcomp.results import provenance
-
-    hardware = hardware_module.get_hardware(device)
+    hardware = get_hardware(device)
     file = root / hardware.slug / FILE_NAME
     recipes = {row["recipe"] for row in rows}
     old: Iterable[dict[str, object]] = json.loads(file.read_text(encoding="utf-8"))["answers"] if file.exists() else ()

@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 
 from vlmcomp import files
 from vlmcomp.feedback import Progress
+from vlmcomp.hardware import default_device
 from vlmcomp.models import download, registry
 from vlmcomp.recipe import TORCHAO, Recipe
 from vlmcomp.results import provenance
@@ -103,7 +104,6 @@ def get_or_build(
         ValueError: as ``compress``.
     """
     from vlmcomp.compression.pipeline import compress
-    from vlmcomp.hardware import default_device
 
     progress = progress or (lambda text, fraction: None)
     device = device or default_device()

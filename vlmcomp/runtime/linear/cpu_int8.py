@@ -85,6 +85,7 @@ class FbgemmMatmul(_DynamicInt8Matmul):
     @torch.no_grad()
     def __init__(self, qweight: torch.Tensor, scale: torch.Tensor) -> None:
         self.row_sums = qweight.sum(1, dtype=torch.float32) * scale
+        self.half_row_sums = 0.5 * self.row_sums
         self.packed = fbgemm_pack_int8(qweight, scale)
 
     def qweight(self) -> torch.Tensor:
@@ -102,8 +103,9 @@ class FbgemmMatmul(_DynamicInt8Matmul):
     def _matmul_two_pass(self, levels: torch.Tensor) -> torch.Tensor:
         rounded = levels.round()
         error = (levels - rounded + 0.5) * _LEVELS
-        y, correction = self._matmul(torch.cat([rounded, error])).chunk(2)
-        return torch.add(y - 0.5 * self.row_sums, correction, alpha=1 / _LEVELS)
+        both = self._matmul(torch.cat([rounded, error]))
+        y, correction = both[: len(levels)], both[len(levels) :]
+        return torch.add(y - self.half_row_sums, correction, alpha=1 / _LEVELS)
 
     def _dequantize_(self, y: torch.Tensor, quantized: _Quantized) -> torch.Tensor:
         return y.addcmul_(quantized.offset / quantized.scale, self.row_sums).mul_(quantized.scale)
@@ -142,7 +144,8 @@ class OnednnMatmul(_DynamicInt8Matmul):
     def _matmul_two_pass(self, levels: torch.Tensor) -> torch.Tensor:
         rounded = levels.round()
         error = ((levels - rounded) * (2 * _LEVELS)).round_()
-        y, correction = self._matmul(torch.cat([rounded, error])).chunk(2)
+        both = self._matmul(torch.cat([rounded, error]))
+        y, correction = both[: len(levels)], both[len(levels) :]
         return torch.add(y, correction, alpha=0.5 / _LEVELS)
 
     def _dequantize_(self, y: torch.Tensor, quantized: _Quantized) -> torch.Tensor:
