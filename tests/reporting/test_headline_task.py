@@ -122,9 +122,12 @@ def test_the_choice_of_a_task_is_honored(task: str) -> None:
     assert [r.recipe for r in frontier] == [f"{REAL}/fp16", f"{REAL}/{good}"]
     found = recommend(Constraints(REAL, 10**9, 5.0, "memory"), TWO_TASKS, scored_rows, _estimate, task)
     assert found.best is not None and found.best.recipe.name == good and f"questions of {task}" in found.basis
-    (panel,) = figures.build_plots(TWO_TASKS, scored_rows, task)[0].panels
-    assert sorted(p.y for p in panel.points) == sorted(100 * r.quality[task].exact_match for r in TWO_TASKS)
-    assert [p.recipe.name for p in panel.points if p.on_frontier] == ["fp16", good]
+    plots = {plot.name: plot for plot in figures.build_plots(TWO_TASKS, scored_rows, task)}
+    for name, goal in {"quality-latency": "latency", "quality-size": "memory"}.items():
+        (panel,) = plots[name].panels
+        assert sorted(p.y for p in panel.points) == sorted(100 * r.quality[task].exact_match for r in TWO_TASKS)
+        frontier = pareto.pareto_frontier(TWO_TASKS, scored_rows, ["quality", goal], task)
+        assert {str(p.recipe) for p in panel.points if p.on_frontier} == {r.recipe for r in frontier}
     rows = {row["recipe"]: row["on_frontier"] for row in export.to_rows(TWO_TASKS, scored_rows, task)}
     assert rows[f"{REAL}/{good}"] is True
     line = next(x for x in grid.grid_table([REAL], TWO_TASKS, task).splitlines() if x.startswith("| INT8 |"))

@@ -16,7 +16,7 @@ from vlmcomp.feedback import format_bytes
 from vlmcomp.recipe import Recipe
 from vlmcomp.reporting.figures_plotly import line_trace, point_trace
 from vlmcomp.reporting.grouping import choose_headline_task
-from vlmcomp.reporting.palette import COLORS, MUTED
+from vlmcomp.reporting.palette import COLORS, DRAWING_ORDER, MUTED
 from vlmcomp.reporting.plot import Point, pareto_line, quality_point
 from vlmcomp.reporting.recommend import required_memory
 from vlmcomp.results.schema import Report
@@ -114,7 +114,7 @@ def scatter(view: ResultFilter, live: Sequence[LiveMeasurement] = (), opened: st
     for each in results.comparable(shown, view.axis):  # times of several sessions have no line in common
         for line in pareto_line([by_recipe[r.recipe] for r in each]):
             figure.add_trace(line_trace(line, dash="dot", width=2))
-    for technique in COLORS:
+    for technique in DRAWING_ORDER:
         inside = [r for r in shown if by_recipe[r.recipe].recipe.technique == technique]
         if inside:
             texts = [hover(report, task) for report in inside]

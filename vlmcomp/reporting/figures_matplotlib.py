@@ -12,7 +12,7 @@ from vlmcomp import files
 from vlmcomp.reporting import figures_plotly
 from vlmcomp.reporting.figures import build_plots
 from vlmcomp.reporting.grouping import PredictionLoader, largest_machine
-from vlmcomp.reporting.palette import COLORS, MUTED, TEXT
+from vlmcomp.reporting.palette import COLORS, DRAWING_ORDER, MUTED, TEXT
 from vlmcomp.reporting.plot import FRONTIER, Panel, Plot, Point, error_bar_lengths
 from vlmcomp.results.schema import Report
 
@@ -134,7 +134,7 @@ def _add_title_and_note(made: Figure, plot: Plot, width: float, height: float) -
     made.text(left, 0.06 / height, note, va="bottom", fontsize=7.5, color=MUTED, linespacing=1.3)
     legend = {"loc": "upper left", "bbox_to_anchor": (left - 0.008, 1 - 0.28 / height), "ncols": 7, "frameon": False}
     made.legend(
-        handles=_legend_handles(plot), fontsize=8.5, columnspacing=1.3, handletextpad=0.3, borderpad=0.3, **legend
+        handles=_legend_handles(plot), fontsize=8, columnspacing=0.9, handletextpad=0.3, borderpad=0.3, **legend
     )
 
 
@@ -154,11 +154,11 @@ def _draw_panel(axes: Axes, panel: Panel, plot: Plot) -> None:
         if plot.log:
             small = {"va": "center", "fontsize": 7.5, "color": MUTED}
             axes.annotate(line.name, (x[-1], y[-1]), (3, 0), textcoords="offset points", **small)
-    for technique, color in COLORS.items():
+    for technique in DRAWING_ORDER:
         if group := [point for point in panel.points if point.recipe.technique == technique]:
-            _draw_points(axes, group, color)
+            _draw_points(axes, group, COLORS[technique])
     if not plot.lines:
-        _label_frontier(axes, panel.points)
+        _label_points(axes, panel.points)
 
 
 def _set_log_scale(axes: Axes) -> None:
@@ -184,12 +184,12 @@ def _draw_points(axes: Axes, points: Sequence[Point], color: str) -> None:
     axes.scatter(x, y, s=46, color=color, edgecolors=edges, linewidths=1.2, zorder=3)
 
 
-def _label_frontier(axes: Axes, points: Sequence[Point]) -> None:
-    """Recipe names beside the frontier's points; every point's name is in the HTML's hover text."""
+def _label_points(axes: Axes, points: Sequence[Point]) -> None:
+    """Recipe names beside the baseline and the frontier; every point's name is in the HTML's hover text."""
     from matplotlib.patheffects import withStroke
 
     for point in points:
-        if point.on_frontier:
+        if point.on_frontier or point.recipe == point.recipe.baseline:
             style = {"fontsize": 7.5, "textcoords": "offset points"}
             label = axes.annotate(point.recipe.name, (point.x, point.y), _LABEL_OFFSET, **style)
             label.set_path_effects([withStroke(linewidth=2, foreground="white")])

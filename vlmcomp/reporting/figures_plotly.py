@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from vlmcomp.reporting.palette import COLORS, MUTED, TEXT
+from vlmcomp.reporting.palette import COLORS, DRAWING_ORDER, MUTED, TEXT
 from vlmcomp.reporting.plot import FRONTIER, Bounds, Line, Panel, Plot, Point, error_bar_lengths
 
 if TYPE_CHECKING:  # tables do not need it
@@ -121,7 +121,7 @@ def _add_title_and_note(made: go.Figure, plot: Plot, height: int) -> None:
 
 def _traces(panel: Panel, plot: Plot) -> list[go.Scatter]:
     traces = [line_trace(line, labeled=plot.log) for line in panel.lines]
-    for technique in COLORS:
+    for technique in DRAWING_ORDER:
         if group := [point for point in panel.points if point.recipe.technique == technique]:
             traces.append(point_trace(group, technique, [_hover(point, plot) for point in group]))
     return traces

@@ -11,5 +11,6 @@ COLORS = {
     "tokens pruned": "#56B4E9",
     "combined": "#D55E00",
 }
+DRAWING_ORDER = (*list(COLORS)[1:], "FP16 baseline")  # the baseline last, so that no point hides it
 TEXT = "#1e293b"  # on white
 MUTED = "#64748b"  # lines and notes

@@ -65,7 +65,7 @@ def question_type_table(reports: Sequence[Report], task: str | None = None) -> s
 
 
 def other_tasks_table(reports: Sequence[Report], task: str | None = None) -> str:
-    """Scores of one group on the tasks that ``results_table`` leaves out; VQA accuracy where several people answered."""
+    """Scores of one group on the tasks not in ``results_table``; VQA accuracy where several people answered."""
     task = task or choose_headline_task(reports)
     shown = (task, _second_task(reports, task))
     complete = [r for r in sort_reports(reports) if r.error is None]
