@@ -81,5 +81,5 @@ def test_the_recommendation_is_by_the_chosen_task() -> None:
     found = recommend_tab.advise(REAL, "8GB", 100, "memory")
     assert found.measured and found.best.recipe.name == "int8" and "vqav2" in found.basis
     assert recommend_tab.task_dropdown(BOTH).visible and not recommend_tab.task_dropdown(REAL).visible
-    with pytest.raises(ValueError, match="must be a text"):
+    with pytest.raises(ValueError, match="must be"):
         recommend_tab.advise(BOTH, "8GB", 5, "memory", 5)

@@ -10,14 +10,9 @@ from dataclasses import dataclass
 from vlmcomp.feedback import format_bytes
 from vlmcomp.models import registry
 from vlmcomp.recipe import Recipe
+from vlmcomp.reporting import grouping
 from vlmcomp.reporting.grid import comparable_reports
-from vlmcomp.reporting.grouping import (
-    PredictionLoader,
-    choose_headline_task,
-    compare_to_baseline,
-    find_baseline,
-    list_tasks,
-)
+from vlmcomp.reporting.grouping import PredictionLoader
 from vlmcomp.reporting.statistics import Interval, speed_interval
 from vlmcomp.results.schema import Report
 
@@ -134,7 +129,7 @@ def recommend(
         ValueError: the model was measured on other tasks only, or its FP16 was not measured.
     """
     mine = comparable_reports(constraints.model, reports, task)
-    tasks = list_tasks(mine)
+    tasks = grouping.list_tasks(mine)
     if not tasks and not registry.get_model_spec(constraints.model).bundled:
         return recommend_from_size_estimates(constraints, *estimate_sizes(constraints.model))
     if tasks and task is not None and task not in tasks:
@@ -165,8 +160,8 @@ def recommend_from_reports(
         ValueError: there is no FP16 report with a score to compare with.
     """
     mine = [r for r in reports if Recipe.parse(r.recipe).model == constraints.model]
-    task = task or choose_headline_task(mine)
-    baseline = find_baseline(mine)
+    task = task or grouping.choose_headline_task(mine)
+    baseline = grouping.find_baseline(mine)
     if baseline is None or task not in baseline.quality:
         on = f" on {task}" if task and baseline is not None else ""
         raise ValueError(f"{constraints.model}/fp16 was not measured{on}: there is no baseline to compare with")
@@ -201,8 +196,8 @@ def recommend_from_size_estimates(
     basis = f"arithmetic from published shapes: no weights of {constraints.model} were measured here"
     best = next((c for c in candidates if not c.refused), None)
     if best is None:
-        reason = _no_candidate(constraints, candidates)
-        return Recommendation(constraints, None, tuple(candidates), reason, "", basis, False)
+        nearest = _no_candidate(constraints, candidates)
+        return Recommendation(constraints, None, tuple(candidates), nearest, "", basis, False)
     reason = f"Of the recipes that fit in {memory} it changes the model least: quantizing before pruning."
     if best is candidates[0]:
         reason = f"It fits in {memory} as it is: without a measurement nothing speaks for compressing it."
@@ -219,9 +214,10 @@ def _candidate(
     assert report.size is not None
     required = required_memory(report)
     unchanged = Interval(0.0, 0.0, 0.0)
-    difference = unchanged if report is baseline else None
-    if difference is None and (found := compare_to_baseline(load_predictions, report, baseline, task)) is not None:
-        difference = found.difference
+    difference = unchanged
+    if report is not baseline:
+        compared = grouping.compare_to_baseline(load_predictions, report, baseline, task)
+        difference = compared.difference if compared else None
     speed = None
     if report.latency is not None and baseline.latency is not None:
         timed_baseline = report is baseline and report.latency.session
@@ -250,20 +246,15 @@ def _memory_key(candidate: Candidate) -> tuple[float, ...]:
 def _speed_key(candidate: Candidate) -> tuple[float, ...]:
     """Significantly faster than FP16 first, then FP16, then the others by their speed."""
     assert candidate.speed is not None
-    if candidate.speed.low > 0:
-        rank = 0
-    else:
-        rank = 1 if candidate.recipe == candidate.recipe.baseline else 2
-    return rank, -candidate.speed.value, candidate.weight_bytes
+    faster = candidate.speed.low > 0
+    is_baseline = candidate.recipe == candidate.recipe.baseline
+    return not faster, not faster and not is_baseline, -candidate.speed.value, candidate.weight_bytes
 
 
 def _reason(constraints: Constraints, best: Candidate, num_allowed: int, num_candidates: int) -> str:
-    single = num_allowed == 1
-    verb = "fits and stays" if single else "fit and stay"
-    head = (
-        f"Of {num_candidates} measured recipes {num_allowed} {verb} within {_points(constraints)}, by the 95 % interval"
-    )
-    subject = "it" if single else "this one"
+    subject, verb = ("it", "fits and stays") if num_allowed == 1 else ("this one", "fit and stay")
+    count = f"Of {num_candidates} measured recipes {num_allowed}"
+    head = f"{count} {verb} within {_points(constraints)}, by the 95 % interval"
     if constraints.optimize_for == "memory":
         return f"{head}; {subject} takes the fewest bytes."
     assert best.speed is not None
@@ -280,9 +271,8 @@ def _points(constraints: Constraints) -> str:
 
 def _cost(best: Candidate) -> str:
     assert best.difference is not None
-    memory = (
-        f"Weights {format_bytes(best.weight_bytes)}; answering took {format_bytes(best.required_bytes)} at its peak."
-    )
+    weights, peak = format_bytes(best.weight_bytes), format_bytes(best.required_bytes)
+    memory = f"Weights {weights}; answering took {peak} at its peak."
     if best.recipe == best.recipe.baseline:
         return f"{memory} It is the FP16 model itself: nothing is lost."
     value, low, high = best.difference.points()
