@@ -134,7 +134,7 @@ def test_a_model_goes_to_the_hub_and_comes_back(
     assert spaces.commits == ["llava-shapes/int8"]
     folder = tmp_path / "uploaded"
     folder.mkdir()
-    for name, data in spaces.held[REPO].items():
+    for name, data in spaces.files[REPO].items():
         (folder / name).write_bytes(data)
     with hub_server.serve(REPO, folder) as running:
         hub_server.connect(running, tmp_path / "cache", monkeypatch)
@@ -157,7 +157,7 @@ def test_a_repository_of_another_library_is_refused(tmp_path: Path, monkeypatch:
 def test_a_refused_upload_is_one_sentence(
     model: vlmcomp.Model, spaces: space_server.Spaces, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spaces.refuses = 403, "You don't have the rights to create a model under this namespace"
+    spaces.create_error = 403, "You don't have the rights to create a model under this namespace"
     with pytest.raises(ValueError, match="may not write to user/llava-small") as refused:
         model.push_to_hub(REPO)
     assert "\n" not in str(refused.value)

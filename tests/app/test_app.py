@@ -9,7 +9,7 @@ import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
-from tests.support.served import ASKED, BLUE, app
+from tests.support.served import BLUE, QUESTION, app
 from vlmcomp.app import handlers, recommend_tab, results
 from vlmcomp.recipe import Recipe
 from vlmcomp.runtime.engine import Engine
@@ -24,7 +24,7 @@ def client() -> Iterator[Client]:
 
 def test_fp16_and_int8_answer_an_easy_vqa_test_image(client: Client) -> None:
     asked = ["llava-shapes/int8", "llava-shapes/fp16"]
-    cards = client.predict(handle_file(BLUE), ASKED, asked, api_name="/compare")
+    cards = client.predict(handle_file(BLUE), QUESTION, asked, api_name="/compare")
     assert [c["recipe"] for c in cards] == ["llava-shapes/fp16", "llava-shapes/int8"]
     assert [c["answer"] for c in cards] == ["blue", "blue"]
     assert cards[1]["agrees_with_fp16"] is True and cards[0]["weight_bytes"] > cards[1]["weight_bytes"]

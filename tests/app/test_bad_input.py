@@ -15,7 +15,7 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 
 from tests.support.bad_images import accepted, grey16, refused
-from tests.support.served import ASKED, BLUE, app
+from tests.support.served import BLUE, QUESTION, app
 from vlmcomp.app import results
 from vlmcomp.data.images import MAX_QUESTION, open_image
 
@@ -59,7 +59,7 @@ def refusal(client: Client, *given: Any, api_name: str = "/compare") -> str:
 def test_a_file_that_is_no_usable_image_is_refused(client: Client, tmp_path: Path, name: str) -> None:
     file = tmp_path / name
     file.write_bytes(REFUSED[name])
-    said = refusal(client, handle_file(file), ASKED, FP16)
+    said = refusal(client, handle_file(file), QUESTION, FP16)
     assert "image" in said, said
 
 
@@ -67,7 +67,7 @@ def test_a_file_that_is_no_usable_image_is_refused(client: Client, tmp_path: Pat
 def test_an_odd_file_of_a_good_image_is_answered_rightly(client: Client, tmp_path: Path, name: str) -> None:
     file = tmp_path / name
     file.write_bytes(ACCEPTED[name])
-    (card,) = client.predict(handle_file(file), ASKED, FP16, api_name="/compare")
+    (card,) = client.predict(handle_file(file), QUESTION, FP16, api_name="/compare")
     assert card["answer"] == "blue" and card["error"] is None
 
 
@@ -83,7 +83,7 @@ def test_more_bytes_than_an_upload_may_have_are_refused(client: Client, tmp_path
     file = tmp_path / "huge.png"
     file.write_bytes(b"\0" * 17_000_000)
     with pytest.raises(Exception, match=r"413|size|large"):
-        client.predict(handle_file(file), ASKED, FP16, api_name="/compare")
+        client.predict(handle_file(file), QUESTION, FP16, api_name="/compare")
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_an_odd_question_is_answered(client: Client, question: Any, recipe: str)
     ],
 )
 def test_what_is_no_recipe_is_refused(client: Client, recipes: Any) -> None:
-    refusal(client, handle_file(BLUE), ASKED, recipes)
+    refusal(client, handle_file(BLUE), QUESTION, recipes)
 
 
 @pytest.mark.parametrize(
@@ -216,7 +216,7 @@ def called(url: str, api: str, data: list[Any]) -> str:
 
 @pytest.mark.parametrize("image", FORGED, ids=lambda value: json.dumps(value)[:60])
 def test_a_forged_file_reference_reads_nothing(url: str, image: Any) -> None:
-    told = called(url, "compare", [image, ASKED, FP16])
+    told = called(url, "compare", [image, QUESTION, FP16])
     assert "event: complete" not in told and not any(leak in told for leak in _LEAKS), told
 
 
@@ -224,10 +224,10 @@ def test_a_forged_file_reference_reads_nothing(url: str, image: Any) -> None:
 def test_a_token_count_that_nobody_asked_for_changes_nothing(url: str, client: Client, count: Any) -> None:
     with BLUE.open("rb") as file:
         (path,) = httpx.post(f"{url}gradio_api/upload", files={"files": file}, timeout=60).json()
-    told = called(url, "compare", [{"path": path, "meta": {"_type": "gradio.FileData"}}, ASKED, FP16, count])
+    told = called(url, "compare", [{"path": path, "meta": {"_type": "gradio.FileData"}}, QUESTION, FP16, count])
     assert '"answer": "blue"' in told or ("event: error" in told and not any(leak in told for leak in _LEAKS)), told
     with pytest.raises(Exception, match="max_new_tokens"):
-        client.predict(handle_file(BLUE), ASKED, FP16, max_new_tokens=count, api_name="/compare")
+        client.predict(handle_file(BLUE), QUESTION, FP16, max_new_tokens=count, api_name="/compare")
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.served import ASKED, BLUE
+from tests.support.served import BLUE, QUESTION
 from vlmcomp.app import results
 from vlmcomp.recipe import Recipe
 
@@ -43,7 +43,7 @@ def test_ask_two_answers_and_their_markers_on_the_chart(visit: Any, width: int) 
     tab = visit(width=width)
     tab.set_input_files("input[type=file]", str(BLUE))
     tab.wait_for_selector("img[src*='easy-vqa-6']")
-    tab.get_by_label("Question").fill(ASKED)
+    tab.get_by_label("Question").fill(QUESTION)
     choose_variants(tab, "fp16", "int8")
     tab.click("#ask")
     tab.wait_for_function("document.querySelectorAll('.card.done').length === 2")
@@ -178,7 +178,7 @@ def test_choose_for_me_gives_a_recipe_and_its_command(visit: Any) -> None:
     tab.click("#choose")
     tab.wait_for_selector(".advice h3")
     recipe = Recipe.parse(tab.locator(".advice h3").inner_text())
-    assert f"vlmcomp build {recipe}" in tab.locator(".cm-content").first.inner_text()
+    assert f"vlmcomp compress {recipe}" in tab.locator(".cm-content").first.inner_text()
     tab.get_by_label("My device has").fill("<b>lots</b>")
     tab.click("#choose")
     tab.wait_for_function("document.body.innerText.includes('is not an amount of memory')")

@@ -6,7 +6,7 @@ import ast
 import asyncio
 from typing import Any
 
-from tests.support.served import ASKED, BLUE, app
+from tests.support.served import BLUE, QUESTION, app
 from vlmcomp.app import results
 from vlmcomp.app.details import data_uri
 from vlmcomp.data.images import open_image
@@ -22,7 +22,7 @@ async def _talk(url: str) -> tuple[dict[str, Any], list[Any]]:
             await session.initialize()
             tools = {tool.name: tool for tool in (await session.list_tools()).tools}
             names = {name.rpartition("_")[2]: name for name in tools}
-            asked = {"image": data_uri(open_image(BLUE)), "question": ASKED, "recipes": ["llava-shapes/int8"]}
+            asked = {"image": data_uri(open_image(BLUE)), "question": QUESTION, "recipes": ["llava-shapes/int8"]}
             said = [
                 await session.call_tool(names["compare"], asked),
                 await session.call_tool(names["results"], {"model": "llava-shapes"}),

@@ -143,13 +143,13 @@ def test_a_bundled_model_that_becomes_gated_is_refused(checkout: Path, monkeypat
 
 def test_the_checkout_becomes_a_space_in_one_commit(hub: space_server.Spaces, whole: space.SpacePush) -> None:
     assert _push(whole, hardware="zero-a10g") == f"{hub.url}/spaces/{NAME}"
-    assert hub.held[NAME] == _content(whole) | {".gitattributes": hub.held[NAME][".gitattributes"]}
+    assert hub.files[NAME] == _content(whole) | {".gitattributes": hub.files[NAME][".gitattributes"]}
     assert hub.hardware[NAME] == "zero-a10g" and len(hub.commits) == 1 and whole.head in hub.commits[0]
 
 
 def test_a_second_push_brings_only_what_changed(hub: space_server.Spaces, checkout: Path) -> None:
     _push(space.plan_push(checkout))
-    hub.held[NAME]["notes.md"] = b"the user's own"
+    hub.files[NAME]["notes.md"] = b"the user's own"
     _push(space.plan_push(checkout))
     assert len(hub.commits) == 1  # nothing new, no new build
     (checkout / "vlmcomp/__init__.py").rename(checkout / "vlmcomp/other.py")
@@ -158,26 +158,26 @@ def test_a_second_push_brings_only_what_changed(hub: space_server.Spaces, checko
     _commit(checkout)
     plan = space.plan_push(checkout)
     _push(plan, hardware="l4x1")
-    untouched = {name: hub.held[NAME][name] for name in (".gitattributes", "notes.md")}
-    assert hub.held[NAME] == _content(plan) | untouched and hub.hardware[NAME] == "l4x1" and len(hub.commits) == 2
+    untouched = {name: hub.files[NAME][name] for name in (".gitattributes", "notes.md")}
+    assert hub.files[NAME] == _content(plan) | untouched and hub.hardware[NAME] == "l4x1" and len(hub.commits) == 2
 
 
 def test_a_space_that_holds_something_else_is_left_alone(hub: space_server.Spaces, checkout: Path) -> None:
-    hub.held[NAME] = before = {"README.md": b"mine", "app.py": b"mine"}
+    hub.files[NAME] = before = {"README.md": b"mine", "app.py": b"mine"}
     with pytest.raises(ValueError, match="contains something else: choose another name"):
         _push(space.plan_push(checkout))
-    assert hub.held[NAME] is before and not hub.commits
+    assert hub.files[NAME] is before and not hub.commits
 
 
 def test_an_upload_that_breaks_changes_nothing_and_can_be_run_again(
     hub: space_server.Spaces, checkout: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hub.loses = 1
+    hub.lost_uploads = 1
     with pytest.raises(ValueError, match="was interrupted, and nothing of it is visible: run it again"):
         _push(space.plan_push(checkout))
-    assert set(hub.held[NAME]) == {".gitattributes", "README.md"}
+    assert set(hub.files[NAME]) == {".gitattributes", "README.md"}
     _push(space.plan_push(checkout))
-    assert hub.held[NAME].items() >= _content(space.plan_push(checkout)).items()
+    assert hub.files[NAME].items() >= _content(space.plan_push(checkout)).items()
 
 
 @pytest.mark.parametrize(
@@ -191,10 +191,10 @@ def test_an_upload_that_breaks_changes_nothing_and_can_be_run_again(
 def test_errors_of_the_hub_are_one_sentence(
     hub: space_server.Spaces, checkout: Path, status: int, message: str, sentence: str
 ) -> None:
-    hub.refuses = (status, message)
+    hub.create_error = (status, message)
     with pytest.raises(ValueError, match=sentence) as refused:
         _push(space.plan_push(checkout))
-    assert "\n" not in str(refused.value) and not hub.held
+    assert "\n" not in str(refused.value) and not hub.files
 
 
 def _run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
@@ -208,7 +208,7 @@ def test_a_dry_run_lists_every_file_and_pushes_nothing(
 ) -> None:
     status, out, _ = _run(capsys, "--to", NAME, "--dry-run")
     listed = {name: int(size.replace(",", "")) for size, name in re.findall(r"^ *([\d,]+)  (\S+)$", out, re.M)}
-    assert status == 0 and listed == whole.files and not hub.held
+    assert status == 0 and listed == whole.files and not hub.files
     total = f"{len(whole.files)} files, {sum(whole.files.values()) / 1e6:.1f} MB, license apache-2.0"
     assert total in out and "llava-shapes      Apache-2.0" in out and "nothing was pushed" in out
 
@@ -244,4 +244,4 @@ def test_no_token_a_wrong_one_and_no_network_are_one_sentence(
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     status, _, err = _run(capsys, "--to", NAME)
     assert status == 2 and "cannot be reached: try again with a network" in _last(err)
-    assert not hub.held
+    assert not hub.files

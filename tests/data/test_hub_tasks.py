@@ -280,7 +280,7 @@ def test_a_copy_is_benchmarked_kept_rescored_and_shown(
     monkeypatch.chdir(copies["vqav2"].parent)  # a relative folder must mean the same in the process that measures
     place, out = copies["vqav2"].name, str(tmp_path / "results")
     command = ["bench", "llava-shapes/fp16", "--task", f"vqav2={place}", "--samples", "4", "--out", out]
-    command += ["--encoder", "minilm", "--device", "cpu"]
+    command += ["--bertscore-model", "minilm", "--device", "cpu"]
     assert main.main(command) == 0
     assert "vqav2" in capsys.readouterr().out
     (report,) = store.load_all(tmp_path / "results")

@@ -138,7 +138,7 @@ def test_stored_tables_are_those_of_their_trials() -> None:
     assert files
     for file in files:
         text = experiment_tables.render(TrialLog(file).to_dict(), pruning_cost.project_cost(), whole=True)
-        assert file.with_suffix(".md").read_text() == text + "\n", "run: vlmcomp study"
+        assert file.with_suffix(".md").read_text() == text + "\n", "run: vlmcomp experiment"
 
 
 @pytest.mark.parametrize("pair", experiment_tables.EQUAL_BYTES)

@@ -1,4 +1,4 @@
-"""Image files that visitors should not have, and some that look odd and are good."""
+"""Malformed image files that the app must reject, and unusual ones that it must accept."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def png(width: int, height: int, depth: int, color: int, rows: bytes, crc: int |
 
 
 def encoded(image: Image.Image, kind: str, **settings: object) -> bytes:
-    held = io.BytesIO()
-    image.save(held, kind, **settings)
-    return held.getvalue()
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **settings)
+    return buffer.getvalue()
 
 
 def bomb() -> bytes:
@@ -42,7 +42,7 @@ def grey16(image: Image.Image) -> bytes:
 
 
 def refused(good: Image.Image) -> dict[str, bytes]:
-    """Name of a file -> bytes that are no usable image."""
+    """Name of a file -> bytes that are not a usable image."""
     whole, photo = encoded(good, "PNG"), encoded(good, "JPEG")
     return {
         "empty.png": b"",
@@ -73,7 +73,7 @@ def refused(good: Image.Image) -> dict[str, bytes]:
 
 
 def accepted(good: Image.Image) -> dict[str, bytes]:
-    """Name of a file -> bytes that show what ``good`` shows, however oddly."""
+    """Name of a file -> bytes of an unusual file with the content of ``good``."""
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees
     frames = [good.convert("P"), Image.new("P", good.size)]

@@ -1,4 +1,4 @@
-"""Headless Chromium, the app on a port of this machine, and pages in it, for the tests that look at the page."""
+"""Headless Chromium, the app on a local port, and pages in it, for tests of the page."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from tests.support.served import app
 
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync", "--no-first-run")
-PATIENCE = 120_000  # milliseconds
+TIMEOUT_MS = 120_000
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def visit(browser: Any, url: str) -> Iterator[Any]:
     def visit(query: str = "", width: int = 1440) -> Any:
         contexts.append(browser.new_context(viewport={"width": width, "height": 900}))
         tab = contexts[-1].new_page()
-        tab.set_default_timeout(PATIENCE)
+        tab.set_default_timeout(TIMEOUT_MS)
         tab.on("requestfinished", lambda request: print(request.method, request.url, (request.post_data or "")[:200]))
         tab.on("pageerror", lambda error: failures.append(f"{error} {error.stack}"))
         tab.goto(url + query, wait_until="domcontentloaded")

@@ -1,4 +1,4 @@
-"""The app on a free port of this machine, for the tests that meet it as visitors and programs do."""
+"""The app on a free local port, for tests of the page and of the API."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vlmcomp.app import page
 from vlmcomp.serving.recorded import EXAMPLES_DIR
 
 BLUE = EXAMPLES_DIR / "easy-vqa-6.png"  # easy-VQA's test image 6: a blue shape
-ASKED = "What color is the shape? Answer with one word."
+QUESTION = "What color is the shape? Answer with one word."
 
 
 @contextmanager
@@ -34,13 +34,13 @@ def app() -> Iterator[str]:
 
 @contextmanager
 def process(folder: Path, log: Path, **environ: str) -> Iterator[tuple[str, subprocess.Popen]]:
-    """The app of ``folder`` in a process of its own, as users start it; what it prints goes to ``log``."""
+    """The app of ``folder`` in a process of its own, as users start it; its output goes to ``log``."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "app.py", "--port", str(port)]
-    with log.open("wb") as told:
-        with subprocess.Popen(command, cwd=folder, env=os.environ | environ, stdout=told, stderr=told) as app:
+    with log.open("wb") as output:
+        with subprocess.Popen(command, cwd=folder, env=os.environ | environ, stdout=output, stderr=output) as app:
             try:
                 yield f"http://127.0.0.1:{port}", app
             finally:
@@ -48,7 +48,7 @@ def process(folder: Path, log: Path, **environ: str) -> Iterator[tuple[str, subp
 
 
 def served(url: str, app: subprocess.Popen) -> bytes:
-    """The page, as soon as it is served; nothing if the process ends before."""
+    """The page, as soon as it is served; empty if the process ends before."""
     while app.poll() is None:
         try:
             return urllib.request.urlopen(url, timeout=60).read()

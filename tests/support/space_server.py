@@ -1,5 +1,5 @@
 """A Hub on this machine: the part of its HTTP interface that makes a Space or a model and takes commits, with large
-files by git LFS. It checks what it is given: token, hashes of LFS bytes, that commits name known bytes."""
+files by git LFS. It checks the token, the hashes of LFS files, and that commits refer to uploaded files."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 TOKEN = "hf_writes"
-_STRANGER = "Invalid credentials in Authorization header"
+_UNAUTHORIZED = "Invalid credentials in Authorization header"
 
 
 @dataclass
 class Spaces:
-    """``held``: the files of each Space; ``commits``: the message of each; ``hardware``: what was asked for;
-    ``refuses``: status and message of every making of a Space; ``loses``: how many LFS uploads are refused."""
+    """``files``: the files of each Space; ``commits``: the message of each; ``hardware``: the requested one;
+    ``create_error``: status and message when a Space is created; ``lost_uploads``: how many LFS uploads fail."""
 
     url: str = ""
-    held: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    files: dict[str, dict[str, bytes]] = field(default_factory=dict)
     commits: list[str] = field(default_factory=list)
     hardware: dict[str, str] = field(default_factory=dict)
-    refuses: tuple[int, str] | None = None
-    loses: int = 0
+    create_error: tuple[int, str] | None = None
+    lost_uploads: int = 0
     blobs: dict[str, bytes] = field(default_factory=dict)
 
     @property
@@ -36,7 +36,7 @@ class Spaces:
 
 
 def oid(path: str, data: bytes) -> str:
-    """What the Hub knows a file by: the hash of its bytes for LFS, of a git blob otherwise."""
+    """The identifier of a file on the Hub: the hash of its bytes for LFS, of a git blob otherwise."""
     return hashlib.sha256(data).hexdigest() if lfs(path) else hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 
@@ -65,14 +65,14 @@ def _handler(hub: Spaces) -> type[BaseHTTPRequestHandler]:
         def _body(self) -> bytes:
             return self.rfile.read(int(self.headers.get("Content-Length", 0)))
 
-        def _stranger(self) -> bool:
+        def _is_unauthorized(self) -> bool:
             return self.headers.get("Authorization") != f"Bearer {TOKEN}"
 
         def do_GET(self) -> None:
             _, _, _, user, name, *rest = self.path.partition("?")[0].split("/")
-            files = hub.held.get(f"{user}/{name}")
-            if self._stranger():
-                return self._refuse(401, _STRANGER)
+            files = hub.files.get(f"{user}/{name}")
+            if self._is_unauthorized():
+                return self._refuse(401, _UNAUTHORIZED)
             if files is None:
                 return self._refuse(404, "RepoNotFound")
             if rest[:1] == ["tree"]:
@@ -82,16 +82,16 @@ def _handler(hub: Spaces) -> type[BaseHTTPRequestHandler]:
 
         def do_PUT(self) -> None:
             data, key = self._body(), self.path.rpartition("/")[2]
-            if hub.loses or hashlib.sha256(data).hexdigest() != key:
-                hub.loses -= bool(hub.loses)
+            if hub.lost_uploads or hashlib.sha256(data).hexdigest() != key:
+                hub.lost_uploads -= bool(hub.lost_uploads)
                 return self._refuse(400, "Bad bytes")
             hub.blobs[key] = data
             self._answer({})
 
         def do_POST(self) -> None:
             body, path = self._body(), self.path.partition("?")[0]
-            if self._stranger():
-                return self._refuse(401, _STRANGER)
+            if self._is_unauthorized():
+                return self._refuse(401, _UNAUTHORIZED)
             if path.endswith("/commit/main"):
                 return self._commit(path, [json.loads(line) for line in body.splitlines()])
             data = json.loads(body)
@@ -99,8 +99,8 @@ def _handler(hub: Spaces) -> type[BaseHTTPRequestHandler]:
                 return self._create(data)
             if path == "/api/validate-yaml":
                 good = data["content"].startswith("---\n") and data["repoType"] == "space"
-                told = {"errors": [] if good else [{"message": "no front matter"}], "warnings": []}
-                return self._answer(told, 200 if good else 400)
+                result = {"errors": [] if good else [{"message": "no front matter"}], "warnings": []}
+                return self._answer(result, 200 if good else 400)
             if path.endswith("/objects/batch"):
                 rows = [o | ({} if o["oid"] in hub.blobs else _upload(hub, o["oid"])) for o in data["objects"]]
                 return self._answer({"transfer": "basic", "objects": rows})
@@ -108,32 +108,32 @@ def _handler(hub: Spaces) -> type[BaseHTTPRequestHandler]:
             if path.endswith("/hardware"):
                 hub.hardware[repo] = data["flavor"]
                 return self._answer({"stage": "BUILDING", "hardware": {"requested": data["flavor"]}})
-            files = hub.held[repo]
+            files = hub.files[repo]
             self._answer({"files": [_mode(f["path"], files) for f in data["files"]]})  # preupload
 
         def _create(self, data: dict[str, Any]) -> None:
-            if hub.refuses:
-                return self._answer({"error": hub.refuses[1]}, hub.refuses[0])
+            if hub.create_error:
+                return self._answer({"error": hub.create_error[1]}, hub.create_error[0])
             repo = f"{data['organization']}/{data['name']}"
             if data.get("type", "model") == "model":
-                hub.held[repo] = {".gitattributes": b"*.safetensors filter=lfs\n"}
+                hub.files[repo] = {".gitattributes": b"*.safetensors filter=lfs\n"}
                 return self._answer({"url": f"{hub.url}/{repo}"})
             assert data["type"] == "space" and data["sdk"] == "gradio"
-            hub.held[repo] = {".gitattributes": b"*.png filter=lfs\n", "README.md": b"---\nsdk: gradio\n---\n"}
+            hub.files[repo] = {".gitattributes": b"*.png filter=lfs\n", "README.md": b"---\nsdk: gradio\n---\n"}
             hub.hardware[repo] = data.get("hardware", "cpu-basic")
             self._answer({"url": f"{hub.url}/spaces/{repo}"})
 
         def _commit(self, path: str, lines: list[dict[str, Any]]) -> None:
             repo = "/".join(path.split("/")[3:5])
-            files = dict(hub.held[repo])
+            files = dict(hub.files[repo])
             for line in lines[1:]:
-                kind, value = line["key"], line["value"]
-                if kind == "deletedFile":
+                item, value = line["key"], line["value"]
+                if item == "deletedFile":
                     del files[value["path"]]
                 else:
-                    data = hub.blobs[value["oid"]] if kind == "lfsFile" else base64.b64decode(value["content"])
+                    data = hub.blobs[value["oid"]] if item == "lfsFile" else base64.b64decode(value["content"])
                     files[value["path"]] = data
-            hub.held[repo] = files
+            hub.files[repo] = files
             hub.commits.append(lines[0]["value"]["summary"])
             self._answer({"commitUrl": f"{hub.url}/spaces/{repo}/commit/{hub.head}", "commitOid": hub.head})
 

@@ -46,7 +46,7 @@ class Comparison:
     Attributes:
         quality: the paired difference by task.
         speedup: relative change of the decode speed with a 95 % interval (0 is the same speed); None unless both were
-            timed in turns in one session (``vlmcomp bench --retime``).
+            timed in turns in one session (``vlmcomp bench --latency-only``).
         verdict: all of it in one paragraph.
     """
 
