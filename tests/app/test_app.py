@@ -86,6 +86,7 @@ def test_the_three_endpoints_are_named_and_say_what_they_take(client: Client) ->
         "memory",
         "loss_points",
         "goal",
+        "task",
     ]
     assert all(named[name]["description"] for name in named)
 

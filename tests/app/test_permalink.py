@@ -27,6 +27,7 @@ def test_links_come_back_as_they_were() -> None:
         memory="70MB",
         loss=2.5,
         goal="speed",
+        task="easy-vqa",
     )
     for state in (Link(), full, replace(full, view="choose", variants=())):
         assert permalink.read(_query(state.query())) == (state, [])
@@ -56,6 +57,7 @@ def _query(text: str) -> dict[str, str]:
         {"opened": "llava-shapes/none"},
         {"loss": "much"},
         {"goal": "beauty"},
+        {"task": "no-such-task"},
     ],
 )
 def test_a_bad_part_of_a_link_is_named_and_left_as_usual(query: dict[str, str]) -> None:
