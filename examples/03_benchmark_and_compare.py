@@ -6,7 +6,8 @@ Usage: python examples/03_benchmark_and_compare.py
 import vlmcomp
 
 # For a 7B model on a GPU: "llava-1.5-7b", tasks such as "vqav2", and 1,000 or more questions.
-MODEL, SETTINGS = "llava-shapes", {"tasks": ["shapes-vqa"], "num_samples": 32}
+MODEL = "llava-shapes"
+SETTINGS = {"tasks": ["shapes-vqa"], "num_samples": 32}
 
 baseline = vlmcomp.benchmark(f"{MODEL}/fp16", **SETTINGS)
 quantized = vlmcomp.benchmark(f"{MODEL}/int8", **SETTINGS)

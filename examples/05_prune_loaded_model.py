@@ -11,7 +11,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import vlmcomp
 
-# Any model of a supported family; for a 7B on a GPU: "llava-hf/llava-1.5-7b-hf", with dtype="float16", device_map="cuda".
+# Any model of a supported family. For a 7B on a GPU: "llava-hf/llava-1.5-7b-hf", dtype="float16", device_map="cuda".
 ASSETS = Path(__file__).parents[1] / "assets"
 FOLDER = ASSETS / "models/llava-shapes"
 

@@ -237,7 +237,7 @@ def test_ask_and_a_batch_agree_after_capturing(built: Callable, samples: list) -
 
 
 def test_a_gpu_compiles_unless_every_visitor_would(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu_linear, "available", lambda device: True)
+    monkeypatch.setattr(gpu_linear, "triton_available", lambda device: True)
     assert generation.best_decode_mode(torch.device("cuda")) == COMPILED
     monkeypatch.setenv("SPACES_ZERO_GPU", "true")
     assert generation.best_decode_mode(torch.device("cuda")) == CAPTURED

@@ -86,7 +86,7 @@ def test_a_gpu_without_a_kernel_for_int4_says_what_to_do(monkeypatch: pytest.Mon
     monkeypatch.setattr(dispatch, "triton_available", lambda device: False)
     monkeypatch.setattr(dispatch.importlib.util, "find_spec", lambda name: None)
     assert not dispatch.supports_precision("int4-torchao", gpu)
-    with pytest.raises(ValueError, match="requires Triton.*use int4 or int8-torchao"):
+    with pytest.raises(ValueError, match=r"requires Triton.*use int4 or int8-torchao"):
         dispatch.select_kernel("int4-torchao", gpu, config)
     assert all(dispatch.select_kernel(p, gpu, config) == "" for p in PRECISIONS if p != "int4-torchao")
     monkeypatch.setattr(dispatch.importlib.util, "find_spec", lambda name: object())  # mslk

@@ -38,7 +38,7 @@ class Model:
         >>> import vlmcomp
         >>> model = vlmcomp.compress("llava-shapes/int8", device="cpu")
         >>> model
-        Model(llava-shapes/int8, 4.9 MB, cpu)
+        Model(llava-shapes/int8, 5.3 MB, cpu)
         >>> model.ask("assets/examples/scene-6.png", "How many circles are there?").text
         'There are no circles.'
     """
@@ -173,7 +173,7 @@ class Model:
             >>> with tempfile.TemporaryDirectory() as folder:
             ...     model.save_pretrained(folder)
             ...     vlmcomp.load(folder, device="cpu")
-            Model(llava-shapes/int8, 4.9 MB, cpu)
+            Model(llava-shapes/int8, 5.3 MB, cpu)
         """
         checkpoint.save(self._vlm, Path(folder))
 
@@ -223,7 +223,7 @@ def compress(
     Example:
         >>> import vlmcomp
         >>> vlmcomp.compress("llava-shapes", "int8", device="cpu")
-        Model(llava-shapes/int8, 4.9 MB, cpu)
+        Model(llava-shapes/int8, 5.3 MB, cpu)
         >>> vlmcomp.compress("llava-shapes/ffn30+int8")
         Traceback (most recent call last):
         ...

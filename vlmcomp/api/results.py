@@ -96,7 +96,7 @@ def compare(
     Example:
         >>> import vlmcomp
         >>> int8 = vlmcomp.compare("llava-shapes/int8", "llava-shapes/fp16", hardware="cpu-amd-epyc-2c")
-        >>> int8.quality["shapes-vqa"].samples
+        >>> int8.quality["shapes-vqa"].num_samples
         2000
         >>> int8.quality["shapes-vqa"].verdict
         'no difference seen'
@@ -137,7 +137,7 @@ def recommend(
         The best recipe, why it was chosen, what it costs, and every candidate; ``best`` is None if none fits.
 
     Raises:
-        ValueError: an unknown model, machine or goal, or an format_bytes of memory that cannot be read.
+        ValueError: an unknown model, machine or goal, or an amount of memory that cannot be read.
 
     Example:
         >>> import vlmcomp
@@ -146,7 +146,7 @@ def recommend(
         >>> vlmcomp.recommend(memory="plenty")
         Traceback (most recent call last):
         ...
-        ValueError: 'plenty' is not an format_bytes of memory: write for example 8GB or 500MB
+        ValueError: 'plenty' is not an amount of memory: write for example 8GB or 500MB
     """
     wish = Constraints(model, recommendation.parse_bytes(memory), max_accuracy_drop, optimize_for)
     root = Path(results_dir)

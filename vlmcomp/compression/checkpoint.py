@@ -148,7 +148,7 @@ def _model_class(folder: Path) -> Any:
     config = AutoConfig.from_pretrained(folder)
     if not hasattr(config.get_text_config(), heads.HEADS_CONFIG_KEY):
         return AutoModelForImageTextToText
-    original = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
+    original: Any = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
 
     def init(self: PreTrainedModel, config: Any, *args: Any, **kwargs: Any) -> None:
         original.__init__(self, config, *args, **kwargs)
@@ -207,4 +207,4 @@ def cast_weights_(model: nn.Module, dtype: torch.dtype) -> None:
             parameter.data = parameter.data.to(dtype)
     for module in model.modules():
         if hasattr(module, "compute_dtype"):  # bitsandbytes' Linear4bit
-            module.compute_dtype = dtype
+            setattr(module, "compute_dtype", dtype)  # noqa: B010 - modules are typed as tensors

@@ -33,7 +33,7 @@ def check_shapes(model: PreTrainedModel, steps: Sequence[PruningStep], precision
     block_size = INT4_BLOCK_SIZES.get((precision, device_type), 1)
     for plan in plan_steps(model, steps):
         in_features = plan.num_kept * plan.unit_width
-        if in_features % block_size:
+        if plan.step and in_features % block_size:
             alternative = "int8, a GPU" if precision == "int4" else "int8-torchao"
             raise ValueError(
                 f"{plan.step} leaves {in_features} inputs to the Linear that reads the {plan.step.target}, and "

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import PreTrainedModel
 
 from vlmcomp.compression.quantization import torchao as torchao_tensors
@@ -46,7 +45,7 @@ def _weights(model: PreTrainedModel, as_stored: bool = True) -> Iterator[tuple[s
             yield f"{path}.{name}" if path else name, size, num_parameters
 
 
-def _size(module: nn.Module, name: str, weight: torch.Tensor) -> tuple[int, int]:
+def _size(module: Any, name: str, weight: Any) -> tuple[int, int]:
     """Bytes in memory, quantization state included, and logical parameters of a weight of ``module``."""
     size = _tensor_bytes(weight)
     num_parameters = weight.numel()

@@ -99,7 +99,7 @@ def _weight_bytes(
     names = architecture.get_architecture(model)
     kept_fraction = dict.fromkeys(_DECODER_PARTS, 1.0)
     for plan in plan_steps(model, steps):
-        part = "decoder attention" if plan.step.target == "heads" else "decoder MLP"
+        part = "decoder attention" if plan.step and plan.step.target == "heads" else "decoder MLP"
         kept_fraction[part] = plan.num_kept / plan.num_units
     result = {part: 2.0 * parameters[part] for part in COMPONENTS}
     for path, linear in architecture.decoder_linears(model):

@@ -257,7 +257,8 @@ class _HubSamples(Sequence[Sample]):
         return _as_text(_read_path(row, path)) if path else majority_answer(answers)
 
     def _image_row(self, number: int, row: dict[str, Any]) -> int:
-        return number if self._image_rows is None else self._image_rows[row[self._hub_task.image_id]]
+        column = self._hub_task.image_id
+        return number if self._image_rows is None or column is None else self._image_rows[row[column]]
 
 
 def _read_path(row: Any, path: str) -> Any:

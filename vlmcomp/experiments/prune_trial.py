@@ -29,7 +29,8 @@ def prune_by_trial(
     """
     if trial.score == DENSE:
         return 0.0, 0.0
-    step, data = PruningStep.parse(trial.step), calibration(trial.seed)
+    step = PruningStep.parse(trial.step)
+    data = calibration(trial.seed)
     start = time.perf_counter()
     if trial.score in optipfair_baseline.BASELINES:
         real = optipfair_baseline.prune(

@@ -81,13 +81,14 @@ def _measure(shape: DecoderShape, percent: int) -> dict[str, Any]:
         0, 512, (NUM_TOKENS // SEQUENCE_LENGTH, SEQUENCE_LENGTH), generator=torch.Generator().manual_seed(0)
     )
     prune_tokens = text_batches(model, ids[:8])  # libraries are initialized before the timer starts
-    gauge, start = memory_tracker.MemoryTracker("cpu"), time.perf_counter()
-    before = gauge.current()
+    tracker = memory_tracker.MemoryTracker("cpu")
+    start = time.perf_counter()
+    before = tracker.current()
     prune_decoder_(model, (PruningStep("glu", percent),), prune_tokens + text_batches(model, ids[8:]))
     return {
         "parameters": shape.num_parameters,
         "prune_seconds": time.perf_counter() - start,
-        "peak_bytes": max(0, gauge.peak() - before),
+        "peak_bytes": max(0, tracker.peak() - before),
         "moments_bytes": solver_memory_bytes(shape.intermediate_size, shape.hidden_size),
         "calibration_tokens": NUM_TOKENS,
     }

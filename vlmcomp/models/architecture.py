@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import nn
@@ -207,9 +207,10 @@ def get_architecture(model: PreTrainedModel) -> ArchitectureSpec:
 def decoder_layers(model: PreTrainedModel) -> list[DecoderLayer]:
     """The decoder layers of ``model``, first to last."""
     spec = get_architecture(model)
+    blocks: Any = model.get_submodule(spec.layers)  # a ModuleList
     return [
         DecoderLayer(block, block.get_submodule(spec.attention), block.get_submodule(spec.mlp), spec)
-        for block in model.get_submodule(spec.layers)
+        for block in blocks
     ]
 
 

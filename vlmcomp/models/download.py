@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
@@ -15,7 +16,7 @@ from vlmcomp.feedback import Progress
 from vlmcomp.hub import HUB_ERRORS, download_snapshot, raise_hub_error
 from vlmcomp.models.registry import MODELS, ModelSpec
 
-_FILE_FILTER = {
+_FILE_FILTER: dict[str, Any] = {
     "allow_patterns": ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"],
     "ignore_patterns": ["*/*"],
 }
@@ -73,7 +74,8 @@ def resolve_revision(spec: ModelSpec, source: str | None) -> str | None:
     if Path(repo_id).is_dir():
         return None
     try:
-        return snapshot_download(repo_id, revision=revision, dry_run=True, **_FILE_FILTER)[0].commit_hash
+        files: Any = snapshot_download(repo_id, revision=revision, dry_run=True, **_FILE_FILTER)
+        return files[0].commit_hash
     except DryRunError as error:
         if isinstance(error.__cause__, RepositoryNotFoundError):
             raise_hub_error(error.__cause__, spec.name, repo_id, revision, gated=gated)

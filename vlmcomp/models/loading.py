@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -48,7 +49,8 @@ def load(spec: ModelSpec, source: str | None, progress: Progress) -> DenseModel:
     origin = source or spec.name_or_path
     try:
         loaded_processor = processor.load(folder, spec.min_max_pixels)
-        model, info = AutoModelForImageTextToText.from_pretrained(folder, dtype="auto", output_loading_info=True)
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype="auto", output_loading_info=True)
+        model, info = loaded
     except (ImportError, MemoryError):
         raise
     except Exception as error:  # each kind of damage raises another type

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from transformers import AutoProcessor, ProcessorMixin
 from transformers.models.auto.processing_auto import processor_class_from_name
@@ -33,6 +34,7 @@ def load(folder: Path, min_max_pixels: tuple[int, int] | None = None) -> Process
     """
     config, _ = ProcessorMixin.get_processor_dict(folder)
     class_name = config.get("processor_class")
+    processor_class: Any
     if class_name is None:
         processor_class = AutoProcessor
     else:

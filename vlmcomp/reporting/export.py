@@ -11,6 +11,7 @@ import io
 import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from vlmcomp.recipe import Recipe
@@ -24,10 +25,19 @@ from vlmcomp.reporting.grouping import (
 from vlmcomp.reporting.markdown import markdown_table
 from vlmcomp.reporting.pareto import pareto_frontier
 from vlmcomp.reporting.statistics import percentile_95, speed_interval
-from vlmcomp.results.schema import COMPONENTS, Latency, Report
+from vlmcomp.results.schema import COMPONENTS, Latency, Report, Size
 
 Value = str | int | float | bool | None
 _Columns = Mapping[str, Callable[[Any], Value]]
+
+
+def _version(package: str, report: Report) -> Value:
+    return report.versions.get(package)
+
+
+def _part_bytes(part: str, size: Size) -> Value:
+    return size.weight_bytes.get(part, 0)
+
 
 _IDENTITY: _Columns = {
     "hardware": lambda r: r.hardware.slug,
@@ -49,10 +59,7 @@ _IDENTITY: _Columns = {
     "weights": lambda r: r.weights,
     "commit": lambda r: r.commit,
     "date": lambda r: r.date,
-    **{
-        f"{name}_version": lambda r, name=name: r.versions.get(name)
-        for name in ("torch", "transformers", "bitsandbytes")
-    },
+    **{f"{name}_version": partial(_version, name) for name in ("torch", "transformers", "bitsandbytes")},
     "build_seconds": lambda r: None if r.error else r.build_seconds,
 }
 _QUALITY: _Columns = {
@@ -101,10 +108,7 @@ _ROOFLINE: _Columns = {
     "prefill_floor_ms": lambda t: t.floor.prefill_ms,
 }
 _SIZE: _Columns = {
-    **{
-        f"{part.replace(' ', '_')}_weight_bytes": lambda s, part=part: s.weight_bytes.get(part, 0)
-        for part in COMPONENTS
-    },
+    **{f"{part.replace(' ', '_')}_weight_bytes": partial(_part_bytes, part) for part in COMPONENTS},
     "weight_bytes": lambda s: s.total_bytes,
     "disk_bytes": lambda s: s.disk_bytes,
     "parameters": lambda s: sum(s.parameters.values()),

@@ -127,7 +127,7 @@ def _scored_point(group: _ModelGroup, report: Report, x: float, x_bounds: Bounds
     if group.baseline is not None and group.baseline is not report:
         found = compare_to_baseline(group.load_predictions, report, group.baseline, group.task)
     y = 100 * report.quality[group.task].exact_match
-    return quality_point(report, x, x_bounds, y, found and found.difference, on_frontier)
+    return quality_point(report, x, x_bounds, y, found.difference if found else None, on_frontier)
 
 
 def _quality_pruned(groups: Sequence[_ModelGroup]) -> Plot | None:

@@ -214,13 +214,13 @@ def _candidate(
     assert report.size is not None
     required = required_memory(report)
     unchanged = Interval(0.0, 0.0, 0.0)
-    difference = unchanged
+    difference: Interval | None = unchanged
     if report is not baseline:
         compared = grouping.compare_to_baseline(load_predictions, report, baseline, task)
         difference = compared.difference if compared else None
     speed = None
     if report.latency is not None and baseline.latency is not None:
-        timed_baseline = report is baseline and report.latency.session
+        timed_baseline = report is baseline and bool(report.latency.session)
         speed = unchanged if timed_baseline else speed_interval(baseline.latency, report.latency)
     refused = _refusal(constraints, required, difference, speed)
     return Candidate(Recipe.parse(report.recipe), report.size.total_bytes, required, difference, speed, refused)

@@ -198,7 +198,7 @@ def _quality_cells(
     return [
         _percent(quality.exact_match if quality else None),
         _NONE if found is None else _points(found.difference),
-        _percent(found and found.agreement),
+        _percent(found.agreement if found else None),
         _NONE if found is None else f"{found.regressions}, {found.improvements}",
         *map(_percent, _text_scores(quality)),
         *([_percent(second.exact_match if second else None)] if second_task else []),
@@ -245,7 +245,9 @@ def _speed(before: Latency, after: Latency) -> str | None:
 
 def _roofline_share(latency: Latency) -> float | None:
     """Share of the memory bandwidth's limit that decoding reaches on this device."""
-    return latency.floor and latency.floor.decode_ms_per_token / latency.decode_ms_per_token_median
+    if latency.floor is None:
+        return None
+    return latency.floor.decode_ms_per_token / latency.decode_ms_per_token_median
 
 
 def _text_scores(quality: Quality | None) -> list[float | None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
 from PIL import Image
@@ -75,7 +75,7 @@ class Engine:
         max_new_tokens: int = 64,
         min_new_tokens: int = 0,
         vision_cache: VisionCache | None = None,
-    ) -> Iterator[Answer]:
+    ) -> Generator[Answer, None, None]:
         """Greedy answer so far after each token; the last one is ``finished``.
 
         Closing the iterator stops the generation within a token and waits for that.

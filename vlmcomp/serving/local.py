@@ -96,7 +96,7 @@ def _estimate(recipe: Recipe) -> tuple[int, int]:
 def _memory_blocks(engine: Engine) -> MemoryBlocks:
     from vlmcomp.runtime.weight_sharing import storage_bytes
 
-    return storage_bytes(engine.vlm.model)
+    return dict(storage_bytes(engine.vlm.model))
 
 
 def _share_weights(engine: Engine, others: Sequence[Engine]) -> None:

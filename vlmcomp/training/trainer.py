@@ -151,7 +151,8 @@ class Trainer:
                 self._save(stage, optimizers)
 
     def _log(self, stage: str, averages: dict[str, float]) -> None:
-        step, seconds = self.steps_done[stage], round(self.seconds)
+        step = self.steps_done[stage]
+        seconds = round(self.seconds)
         self.history.append({"stage": stage, "step": step, "seconds": seconds, **averages})
         (self.work / "history.json").write_text(json.dumps(self.history, indent=1))
 

@@ -79,8 +79,8 @@ def max_abs_weight(units: PruningUnits) -> torch.Tensor:
     consumer.
     """
     matrices = units.producers or (units.weight.T,)
-    spans = sum(m.float().amax(1) + m.float().amin(1).abs() for m in matrices)
-    return units.sum_by_unit(spans)
+    spans = [m.float().amax(1) + m.float().amin(1).abs() for m in matrices]
+    return units.sum_by_unit(torch.stack(spans).sum(0))
 
 
 def activation(units: PruningUnits) -> torch.Tensor:

@@ -33,7 +33,7 @@ def plan_mlp(model: PreTrainedModel, step: PruningStep | None) -> PruningPlan:
         for name in names.mlp_inputs:
             setattr(layer.mlp, name, slice_linear(getattr(layer.mlp, name), kept_rows=units))
         if hasattr(layer.mlp, "intermediate_size"):
-            layer.mlp.intermediate_size = len(units)
+            setattr(layer.mlp, "intermediate_size", len(units))  # noqa: B010 - modules are typed as tensors
 
     def update_config(text_config: PretrainedConfig) -> None:
         setattr(text_config, names.mlp_width, kept_width)

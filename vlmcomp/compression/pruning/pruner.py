@@ -145,6 +145,7 @@ def _prune_layer_(
 
 
 def _units_result(plan: PruningPlan, method: PruningMethod, batches: Sequence[CalibrationBatch]) -> PruningResult:
+    assert plan.step is not None
     return PruningResult(
         step=str(plan.step),
         asked_percent=plan.step.percent,

@@ -77,7 +77,9 @@ def quantize_linear(name: str, linear: nn.Linear, precision: str, dtype: torch.d
     quantized = to_bnb_int8(linear) if precision == "int8" else _to_nf4(linear, dtype)
     if linear.bias is not None:
         quantized.bias = nn.Parameter(linear.bias.detach(), requires_grad=False)
-    linear.weight = None  # the replacement holds the only reference and frees the dense weight once it is quantized
+    linear.register_parameter(
+        "weight", None
+    )  # the replacement holds the only reference and frees the dense weight once it is quantized
     quantized.to(device)  # bitsandbytes quantizes when the weight arrives on its device
     if quantized.weight.dtype not in (torch.int8, torch.uint8):
         raise RuntimeError(f"bitsandbytes left {name} in {quantized.weight.dtype} on {device}")

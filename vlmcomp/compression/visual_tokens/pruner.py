@@ -55,6 +55,7 @@ class VisualTokenPruner:
     """
 
     def __init__(self, model: PreTrainedModel, names: architecture.ArchitectureSpec, percent: int, method: str) -> None:
+        assert names.image_features_method is not None  # attach_ refuses such a family
         self.percent = percent
         self.method = method
         self.is_disabled = False

@@ -1,4 +1,4 @@
-"""Dense Linears whose weights oneDNN packs once; PyTorch's own Linear does not pack them, or packs them at every call."""
+"""Dense Linears whose weights oneDNN packs once; PyTorch's own Linear packs them never, or at every call."""
 
 from __future__ import annotations
 
