@@ -156,6 +156,37 @@ def _update_variants(model: str) -> Any:
     return gr.CheckboxGroup(choices=variant_choices(model), value=handlers.default_variants(model))
 
 
+def _image_column() -> tuple[gr.Image, gr.HTML]:
+    with gr.Column(scale=2, min_width=300):
+        image = Upload(
+            type="filepath",
+            format="png",
+            image_mode=None,
+            sources=["upload", "webcam", "clipboard"],
+            label="Image",
+            height=250,
+        )
+        examples = gr.HTML(example_strip(), js_on_load=EXAMPLE_STRIP_JS, elem_id="examples")
+    return image, examples
+
+
+def _question_column(model: str) -> tuple[gr.Textbox, gr.Dropdown, gr.CheckboxGroup, dict[str, gr.Button]]:
+    with gr.Column(scale=3, min_width=300):
+        question = gr.Textbox(label="Question", placeholder="What color is the shape?", max_lines=4, elem_id="question")
+        models = gr.Dropdown([(m.title, m.name) for m in registry.MODELS.values()], value=model, label="Model")
+        variants = gr.CheckboxGroup(
+            variant_choices(model),
+            value=handlers.default_variants(model),
+            label=f"Variants (up to {handlers.MAX_VARIANTS})",
+            elem_id="variants",
+        )
+        with gr.Row(elem_classes="actions"):
+            buttons = {"ask": gr.Button("Ask", variant="primary", elem_id="ask", min_width=90)}
+            for name, text in (("again", "Run again"), ("stop", "Stop"), ("surprise", "Surprise me")):
+                buttons[name] = gr.Button(text, elem_id=name, min_width=90)
+    return question, models, variants, buttons
+
+
 def build(model: str, gpu: dict[str, Any]) -> CompareComponents:
     """Lays out the tab and connects its events.
 
@@ -163,48 +194,27 @@ def build(model: str, gpu: dict[str, Any]) -> CompareComponents:
         model: the model that is selected at first.
         gpu: options of the events that run a model, which keep them from running at the same time.
     """
-    known, measurements, last_inputs = gr.State(NO_KNOWN_ANSWER), gr.State([]), gr.State(None)
+    known = gr.State(NO_KNOWN_ANSWER)
+    measurements = gr.State([])
+    last_inputs = gr.State(None)
     with gr.Row(elem_classes="sides"):
-        with gr.Column(scale=2, min_width=300):
-            image = Upload(
-                type="filepath",
-                format="png",
-                image_mode=None,
-                sources=["upload", "webcam", "clipboard"],
-                label="Image",
-                height=250,
-            )
-            examples = gr.HTML(example_strip(), js_on_load=EXAMPLE_STRIP_JS, elem_id="examples")
-        with gr.Column(scale=3, min_width=300):
-            question = gr.Textbox(
-                label="Question", placeholder="What color is the shape?", max_lines=4, elem_id="question"
-            )
-            models = gr.Dropdown([(m.title, m.name) for m in registry.MODELS.values()], value=model, label="Model")
-            variants = gr.CheckboxGroup(
-                variant_choices(model),
-                value=handlers.default_variants(model),
-                label=f"Variants (up to {handlers.MAX_VARIANTS})",
-                elem_id="variants",
-            )
-            with gr.Row(elem_classes="actions"):
-                ask = gr.Button("Ask", variant="primary", elem_id="ask", min_width=90)
-                again = gr.Button("Run again", elem_id="again", min_width=90)
-                stop = gr.Button("Stop", elem_id="stop", min_width=90)
-                surprise = gr.Button("Surprise me", elem_id="surprise", min_width=90)
+        image, examples = _image_column()
+        question, models, variants, buttons = _question_column(model)
     answers = gr.HTML(cards.EMPTY, elem_id="cards")
     status = gr.Markdown(handlers.status(), elem_classes="status")
     inputs = [image, question, variants, known]
     outputs = [answers, measurements, status, last_inputs]
     run_options = {"api_visibility": "private", "show_progress_on": status, **gpu}
-    recorded = [event(_show_recorded, inputs, answers, **NO_PROGRESS) for event in (ask.click, question.submit)]
+    asking = (buttons["ask"].click, question.submit)
+    recorded = [event(_show_recorded, inputs, answers, **NO_PROGRESS) for event in asking]
     ask_events = (
         *(event.then(_ask, [*inputs, measurements], outputs, **run_options) for event in recorded),
-        again.click(_run_again, [last_inputs, measurements], outputs, **run_options),
+        buttons["again"].click(_run_again, [last_inputs, measurements], outputs, **run_options),
     )
-    stop.click(None, cancels=list(ask_events), **UNQUEUED)
+    buttons["stop"].click(None, cancels=list(ask_events), **UNQUEUED)
     models.input(_update_variants, models, variants, **UNQUEUED)
     examples.select(_take_example, None, [image, question, known], **UNQUEUED)
-    surprise.click(_random_scene, None, [image, question, known], **UNQUEUED)
+    buttons["surprise"].click(_random_scene, None, [image, question, known], **UNQUEUED)
     for event in (image.upload, image.clear):
         event(lambda: NO_KNOWN_ANSWER, None, known, **UNQUEUED)
     return CompareComponents(image, question, models, variants, known, measurements, ask_events)

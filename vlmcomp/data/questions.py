@@ -7,7 +7,8 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from vlmcomp.data.scenes import COLOR_NAMES, SHAPE_KINDS, Scene, SceneObject
+from vlmcomp.data.noun_phrases import ObjectFilter, random_filter, random_noun, unique_object, with_article
+from vlmcomp.data.scenes import Scene, SceneObject
 
 ONE_WORD = "Answer with one word."
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight")
@@ -43,71 +44,11 @@ class _Draft:
     sentence: str
 
 
-@dataclass(frozen=True)
-class _Filter:
-    """A noun phrase and the objects it denotes."""
-
-    kind: str | None = None
-    color: str | None = None
-    large: bool | None = None
-    noun: str = "object"
-
-    def matches(self, obj: SceneObject) -> bool:
-        return (
-            (self.kind is None or obj.kind == self.kind)
-            and (self.color is None or obj.color == self.color)
-            and (self.large is None or obj.large == self.large)
-        )
-
-    def phrase(self, plural: bool = False) -> str:
-        size = None if self.large is None else ("large" if self.large else "small")
-        noun = self.kind or self.noun
-        if plural:
-            noun += "es" if noun.endswith("s") else "s"
-        return " ".join(w for w in (size, self.color, noun) if w)
-
-
-def _article(phrase: str) -> str:
-    return ("an " if phrase[0] in "aeiou" else "a ") + phrase
-
-
-def _noun(rng: random.Random) -> str:
-    return rng.choice(("object", "shape"))
-
-
-def _unique(rng: random.Random, scene: Scene, forms: tuple[str, ...]) -> tuple[SceneObject, str] | None:
-    """An object and a noun phrase that denotes only this object; None if there is none."""
-    found = []
-    for obj in scene.objects:
-        for form in forms:
-            wanted = _Filter(
-                obj.kind if "kind" in form else None, obj.color if "color" in form else None, noun=_noun(rng)
-            )
-            if sum(wanted.matches(t) for t in scene.objects) == 1:
-                found.append((obj, wanted.phrase()))
-    return rng.choice(found) if found else None
-
-
-def _random_filter(rng: random.Random, scene: Scene) -> _Filter:
-    """A noun phrase that often, but not always, matches an object in the scene."""
-    near = rng.choice(scene.objects)
-    kind = near.kind if rng.random() < 0.75 else rng.choice(SHAPE_KINDS)
-    other = rng.choice(scene.objects)
-    color = other.color if rng.random() < 0.75 else rng.choice(COLOR_NAMES)
-    form = rng.choice(("kind", "kind", "color", "color", "both", "both", "size"))
-    return _Filter(
-        kind if form in ("kind", "both") else None,
-        color if form in ("color", "both") else None,
-        rng.random() < 0.5 if form == "size" else None,
-        _noun(rng),
-    )
-
-
 def _color(rng: random.Random, scene: Scene) -> _Draft | None:
     if len(scene.objects) == 1 and rng.random() < 0.5:
         obj = scene.objects[0]
-        name = _noun(rng)
-    elif (hit := _unique(rng, scene, ("kind",))) is not None:
+        name = random_noun(rng)
+    elif (hit := unique_object(rng, scene, ("kind",))) is not None:
         obj, name = hit
     else:
         return None
@@ -118,17 +59,17 @@ def _color(rng: random.Random, scene: Scene) -> _Draft | None:
 
 
 def _shape(rng: random.Random, scene: Scene) -> _Draft | None:
-    if (hit := _unique(rng, scene, ("color",))) is None:
+    if (hit := unique_object(rng, scene, ("color",))) is None:
         return None
     obj, name = hit
     if len(scene.objects) == 1 and rng.random() < 0.3:
-        return _Draft("What shape does the image contain?", obj.kind, f"The image contains {_article(obj.kind)}.")
+        return _Draft("What shape does the image contain?", obj.kind, f"The image contains {with_article(obj.kind)}.")
     text = rng.choice((f"What shape is the {name}?", f"What is the {name}?", f"What kind of shape is the {name}?"))
-    return _Draft(text, obj.kind, f"The {name} is {_article(obj.kind)}.")
+    return _Draft(text, obj.kind, f"The {name} is {with_article(obj.kind)}.")
 
 
 def _count(rng: random.Random, scene: Scene) -> _Draft:
-    wanted = _Filter(noun=_noun(rng)) if rng.random() < 0.2 else _random_filter(rng, scene)
+    wanted = ObjectFilter(noun=random_noun(rng)) if rng.random() < 0.2 else random_filter(rng, scene)
     n = sum(wanted.matches(t) for t in scene.objects)
     many = wanted.phrase(plural=True)
     text = rng.choice((f"How many {many} are there?", f"Count the {many}.", f"What is the number of {many}?"))
@@ -138,14 +79,14 @@ def _count(rng: random.Random, scene: Scene) -> _Draft:
 
 
 def _exist(rng: random.Random, scene: Scene) -> _Draft:
-    wanted = _random_filter(rng, scene)
+    wanted = random_filter(rng, scene)
     should_exist = rng.random() < 0.5
     for _ in range(12):  # as many yes as no
         if any(wanted.matches(t) for t in scene.objects) == should_exist:
             break
-        wanted = _random_filter(rng, scene)
+        wanted = random_filter(rng, scene)
     yes = any(wanted.matches(t) for t in scene.objects)
-    a = _article(wanted.phrase())
+    a = with_article(wanted.phrase())
     text = rng.choice(
         (f"Is there {a}?", f"Is there {a} in the image?", f"Does the image contain {a}?", f"Is {a} present?")
     )
@@ -154,8 +95,8 @@ def _exist(rng: random.Random, scene: Scene) -> _Draft:
 
 
 def _compare(rng: random.Random, scene: Scene) -> _Draft | None:
-    first = _random_filter(rng, scene)
-    second = _random_filter(rng, scene)
+    first = random_filter(rng, scene)
+    second = random_filter(rng, scene)
     if first.phrase() == second.phrase() or (first.large is None) != (second.large is None):
         return None
     a = sum(first.matches(t) for t in scene.objects)
@@ -186,15 +127,15 @@ def _extreme(rng: random.Random, objects: list[SceneObject]) -> tuple[str, Scene
 def _attribute(rng: random.Random, obj: SceneObject, name: str) -> _Draft:
     if rng.random() < 0.5:
         return _Draft(f"What color is the {name}?", obj.color, f"The {name} is {obj.color}.")
-    return _Draft(f"What shape is the {name}?", obj.kind, f"The {name} is {_article(obj.kind)}.")
+    return _Draft(f"What shape is the {name}?", obj.kind, f"The {name} is {with_article(obj.kind)}.")
 
 
 def _relation(rng: random.Random, scene: Scene) -> _Draft | None:
     if rng.random() < 0.45:
         hit = _extreme(rng, list(scene.objects))
-        return _attribute(rng, hit[1], f"{hit[0]} {_noun(rng)}") if hit else None
-    first = _unique(rng, scene, ("kind", "color", "kind+color", "kind+color"))
-    second = _unique(rng, scene, ("kind", "color", "kind+color", "kind+color"))
+        return _attribute(rng, hit[1], f"{hit[0]} {random_noun(rng)}") if hit else None
+    first = unique_object(rng, scene, ("kind", "color", "kind+color", "kind+color"))
+    second = unique_object(rng, scene, ("kind", "color", "kind+color", "kind+color"))
     if first is None or second is None or first[0] is second[0]:
         return None
     (a, p), (b, q) = first, second
@@ -219,7 +160,7 @@ def _two_step(rng: random.Random, scene: Scene) -> _Draft | None:
     form = rng.choice(("nearest", "side", "subset"))
     if form == "subset":
         return _extreme_of_subset(rng, scene)
-    found = _unique(rng, scene, ("kind", "color", "kind+color"))
+    found = unique_object(rng, scene, ("kind", "color", "kind+color"))
     if found is None:
         return None
     anchor, name = found
@@ -231,7 +172,7 @@ def _two_step(rng: random.Random, scene: Scene) -> _Draft | None:
 
 def _extreme_of_subset(rng: random.Random, scene: Scene) -> _Draft | None:
     """The color of the leftmost star, the shape of the largest red object."""
-    wanted = _random_filter(rng, scene)
+    wanted = random_filter(rng, scene)
     hit = _extreme(rng, [t for t in scene.objects if wanted.matches(t)])
     if hit is None or (wanted.kind and wanted.color):
         return None
@@ -239,7 +180,7 @@ def _extreme_of_subset(rng: random.Random, scene: Scene) -> _Draft | None:
     name = f"{superlative} {wanted.phrase()}"
     if wanted.kind:
         return _Draft(f"What color is the {name}?", obj.color, f"The {name} is {obj.color}.")
-    return _Draft(f"What shape is the {name}?", obj.kind, f"The {name} is {_article(obj.kind)}.")
+    return _Draft(f"What shape is the {name}?", obj.kind, f"The {name} is {with_article(obj.kind)}.")
 
 
 def _nearest(rng: random.Random, others: list[SceneObject], anchor: SceneObject, name: str) -> _Draft | None:
@@ -248,7 +189,7 @@ def _nearest(rng: random.Random, others: list[SceneObject], anchor: SceneObject,
     gaps = [math.hypot(t.x - anchor.x, t.y - anchor.y) for t in ranked[:2]]
     if gaps[1] < 1.2 * gaps[0]:
         return None
-    return _attribute(rng, ranked[0], f"{_noun(rng)} nearest to the {name}")
+    return _attribute(rng, ranked[0], f"{random_noun(rng)} nearest to the {name}")
 
 
 def _count_beside(rng: random.Random, others: list[SceneObject], anchor: SceneObject, name: str) -> _Draft | None:
@@ -258,7 +199,7 @@ def _count_beside(rng: random.Random, others: list[SceneObject], anchor: SceneOb
     if any(abs(lead) < 4 for lead in leads):
         return None
     n = sum(lead > 0 for lead in leads)
-    noun = _noun(rng)
+    noun = random_noun(rng)
     many = noun if n == 1 else noun + "s"
     verb = "is" if n == 1 else "are"
     sentence = f"There {verb} {NUMBERS[n] if n else 'no'} {many} {side} the {name}."
@@ -266,7 +207,7 @@ def _count_beside(rng: random.Random, others: list[SceneObject], anchor: SceneOb
 
 
 def _describe(rng: random.Random, scene: Scene) -> _Draft:
-    names = [_article(f"{t.color} {t.kind}") for t in sorted(scene.objects, key=lambda t: t.x)]
+    names = [with_article(f"{t.color} {t.kind}") for t in sorted(scene.objects, key=lambda t: t.x)]
     text = rng.choice(("Describe the image.", "What do you see in the image?", "Describe everything in the picture."))
     if len(names) == 1:
         return _Draft(text, None, f"There is {names[0]}.")
