@@ -8,20 +8,20 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from vlmcomp.results.provenance import __version__
-
 if TYPE_CHECKING:
     from vlmcomp.api.benchmark import benchmark
     from vlmcomp.api.model import Model, compress, load
     from vlmcomp.api.results import BenchmarkResult, Comparison, compare, list_models, recommend
     from vlmcomp.compression.in_place import prune_, quantize_
     from vlmcomp.recipe import Recipe
+    from vlmcomp.results.provenance import __version__
 
 _MODULE_OF = {
     "BenchmarkResult": "vlmcomp.api.results",
     "Comparison": "vlmcomp.api.results",
     "Model": "vlmcomp.api.model",
     "Recipe": "vlmcomp.recipe",
+    "__version__": "vlmcomp.results.provenance",
     "benchmark": "vlmcomp.api.benchmark",
     "compare": "vlmcomp.api.results",
     "compress": "vlmcomp.api.model",

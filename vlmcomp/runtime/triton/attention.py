@@ -1,4 +1,4 @@
-"""A Triton kernel for one token's attention over a static cache."""
+"""A Triton kernel for one token's attention over a static cache, in parts as in Flash-Decoding (Dao et al., 2023)."""
 
 from __future__ import annotations
 
@@ -6,65 +6,86 @@ import torch
 import triton
 import triton.language as tl
 
-_ELEMENTS = 1 << 14  # of the keys that one program attends to
+_KEY_ELEMENTS = 1 << 14  # of the keys that one program reads
 
 
 @triton.jit
-def _attend(
-    query, keys, values, mask, sums, weights, tops, slots, shared, scale,
-    SIZE: tl.constexpr, OUT: tl.constexpr, SLOTS: tl.constexpr, WIDE: tl.constexpr, WIDE_OUT: tl.constexpr,
+def _attend_part(
+    query, keys, values, mask, sums, weights, maxima, slots, heads_per_kv, scale,
+    KEY_DIM: tl.constexpr, VALUE_DIM: tl.constexpr, SLOTS: tl.constexpr,
+    KEY_POW2: tl.constexpr, VALUE_POW2: tl.constexpr,
 ):  # fmt: skip
-    """A head's attention to ``SLOTS`` slots: the values' sum, its weight, and the largest logit."""
+    """One head's attention to ``SLOTS`` slots: the weighted sum of the values, the sum of the weights, and the largest
+    logit. ``*_POW2`` are the widths rounded up to a power of two."""
     head, part = tl.program_id(0), tl.program_id(1)
-    place = head * tl.num_programs(1) + part
-    slot, size, out = part * SLOTS + tl.arange(0, SLOTS), tl.arange(0, WIDE), tl.arange(0, WIDE_OUT)
-    hidden = tl.load(mask + slot, mask=slot < slots, other=float("-inf")).to(tl.float32)
-    seen, inside, kept = hidden > float("-inf"), size < SIZE, out < OUT
-    cache = (head // shared).to(tl.int64) * slots + slot
-    key = tl.load(keys + cache[:, None] * SIZE + size[None, :], mask=seen[:, None] & inside[None, :], other=0.0)
-    value = tl.load(values + cache[:, None] * OUT + out[None, :], mask=seen[:, None] & kept[None, :], other=0.0)
-    asked = tl.load(query + head * SIZE + size, mask=inside, other=0.0).to(tl.float32) * scale
-    logits = tl.sum(key.to(tl.float32) * asked[None, :], 1) + hidden
-    top = tl.max(logits, 0)
-    share = tl.where(seen, tl.exp(logits - top), 0.0)
-    tl.store(sums + place * OUT + out, tl.sum(share[:, None] * value.to(tl.float32), 0), mask=kept)
-    tl.store(weights + place, tl.sum(share, 0))
-    tl.store(tops + place, top)
+    partial = head * tl.num_programs(1) + part
+    slot = part * SLOTS + tl.arange(0, SLOTS)
+    key_dim, value_dim = tl.arange(0, KEY_POW2), tl.arange(0, VALUE_POW2)
+    in_key, in_value = key_dim < KEY_DIM, value_dim < VALUE_DIM
+    bias = tl.load(mask + slot, mask=slot < slots, other=float("-inf")).to(tl.float32)
+    visible = bias > float("-inf")
+    row = (head // heads_per_kv).to(tl.int64) * slots + slot
+    key_mask, value_mask = visible[:, None] & in_key[None, :], visible[:, None] & in_value[None, :]
+    key = tl.load(keys + row[:, None] * KEY_DIM + key_dim[None, :], mask=key_mask, other=0.0)
+    value = tl.load(values + row[:, None] * VALUE_DIM + value_dim[None, :], mask=value_mask, other=0.0)
+    scaled_query = tl.load(query + head * KEY_DIM + key_dim, mask=in_key, other=0.0).to(tl.float32) * scale
+    logits = tl.sum(key.to(tl.float32) * scaled_query[None, :], 1) + bias
+    maximum = tl.max(logits, 0)
+    weight = tl.where(visible, tl.exp(logits - maximum), 0.0)
+    weighted_sum = tl.sum(weight[:, None] * value.to(tl.float32), 0)
+    tl.store(sums + partial * VALUE_DIM + value_dim, weighted_sum, mask=in_value)
+    tl.store(weights + partial, tl.sum(weight, 0))
+    tl.store(maxima + partial, maximum)
 
 
 @triton.jit
-def _gather(sums, weights, tops, y, parts, OUT: tl.constexpr, WIDE_OUT: tl.constexpr, PARTS: tl.constexpr):
-    """A head's attention from that to the parts of its cache."""
-    head, part, out = tl.program_id(0), tl.arange(0, PARTS), tl.arange(0, WIDE_OUT)
-    kept, place = out < OUT, head * parts + part
-    top = tl.load(tops + place, mask=part < parts, other=float("-inf"))
-    seen = top > float("-inf")
-    total = tl.load(sums + place[:, None] * OUT + out[None, :], mask=seen[:, None] & kept[None, :], other=0.0)
-    share = tl.exp(top - tl.max(top, 0))
-    weight = tl.sum(share * tl.load(weights + place, mask=seen, other=0.0), 0)
-    tl.store(y + head * OUT + out, (tl.sum(total * share[:, None], 0) / weight).to(y.dtype.element_ty), mask=kept)
+def _combine_parts(
+    sums, weights, maxima, y, parts,
+    VALUE_DIM: tl.constexpr, VALUE_POW2: tl.constexpr, PARTS_POW2: tl.constexpr,
+):  # fmt: skip
+    """One head's attention output from its parts."""
+    head, part, value_dim = tl.program_id(0), tl.arange(0, PARTS_POW2), tl.arange(0, VALUE_POW2)
+    in_value, partial = value_dim < VALUE_DIM, head * parts + part
+    maximum = tl.load(maxima + partial, mask=part < parts, other=float("-inf"))
+    visible = maximum > float("-inf")
+    sum_mask = visible[:, None] & in_value[None, :]
+    weighted_sum = tl.load(sums + partial[:, None] * VALUE_DIM + value_dim[None, :], mask=sum_mask, other=0.0)
+    factor = tl.exp(maximum - tl.max(maximum, 0))
+    weight = tl.sum(factor * tl.load(weights + partial, mask=visible, other=0.0), 0)
+    output = tl.sum(weighted_sum * factor[:, None], 0) / weight
+    tl.store(y + head * VALUE_DIM + value_dim, output.to(y.dtype.element_ty), mask=in_value)
 
 
-@torch.library.custom_op("vlmcomp::attend", mutates_args=())
+@torch.library.custom_op("vlmcomp::flash_decode", mutates_args=())
 def flash_decode(
     query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor, scale: float
 ) -> torch.Tensor:
-    """One token's attention (1, heads, 1, size of a value).
+    """Attention output (1, heads, 1, value_dim) of one token.
 
-    ``query`` (1, heads, 1, size), ``keys`` and ``values`` (1, key-value heads, slots, size), ``mask`` (..., slots) is
-    added to the logits. The cache is read in parts at the same time, as in Flash-Decoding (Dao et al., 2023): one token
-    of few heads would leave most of a GPU idle.
+    The parts of the cache are read in parallel: one token of few heads would leave most of a GPU idle.
+
+    Args:
+        query: (1, heads, 1, key_dim).
+        keys: (1, key-value heads, slots, key_dim).
+        values: (1, key-value heads, slots, value_dim).
+        mask: (..., slots), added to the logits.
+        scale: factor of the logits.
     """
-    heads, slots, size, out = query.shape[1], *keys.shape[2:], values.shape[3]
-    wide, wide_out = triton.next_power_of_2(size), triton.next_power_of_2(out)
-    each, shared = _ELEMENTS // wide, heads // keys.shape[1]
-    parts = triton.cdiv(slots, each)
-    sums = torch.empty(heads, parts, out, dtype=torch.float32, device=query.device)
-    weights, tops = torch.empty(2, heads, parts, dtype=torch.float32, device=query.device)
-    args = query.contiguous(), keys, values, mask, sums, weights, tops, slots, shared, scale
-    _attend[heads, parts](*args, SIZE=size, OUT=out, SLOTS=each, WIDE=wide, WIDE_OUT=wide_out)
-    y = query.new_empty(1, heads, 1, out)
-    _gather[(heads,)](sums, weights, tops, y, parts, OUT=out, WIDE_OUT=wide_out, PARTS=triton.next_power_of_2(parts))
+    heads, (slots, key_dim), value_dim = query.shape[1], keys.shape[2:], values.shape[3]
+    key_pow2, value_pow2 = triton.next_power_of_2(key_dim), triton.next_power_of_2(value_dim)
+    slots_per_part = _KEY_ELEMENTS // key_pow2
+    parts = triton.cdiv(slots, slots_per_part)
+    sums = torch.empty(heads, parts, value_dim, dtype=torch.float32, device=query.device)
+    weights, maxima = torch.empty(2, heads, parts, dtype=torch.float32, device=query.device)
+    heads_per_kv = heads // keys.shape[1]
+    inputs = query.contiguous(), keys, values, mask
+    widths = {"VALUE_DIM": value_dim, "VALUE_POW2": value_pow2}
+    _attend_part[heads, parts](
+        *inputs, sums, weights, maxima, slots, heads_per_kv, scale,
+        KEY_DIM=key_dim, KEY_POW2=key_pow2, SLOTS=slots_per_part, **widths,
+    )  # fmt: skip
+    y = query.new_empty(1, heads, 1, value_dim)
+    _combine_parts[(heads,)](sums, weights, maxima, y, parts, PARTS_POW2=triton.next_power_of_2(parts), **widths)
     return y
 
 

@@ -16,8 +16,8 @@ INT4, NF4 = KernelConfig(8, 1024, 2, 3), KernelConfig(8, 1024, 4, 1)
 
 
 @triton.jit
-def _codes(packed):
-    """1 + code / 2048 of the low and of the high half of a byte."""
+def _halves_to_float(packed):
+    """1 + value / 2048 of the low and of the high half of a byte."""
     if COMPILED:
         return tl.inline_asm_elementwise(
             """{
@@ -51,31 +51,31 @@ def _multiply_int4(
     x, y, tokens, outputs, pairs, scales,
     ALL: tl.constexpr, HALF: tl.constexpr, ROWS: tl.constexpr, GROUPS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """The same with INT4 weights: a byte holds an input of its group's first half (low) and one of its second. The
-    token's first halves come before all second ones."""
+    """One token times ``ROWS`` rows of INT4 weights. A byte contains an input of its group's first half (low) and one
+    of its second; the token's first halves of all groups come before its second ones."""
     token, rows = tl.program_id(0) % tokens, tl.program_id(0) // tokens * ROWS + tl.arange(0, ROWS)
     BYTES: tl.constexpr = ALL * HALF
-    here, first = rows < outputs, x + token * 2 * BYTES
-    places, of_row = pairs + rows.to(tl.int64)[:, None] * BYTES, scales + rows.to(tl.int64)[:, None] * ALL
+    row_mask, first = rows < outputs, x + token * 2 * BYTES
+    pointers, of_row = pairs + rows.to(tl.int64)[:, None] * BYTES, scales + rows.to(tl.int64)[:, None] * ALL
     total = tl.zeros((ROWS, GROUPS), tl.float32)
     for start in tl.range(0, ALL, GROUPS, num_stages=STAGES):
         column, group = start * HALF + tl.arange(0, GROUPS * HALF), start + tl.arange(0, GROUPS)
-        there = column < BYTES
-        low = tl.load(first + column, mask=there, other=0.0).to(tl.float32)
-        high = tl.load(first + BYTES + column, mask=there, other=0.0).to(tl.float32)
-        byte = tl.load(places + column[None, :], mask=here[:, None] & there[None, :], other=0)
-        both = tl.load(of_row + group[None, :], mask=here[:, None] & (group < ALL)[None, :], other=0)
+        mask = column < BYTES
+        low = tl.load(first + column, mask=mask, other=0.0).to(tl.float32)
+        high = tl.load(first + BYTES + column, mask=mask, other=0.0).to(tl.float32)
+        byte = tl.load(pointers + column[None, :], mask=row_mask[:, None] & mask[None, :], other=0)
+        both = tl.load(of_row + group[None, :], mask=row_mask[:, None] & (group < ALL)[None, :], other=0)
         size, shift = _scale_and_zero(both)
-        left, right = _codes(byte)
+        left, right = _halves_to_float(byte)
         sums = tl.sum(tl.reshape(left * low[None, :] + right * high[None, :], (ROWS, GROUPS, HALF)), 2)
-        seen = tl.sum(tl.reshape(low + high, (GROUPS, HALF)), 1)
-        total += 2048 * sums * size + (shift - (2048 + 8) * size) * seen[None, :]
-    tl.store(y + token * outputs + rows, tl.sum(total, 1).to(y.dtype.element_ty), mask=here)
+        x_sum = tl.sum(tl.reshape(low + high, (GROUPS, HALF)), 1)
+        total += 2048 * sums * size + (shift - (2048 + 8) * size) * x_sum[None, :]
+    tl.store(y + token * outputs + rows, tl.sum(total, 1).to(y.dtype.element_ty), mask=row_mask)
 
 
 @triton.jit
 def _scale_and_zero(both):
-    """Two bfloat16 that lie in an integer of 32 bits."""
+    """The two bfloat16 of a 32-bit integer."""
     return (both << 16).to(tl.float32, bitcast=True), (both & -65536).to(tl.float32, bitcast=True)
 
 
@@ -85,48 +85,48 @@ def _multiply_nf4(
     BLOCKS: tl.constexpr, HALF: tl.constexpr, SCALES: tl.constexpr, ROWS: tl.constexpr, STEP: tl.constexpr,
     STAGES: tl.constexpr,
 ):  # fmt: skip
-    """The same with bitsandbytes' NF4: a byte holds neighbours, the first of them high; all first ones of a token come
-    before all second. A block's scale is one of ``scale_levels`` times what it shares with ``SCALES`` blocks, and
-    shifted."""
+    """One token times ``ROWS`` rows of bitsandbytes' NF4 weights. A byte contains two neighbors, the first of them high;
+    the token's even inputs come before its odd ones. The scale of a block is one of ``scale_levels`` times a factor
+    that ``SCALES`` blocks share, plus ``shift``."""
     token, rows = tl.program_id(0) % tokens, tl.program_id(0) // tokens * ROWS + tl.arange(0, ROWS)
-    here, within = rows < outputs, tl.arange(0, HALF)
+    row_mask, within = rows < outputs, tl.arange(0, HALF)
     total = tl.zeros((ROWS, STEP), tl.float32)
     first, least = x + token * BLOCKS * 2 * HALF, tl.load(shift)
     for start in tl.range(0, BLOCKS, STEP, num_stages=STAGES):
         block = start + tl.arange(0, STEP)
-        there = block < BLOCKS
-        inside = here[:, None] & there[None, :]
-        places = first + block[:, None] * HALF + within[None, :]
-        even = tl.load(places, mask=there[:, None], other=0.0).to(tl.float32)
-        odd = tl.load(places + BLOCKS * HALF, mask=there[:, None], other=0.0).to(tl.float32)
+        mask = block < BLOCKS
+        tile_mask = row_mask[:, None] & mask[None, :]
+        pointers = first + block[:, None] * HALF + within[None, :]
+        even = tl.load(pointers, mask=mask[:, None], other=0.0).to(tl.float32)
+        odd = tl.load(pointers + BLOCKS * HALF, mask=mask[:, None], other=0.0).to(tl.float32)
         of_row = rows.to(tl.int64)[:, None] * BLOCKS + block[None, :]
-        byte = tl.load(pairs + of_row[:, :, None] * HALF + within[None, None, :], mask=inside[:, :, None], other=0)
-        size = tl.load(scale_levels + tl.load(scale + of_row, mask=inside, other=0).to(tl.int32))
-        size = size * tl.load(scale_scale + of_row // SCALES, mask=inside, other=0.0) + least
+        byte = tl.load(pairs + of_row[:, :, None] * HALF + within[None, None, :], mask=tile_mask[:, :, None], other=0)
+        size = tl.load(scale_levels + tl.load(scale + of_row, mask=tile_mask, other=0).to(tl.int32))
+        size = size * tl.load(scale_scale + of_row // SCALES, mask=tile_mask, other=0.0) + least
         byte = byte.to(tl.int32)
         values = tl.load(levels + (byte >> 4)) * even[None, :, :] + tl.load(levels + (byte & 15)) * odd[None, :, :]
         total += tl.sum(values, 2) * size
-    tl.store(y + token * outputs + rows, tl.sum(total, 1).to(y.dtype.element_ty), mask=here)
+    tl.store(y + token * outputs + rows, tl.sum(total, 1).to(y.dtype.element_ty), mask=row_mask)
 
 
 @triton.jit
 def _unpack_int4(pairs, scales, y, count, HALF: tl.constexpr, GROUPS: tl.constexpr):
-    """``GROUPS`` groups of INT4 weights."""
+    """Dequantize ``GROUPS`` groups of INT4 weights."""
     group, within = tl.program_id(0).to(tl.int64) * GROUPS + tl.arange(0, GROUPS), tl.arange(0, HALF)
-    there = group < count
-    byte = tl.load(pairs + group[:, None] * HALF + within[None, :], mask=there[:, None], other=0)
-    size, shift = _scale_and_zero(tl.load(scales + group, mask=there, other=0))
+    mask = group < count
+    byte = tl.load(pairs + group[:, None] * HALF + within[None, :], mask=mask[:, None], other=0)
+    size, shift = _scale_and_zero(tl.load(scales + group, mask=mask, other=0))
     low = ((byte & 15).to(tl.float32) - 8) * size[:, None] + shift[:, None]
     high = ((byte >> 4).to(tl.float32) - 8) * size[:, None] + shift[:, None]
     target = y + group[:, None] * 2 * HALF + within[None, :]
-    tl.store(target, low.to(y.dtype.element_ty), mask=there[:, None])
-    tl.store(target + HALF, high.to(y.dtype.element_ty), mask=there[:, None])
+    tl.store(target, low.to(y.dtype.element_ty), mask=mask[:, None])
+    tl.store(target + HALF, high.to(y.dtype.element_ty), mask=mask[:, None])
 
 
 @torch.library.custom_op("vlmcomp::multiply_int4", mutates_args=())
 def multiply_int4(x: torch.Tensor, pairs: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
     """``x`` (N, 2, in / 2), the first halves of all groups and the second ones, times INT4 weights: ``pairs``
-    (out, in / 2) as ``in_pairs`` lays them out, and what ``in_one`` makes of their scales and zeros (out, groups)."""
+    (out, in / 2) as ``pack_int4`` returns them, ``scales`` (out, groups) as ``pack_scales_and_zeros`` does."""
     settings = {"ALL": scales.shape[1], "HALF": GROUP_SIZE // 2, "GROUPS": INT4.inputs // GROUP_SIZE}
     return launch(_multiply_int4, INT4, x, len(pairs), pairs, scales, **settings)
 
@@ -149,26 +149,28 @@ multiply_nf4.register_fake(fake_matmul)
 
 
 def dequantize_int4(pairs: torch.Tensor, scales: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """The weights (out, in) that INT4 ones stand for."""
+    """The weights (out, in) in ``dtype``."""
     y, count = torch.empty(len(pairs), 2 * pairs.shape[1], dtype=dtype, device=pairs.device), scales.numel()
     _unpack_int4[(triton.cdiv(count, 32),)](pairs, scales, y, count, HALF=GROUP_SIZE // 2, GROUPS=32)
     return y
 
 
-def deinterleave(tokens: torch.Tensor, together: int) -> torch.Tensor:
-    """``tokens`` (N, in) as (N, 2, in / 2): of every two runs of ``together`` inputs the first, and the second.
-    Inductor makes this a part of what computed them."""
-    return tokens.unflatten(1, (-1, 2, together)).transpose(1, 2).flatten(2)
+def deinterleave(tokens: torch.Tensor, run_length: int) -> torch.Tensor:
+    """``tokens`` (N, in) as (N, 2, in / 2): the first of every two runs of ``run_length`` inputs, and the second ones.
+
+    Inductor fuses this with the operator before.
+    """
+    return tokens.unflatten(1, (-1, 2, run_length)).transpose(1, 2).flatten(2)
 
 
-def pack_int4(codes: torch.Tensor) -> torch.Tensor:
-    """INT4 codes (out, in) from 0 to 15 as bytes (out, in / 2)."""
-    low, high = codes.to(torch.uint8).unflatten(1, (-1, 2, GROUP_SIZE // 2)).unbind(2)
+def pack_int4(qweight: torch.Tensor) -> torch.Tensor:
+    """INT4 weights (out, in) from 0 to 15 as bytes (out, in / 2)."""
+    low, high = qweight.to(torch.uint8).unflatten(1, (-1, 2, GROUP_SIZE // 2)).unbind(2)
     return (low | high << 4).flatten(1)
 
 
 def unpack_int4(pairs: torch.Tensor) -> torch.Tensor:
-    """The inverse of ``in_pairs``."""
+    """The inverse of ``pack_int4``."""
     halves = pairs.unflatten(1, (-1, GROUP_SIZE // 2))
     return torch.stack([halves & 15, halves >> 4], dim=2).flatten(1)
 
@@ -179,6 +181,6 @@ def pack_scales_and_zeros(scale: torch.Tensor, zero: torch.Tensor) -> torch.Tens
 
 
 def unpack_scales_and_zeros(scales: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The inverse of ``in_one``."""
+    """The inverse of ``pack_scales_and_zeros``."""
     scale, zero = scales.unsqueeze(2).view(torch.bfloat16).unbind(2)
     return scale, zero
