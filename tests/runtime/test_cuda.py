@@ -81,16 +81,16 @@ def test_what_is_pruned_decodes_alike(on_gpu: Callable, samples: list, recipe: s
 
 @pytest.mark.parametrize("precision", [p for p in PRECISIONS if p != "int4-torchao"])
 def test_the_kernels_multiply_as_the_libraries_do(on_gpu: Callable, samples: list, precision: str) -> None:
-    stock = on_gpu(f"llava-shapes/{precision}")
-    ours = weight_sharing.clone_sharing_weights(stock)
+    library_vlm = on_gpu(f"llava-shapes/{precision}")
+    ours = weight_sharing.clone_sharing_weights(library_vlm)
     assert (
         Engine(ours).summary.kernel
         == dispatch.KERNEL_DESCRIPTIONS[TRITON_DENSE if precision == "fp16" else dispatch.TRITON]
     )
-    inputs = stock.encode(*([part] for part in samples[0][:2]))
+    inputs = library_vlm.encode(*([part] for part in samples[0][:2]))
     with torch.inference_mode():
         for logits in (_of_prompt, _of_next):
-            wanted, found = (logits(vlm, inputs) for vlm in (stock, ours))
+            wanted, found = (logits(vlm, inputs) for vlm in (library_vlm, ours))
             assert (found - wanted).norm() <= 0.05 * wanted.norm()  # LLM.int8() rounds activations too
 
 
@@ -101,11 +101,13 @@ def _of_prompt(vlm: VLM, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
 
 def _of_next(vlm: VLM, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
     """Those of the token that follows, with the prompt in a cache."""
-    heard: list[torch.Tensor] = []
-    hook = vlm.model.get_output_embeddings().register_forward_hook(lambda module, args, y: heard.append(y[:, -1]))
+    logits_of_calls: list[torch.Tensor] = []
+    hook = vlm.model.get_output_embeddings().register_forward_hook(
+        lambda module, args, y: logits_of_calls.append(y[:, -1])
+    )
     plain(vlm, inputs, 2, 2)
     hook.remove()
-    return heard[-1].float()
+    return logits_of_calls[-1].float()
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

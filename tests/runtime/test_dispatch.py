@@ -119,7 +119,7 @@ def test_siblings_are_multiplied_as_one_and_answer_as_if_alone(kernel: str) -> N
     one, other = torch.randn(1, 5, 256), torch.randn(1, 1, 256)
     for x in (one, other):
         assert all(torch.allclose(y, linear(x), atol=1e-5) for y, linear in zip(together(x), alone))
-    assert len(made) == 2 and projection._output is None  # nothing is held when all have read
+    assert len(made) == 2 and projection._output is None  # nothing is stored after all have read
     together.q_proj(one)  # readers that come in another order, or not at all, get what is theirs
     assert torch.allclose(together.v_proj(other), alone[2](other), atol=1e-5)
     assert torch.allclose(together.v_proj(one), alone[2](one), atol=1e-5)
@@ -133,13 +133,13 @@ def test_a_settled_model_saves_and_weighs_what_it_did(tmp_path: Path, samples: l
     assert engine.summary.kernel == dispatch.KERNEL_DESCRIPTIONS[dispatch.FBGEMM]
     linears = [linear for _, linear in architecture.decoder_linears(vlm.model)]
     assert all(type(linear) is BnbInt8Linear for linear in linears)
-    weights, read, held = (
+    weights, read, memory = (
         weight_bytes(vlm.model),
         decode_bytes_and_params(vlm.model),
         sum(storage_bytes(vlm.model).values()),
     )
     sums = sum(4 * 2 * linear.out_features for linear in linears)  # scales and sums of rows: what the kernel adds
-    assert (weights, read) == before[:2] and 0 <= held - before[2] <= sums
+    assert (weights, read) == before[:2] and 0 <= memory - before[2] <= sums
     checkpoint.save(vlm, tmp_path / "saved")
     assert Engine(checkpoint.load(tmp_path / "saved", "cpu")).generate(image, question).text == answer
 
@@ -171,13 +171,19 @@ def test_the_fastest_is_measured_once_and_kept(tmp_path: Path, monkeypatch: pyte
     dense, int8 = known("dense", ways, dispatch._make_dense_linear), known("int8", able, dispatch._make_int8_linear)
     assert dense.keys() == set(ways) and int8.keys() == set(able)
     assert (dispatch.ONEDNN in able) == dispatch.has_vnni()
-    kept = json.loads(place.read_text())
-    assert kept["dense"].keys() == dense.keys() and kept["int8"].keys() == int8.keys()
-    for damaged in (kept | {"here": {}}, kept | {"int8": {dispatch.FBGEMM: [1.0]}}, kept | {"int8": {}}, {}, []):
+    stored_timings = json.loads(place.read_text())
+    assert stored_timings["dense"].keys() == dense.keys() and stored_timings["int8"].keys() == int8.keys()
+    for damaged in (
+        stored_timings | {"here": {}},
+        stored_timings | {"int8": {dispatch.FBGEMM: [1.0]}},
+        stored_timings | {"int8": {}},
+        {},
+        [],
+    ):
         place.write_text(json.dumps(damaged))  # of another machine, or broken
         assert known("int8", able, dispatch._make_int8_linear).keys() == set(able)
     only = {dispatch.FBGEMM: _times([1.0], [1.0])}
-    place.write_text(json.dumps(kept | {"int8": only}))
+    place.write_text(json.dumps(stored_timings | {"int8": only}))
     assert known("int8", able, dispatch._make_int8_linear) == only  # nothing is measured again
     assert (
         known("int8", (dispatch.ONEDNN,), dispatch._make_int8_linear) != only
@@ -187,15 +193,15 @@ def test_the_fastest_is_measured_once_and_kept(tmp_path: Path, monkeypatch: pyte
 def test_a_race_that_lacks_memory_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(files.CACHE_DIR_ENV, str(tmp_path))
     known, ways = autotune.cached_timings.__wrapped__, (dispatch.PYTORCH, dispatch.PREPACKED)
-    for error, kept in ((RuntimeError("CUDA out of memory"), set()), (OSError("no compiler"), {dispatch.PYTORCH})):
+    for error, measured in ((RuntimeError("CUDA out of memory"), set()), (OSError("no compiler"), {dispatch.PYTORCH})):
 
         def make(kernel: str, dense: nn.Linear, error: Exception = error) -> nn.Module:
             if kernel == dispatch.PREPACKED:
                 raise error
             return nn.Identity()
 
-        assert known("dense", ways, make).keys() == kept
-        assert (tmp_path / autotune.FILE).exists() == bool(kept)
+        assert known("dense", ways, make).keys() == measured
+        assert (tmp_path / autotune.FILE).exists() == bool(measured)
 
 
 def test_a_prompt_and_its_answer_decide_by_what_is_usual(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,7 +50,7 @@ def _warm(decoder: GreedyGenerator, inputs: dict[str, torch.Tensor]) -> None:
 @pytest.mark.parametrize("recipe", EVERY + SMALL)
 def test_every_way_gives_the_tokens_of_generate(built: Callable, samples: list, recipe: str, way: str) -> None:
     vlm = built(recipe)
-    Engine(vlm).generate(*samples[0][:2], 1)  # from now on its kernels are those that are asked
+    Engine(vlm).generate(*samples[0][:2], 1)  # from now on its kernels are those that are question
     decoder = GreedyGenerator(vlm.model, way)
     for image, question, _ in samples[:2]:
         inputs = vlm.encode([image], [question])
@@ -78,8 +78,8 @@ def test_prompts_of_other_lengths_share_a_captured_step(built: Callable, samples
     decoder = GreedyGenerator(vlm.model, CAPTURED)
     _warm(decoder, vlm.encode(*([part] for part in samples[0][:2])))
     first = decoder.capture_seconds
-    for size, asked in (((112, 84), samples[1][1]), ((96, 96), f"{samples[1][1]} " * 6), ((64, 128), "what?")):
-        inputs = vlm.encode([samples[1][0].resize(size)], [asked])  # of another shape: other image positions
+    for size, question in (((112, 84), samples[1][1]), ((96, 96), f"{samples[1][1]} " * 6), ((64, 128), "what?")):
+        inputs = vlm.encode([samples[1][0].resize(size)], [question])  # of another shape: other image positions
         assert_same(vlm, inputs, decoded(decoder, inputs, 24, 24), plain(vlm, inputs, 24, 24))
     assert decoder.capture_seconds == first
 
@@ -125,11 +125,11 @@ def test_one_token_attends_as_pytorch_does(heads: int, shared: int) -> None:
 def test_stopping_ends_within_a_token(built: Callable, samples: list) -> None:
     vlm = built("llava-shapes/fp16")
     for way in DECODE_MODES:
-        heard: list[int] = []
+        tokens: list[int] = []
         inputs = vlm.encode(*([part] for part in samples[0][:2]))
-        note, enough = lambda token, at, heard=heard: heard.append(token), lambda heard=heard: len(heard) >= 3
+        note, enough = lambda token, at, tokens=tokens: tokens.append(token), lambda tokens=tokens: len(tokens) >= 3
         GreedyGenerator(vlm.model, way).generate(inputs, LONG, LONG, note, enough)
-        assert 3 <= len(heard) <= 4
+        assert 3 <= len(tokens) <= 4
 
 
 @pytest.mark.parametrize(
@@ -217,11 +217,11 @@ def test_an_overflow_is_told_and_leaves_nothing_behind(samples: list) -> None:
     vlm = compress(Recipe("llava-shapes"), device="cpu")
     decoder, inputs = GreedyGenerator(vlm.model, STATIC), vlm.encode(*([part] for part in samples[0][:2]))
     wanted, norm = decoded(decoder, inputs, LONG, LONG), decoder.decoder.norm.weight.data
-    kept = norm.clone()
+    original = norm.clone()
     norm.fill_(float("inf"))
     with pytest.raises(ValueError, match="out of the range of torch"):
         decoded(decoder, inputs, LONG, LONG)
-    norm.copy_(kept)
+    norm.copy_(original)
     assert decoded(decoder, inputs, LONG, LONG) == wanted
 
 

@@ -116,6 +116,6 @@ def test_kernels_that_cannot_be_made_are_not_taken(
 def test_a_copy_shares_its_product_with_nobody() -> None:
     block = _packed("int8", bias=False)
     dispatch.set_linear_kernel_(block, dispatch.TRITON)
-    twin, x = copy.deepcopy(block), torch.randn(1, 1, 128, device=DEVICE)
-    assert twin.q_proj.projection is twin.k_proj.projection is not block.q_proj.projection
-    assert all(torch.equal(a, b) for a, b in zip(block(x), twin(x)))
+    clone, x = copy.deepcopy(block), torch.randn(1, 1, 128, device=DEVICE)
+    assert clone.q_proj.projection is clone.k_proj.projection is not block.q_proj.projection
+    assert all(torch.equal(a, b) for a, b in zip(block(x), clone(x)))

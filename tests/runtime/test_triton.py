@@ -48,22 +48,22 @@ def _close(found: torch.Tensor, wanted: torch.Tensor, off: float = 1e-5) -> bool
 @pytest.mark.parametrize(("outputs", "inputs"), SIZES)
 def test_int8(outputs: int, inputs: int) -> None:
     x, codes, scale = torch.randn(2, inputs), torch.randint(-127, 128, (outputs, inputs)), torch.rand(outputs)
-    held, dense = (codes + 128).to(torch.uint8), codes * scale[:, None]
-    assert torch.equal(gemv.dequantize_int8(held, scale, torch.float32), dense)
-    assert _close(gemv.multiply_int8(x, held, scale), x @ dense.t(), 1e-3)
+    packed, dense = (codes + 128).to(torch.uint8), codes * scale[:, None]
+    assert torch.equal(gemv.dequantize_int8(packed, scale, torch.float32), dense)
+    assert _close(gemv.multiply_int8(x, packed, scale), x @ dense.t(), 1e-3)
 
 
 @pytest.mark.parametrize(("outputs", "inputs"), SIZES)
 def test_int4(outputs: int, inputs: int) -> None:
     x, small = torch.randn(2, inputs), torchao_tensors.to_int4(torch.randn(outputs, inputs))
     codes, (scale, zero) = torchao_tensors.unpack_int4(small), (part.t() for part in (small.scale, small.zero_point))
-    held, both = gemv_int4.pack_int4(codes), gemv_int4.pack_scales_and_zeros(scale, zero)
-    assert torch.equal(gemv_int4.unpack_int4(held).int(), codes)
+    packed, both = gemv_int4.pack_int4(codes), gemv_int4.pack_scales_and_zeros(scale, zero)
+    assert torch.equal(gemv_int4.unpack_int4(packed).int(), codes)
     assert all(map(torch.equal, gemv_int4.unpack_scales_and_zeros(both), (scale, zero)))
     dense = torchao_tensors.dequantize(small)
-    assert _close(gemv_int4.dequantize_int4(held, both, torch.float32), dense)
+    assert _close(gemv_int4.dequantize_int4(packed, both, torch.float32), dense)
     assert _close(
-        gemv_int4.multiply_int4(gemv_int4.deinterleave(x, torchao_tensors.GROUP_SIZE // 2), held, both),
+        gemv_int4.multiply_int4(gemv_int4.deinterleave(x, torchao_tensors.GROUP_SIZE // 2), packed, both),
         x @ dense.t(),
         3e-4,
     )

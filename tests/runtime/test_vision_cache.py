@@ -26,9 +26,9 @@ def _last(vlm: VLM, image: Image.Image, question: str, vision: VisionCache | Non
 def _looks(vlm: VLM) -> Iterator[list[int]]:
     """Grows whenever something in the vision tower of ``vlm`` computes."""
     tower = vlm.model.get_submodule(architecture.get_architecture(vlm.model).prefixes["vision tower"][0])
-    seen: list[int] = []
-    handles = [m.register_forward_hook(lambda *_: seen.append(1)) for m in tower.modules() if m is not tower]
-    yield seen
+    calls: list[int] = []
+    handles = [m.register_forward_hook(lambda *_: calls.append(1)) for m in tower.modules() if m is not tower]
+    yield calls
     for handle in handles:
         handle.remove()
 

@@ -78,16 +78,16 @@ def test_what_was_changed_is_not_shared() -> None:
 def test_hooks_and_answers_of_variants_that_share_do_not_mix(built, samples: list) -> None:
     dense, small = _fresh("llava-shapes/fp16"), _fresh("llava-shapes/int8")
     share_weights_(small, [dense])
-    seen: list[str] = []
-    dense.model.get_submodule("model.vision_tower").register_forward_hook(lambda *_: seen.append("dense"))
+    calls: list[str] = []
+    dense.model.get_submodule("model.vision_tower").register_forward_hook(lambda *_: calls.append("dense"))
     image, question, _ = samples[0]
     Engine(small).generate(image, question)
-    assert seen == []
-    told: dict[tuple[str, int], str] = {}
+    assert calls == []
+    answers_of: dict[tuple[str, int], str] = {}
 
     def visit(name: str, vlm: VLM) -> None:
         for number, (image, question, _) in enumerate(samples):
-            told[name, number] = Engine(vlm).generate(image, question).text
+            answers_of[name, number] = Engine(vlm).generate(image, question).text
 
     threads = [threading.Thread(target=visit, args=pair) for pair in (("fp16", dense), ("int8", small))]
     for thread in threads:
@@ -97,7 +97,7 @@ def test_hooks_and_answers_of_variants_that_share_do_not_mix(built, samples: lis
     for name in ("fp16", "int8"):
         alone = built(f"llava-shapes/{name}")
         wanted = [Engine(alone).generate(image, question).text for image, question, _ in samples]
-        assert [told[name, number] for number in range(len(samples))] == wanted
+        assert [answers_of[name, number] for number in range(len(samples))] == wanted
 
 
 @pytest.mark.parametrize("name", ["fp16", "int8", "int4", "glu30+int8", "heads25+glu30+int4"])
