@@ -14,6 +14,7 @@ from typing import Any
 
 from PIL import Image
 
+from vlmcomp import hardware
 from vlmcomp.app import results
 from vlmcomp.app.charts import LiveMeasurement
 from vlmcomp.app.text_diff import same_words
@@ -250,8 +251,6 @@ def random_scene(seed: int | None = None) -> tuple[Image.Image, str, str]:
 @cache
 def device() -> str:
     """Name of the device that computes the answers."""
-    from vlmcomp import hardware
-
     machine = hardware.get_hardware(None)
     return machine.name if machine.device != "cpu" else f"{machine.name} CPU, {machine.cores} cores"
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vlmcomp import files
+from vlmcomp import files, hardware
 from vlmcomp.cli import extras
 from vlmcomp.cli.options import (
     RECIPE,
@@ -252,7 +252,6 @@ def record(args: argparse.Namespace) -> None:
     recipes = recipes or [recipe for model in grid.bundled_models() for recipe in grid.buildable_recipes(model)]
     for recipe in recipes:
         registry.validate_recipe(recipe)
-    from vlmcomp import hardware
     from vlmcomp.runtime.engine import Engine
     from vlmcomp.serving import recorded, variant_cache
 

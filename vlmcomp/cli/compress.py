@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from vlmcomp import hardware
 from vlmcomp.cli import extras
 from vlmcomp.cli.options import RECIPE, Subcommands, add_renamed, add_weights_options, stderr_progress
 from vlmcomp.models import registry
@@ -92,7 +93,6 @@ def compress(args: argparse.Namespace) -> None:
         raise ValueError(f"{recipe} prunes nothing: remove --calibration-data")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} is not an empty folder: choose a new one")
-    from vlmcomp import hardware
     from vlmcomp.compression import checkpoint, pipeline
     from vlmcomp.compression.size import count_parameters, weight_bytes
     from vlmcomp.data.calibration_data import load_calibration_file
@@ -120,8 +120,6 @@ def ask(args: argparse.Namespace) -> None:
     image, question = open_image(args.image), normalize_question(args.question)
     folder = Path(args.recipe_or_folder)
     recipe = None if folder.is_dir() else Recipe.parse(args.recipe_or_folder)
-    from vlmcomp import hardware
-
     hardware.get_hardware(args.device)
     if recipe is None:
         from vlmcomp.compression import checkpoint

@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from vlmcomp.cli.options import Subcommands
+from vlmcomp.feedback import format_bytes
 from vlmcomp.reporting import markdown
 
 
@@ -24,7 +25,6 @@ def deploy(args: argparse.Namespace) -> None:
     from huggingface_hub.utils import logging
 
     from vlmcomp.cli import space
-    from vlmcomp.feedback import format_bytes
 
     logging.set_verbosity_error()  # keeps the client's messages about retries away from the one sentence of an error
     space.validate_space(args.to, args.hardware)

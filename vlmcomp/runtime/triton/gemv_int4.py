@@ -85,9 +85,9 @@ def _multiply_nf4(
     BLOCKS: tl.constexpr, HALF: tl.constexpr, SCALES: tl.constexpr, ROWS: tl.constexpr, STEP: tl.constexpr,
     STAGES: tl.constexpr,
 ):  # fmt: skip
-    """One token times ``ROWS`` rows of bitsandbytes' NF4 weights. A byte contains two neighbors, the first one high; the
-    token's even inputs come before its odd ones. The scale of a block is one of ``scale_levels`` times a factor that
-    ``SCALES`` blocks share, plus ``shift``."""
+    """One token times ``ROWS`` rows of bitsandbytes' NF4 weights. A byte contains two neighbors, the first one high;
+    the token's even inputs come before its odd ones. The scale of a block is one of ``scale_levels`` times a factor
+    that ``SCALES`` blocks share, plus ``shift``."""
     token, rows = tl.program_id(0) % tokens, tl.program_id(0) // tokens * ROWS + tl.arange(0, ROWS)
     row_mask, within = rows < outputs, tl.arange(0, HALF)
     total = tl.zeros((ROWS, STEP), tl.float32)
