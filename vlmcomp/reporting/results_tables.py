@@ -65,14 +65,15 @@ def question_type_table(reports: Sequence[Report], task: str | None = None) -> s
 
 
 def other_tasks_table(reports: Sequence[Report], task: str | None = None) -> str:
-    """Scores of one group on the tasks not in ``results_table``; VQA accuracy where several people answered."""
+    """Scores that ``results_table`` lacks: of other tasks, and VQA accuracy where several people answered."""
     task = task or choose_headline_task(reports)
     shown = (task, _second_task(reports, task))
     complete = [r for r in sort_reports(reports) if r.error is None]
-    first = {q.task: q for r in complete for q in r.quality.values() if q.task not in shown}
+    first = {q.task: q for r in complete for q in r.quality.values()}
     columns: list[tuple[str, str, Callable[[Quality], float | None]]] = []
     for name, quality in first.items():
-        columns.append((name, f"{name} exact match % ({quality.samples:,})", lambda q: q.exact_match))
+        if name not in shown:
+            columns.append((name, f"{name} exact match % ({quality.samples:,})", lambda q: q.exact_match))
         if quality.vqa_accuracy is not None:
             columns.append((name, f"{name} VQA accuracy %", lambda q: q.vqa_accuracy))
     if not columns:

@@ -1,4 +1,4 @@
-"""One decoding step of a model over a static cache, and its capture: a CUDA graph on a GPU, an FX graph of its aten
+"""One decoding step of a model over a static cache, and its capture: a CUDA graph on a GPU, TorchScript of its aten
 operators on a CPU; or compiled before, on a GPU layer by layer.
 
 A captured step runs without the Python of the modules, which is most of the time of a small model, or of a large one on
@@ -22,6 +22,7 @@ from vlmcomp.models import architecture
 from vlmcomp.runtime import attention, regional_compile
 from vlmcomp.runtime.device import capture_cuda_graph, has_host_sync
 from vlmcomp.runtime.fx_replay import speed_up_replay_
+from vlmcomp.runtime.torchscript import as_torchscript
 
 # Relative difference of the logits that another order of summation may cause: in float32, and in 16 bits.
 _TOLERANCE, _TOLERANCE_16_BIT = 1e-3, 0.03
@@ -116,7 +117,7 @@ class DecodeStep:
             return _as_cuda_graph(self)
 
     def _captured_on_cpu(self, compiled: bool) -> Callable[..., torch.Tensor]:
-        return _compiled(self) if compiled else _as_fx_graph(self)
+        return _compiled(self) if compiled else _as_aten_graph(self)
 
     def restore(self, tensors: Sequence[torch.Tensor]) -> None:
         """Copy an earlier state back into ``tensors()``."""
@@ -216,8 +217,11 @@ def _compiled(step: DecodeStep) -> Callable[..., torch.Tensor]:
     return compiled
 
 
-def _as_fx_graph(step: DecodeStep) -> Callable[..., torch.Tensor]:
-    """The step's aten operators as a Python function of FX, without the modules around them."""
+def _as_aten_graph(step: DecodeStep) -> Callable[..., torch.Tensor]:
+    """The step's aten operators without the modules around them: as TorchScript, else as a Python function of FX."""
     traced = _trace(step)
+    scripted = as_torchscript(traced, step.tensors())
+    if scripted is not None:
+        return scripted
     speed_up_replay_(traced)
     return traced
