@@ -102,7 +102,8 @@ def compare(
         'no difference seen'
     """
     after, before = _find_pair(report, baseline, Path(results_dir), hardware)
-    after_rows, before_rows = after.predictions, before.predictions
+    after_rows = after.predictions
+    before_rows = before.predictions
     common = [task for task in after.report.quality if task in before.report.quality]
     quality = {task: comparison.compare(before_rows.get(task, []), after_rows.get(task, [])) for task in common}
     if not quality:

@@ -63,10 +63,12 @@ def points(shown: Sequence[Report], view: ResultFilter, task: str | None = None)
     for report in shown:
         if view.axis == "size":
             assert report.size is not None
-            x, x_bounds = report.size.total_bytes / unit, None
+            x = report.size.total_bytes / unit
+            x_bounds = None
         else:
             interval = results.decoding(report)
-            x, x_bounds = interval.value, (interval.low, interval.high)
+            x = interval.value
+            x_bounds = (interval.low, interval.high)
         compared = results.against_fp16(report, task)[0]
         y = 100 * report.quality[task].exact_match
         difference = compared.difference if compared else None
@@ -76,7 +78,9 @@ def points(shown: Sequence[Report], view: ResultFilter, task: str | None = None)
 
 def hover(report: Report, task: str) -> str:
     """The text shown when the pointer is over a point."""
-    quality, timed, size = report.quality[task], report.latency, report.size
+    quality = report.quality[task]
+    timed = report.latency
+    size = report.size
     assert size is not None
     both, speed = results.against_fp16(report, task)
     lines = [f"<b>{report.recipe}</b>", Recipe.parse(report.recipe).label, ""]
@@ -99,7 +103,8 @@ def hover(report: Report, task: str) -> str:
 def scatter(view: ResultFilter, live: Sequence[LiveMeasurement] = (), opened: str | None = None) -> go.Figure:
     """Exact match of the view's reports against decoding time or weight bytes."""
     selection = results.select(results.reports(), view)
-    shown, task = selection.shown, selection.task
+    shown = selection.shown
+    task = selection.task
     figure = go.Figure()
     _style(figure, view, shown, task)
     if not shown or task is None:

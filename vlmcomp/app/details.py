@@ -62,7 +62,8 @@ def regressions(report: Report, task: str | None = None) -> list[Regression]:
 
 def _similarity(regression: Regression) -> float:
     """Similarity of the variant's answer and the reference, from 0 to 1."""
-    reference, answer = regression.reference.lower(), regression.after.lower()
+    reference = regression.reference.lower()
+    answer = regression.after.lower()
     return difflib.SequenceMatcher(a=reference, b=answer, autojunk=False).ratio()
 
 
@@ -122,7 +123,9 @@ def _description_list(rows: list[tuple[str, str]]) -> str:
 
 
 def _numbers(report: Report, task: str | None) -> str:
-    quality, timed, size = report.quality.get(task or ""), report.latency, report.size
+    quality = report.quality.get(task or "")
+    timed = report.latency
+    size = report.size
     assert size is not None
     both, speed = results.against_fp16(report, task)
     rows: list[tuple[str, str]] = []

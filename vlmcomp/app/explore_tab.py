@@ -212,7 +212,8 @@ def _file(name: str, type_: str, content: bytes) -> dict[str, str]:
 def _filters(model: str) -> tuple[Any, ...]:
     machines = results.hardware()
     first = machines[0] if machines else None
-    there, end = results.models_on(first), largest_megabytes(first)
+    there = results.models_on(first)
+    end = largest_megabytes(first)
     with gr.Row(elem_classes="filters"):
         hardware = gr.Dropdown(machines, value=first, label="Measured on", min_width=220)
         axis = gr.Radio([(t, n) for n, t in results.AXES.items()], value="speed", label="Chart", min_width=220)

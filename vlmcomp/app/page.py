@@ -129,7 +129,9 @@ def _connect(
 
 def _connect_api(compare: CompareComponents, gpu: dict[str, Any]) -> None:
     """Adds the endpoints of ``api``."""
-    recipes, cards, trigger = StringList(visible=False), gr.JSON(visible=False), gr.Button(visible=False)
+    recipes = StringList(visible=False)
+    cards = gr.JSON(visible=False)
+    trigger = gr.Button(visible=False)
     # through the image component, which accepts uploaded files only; gr.api would accept any path
     trigger.click(api.compare, [compare.image, compare.question, recipes], cards, api_name="compare", **gpu)
     gr.api(api.recommend, api_name="recommend", concurrency_limit=2)
@@ -154,7 +156,9 @@ def _restore(request: gr.Request) -> tuple[Any, ...]:
 
 def _restore_form(link: Link) -> tuple[Any, ...]:
     """Values of the tab Compare: model, variants, image, question, known answer."""
-    image, question, known = None, link.question, compare_tab.NO_KNOWN_ANSWER
+    image = None
+    question = link.question
+    known = compare_tab.NO_KNOWN_ANSWER
     if link.example:
         image, example_question, known = compare_tab.load_example(link.example)
         question = question or example_question

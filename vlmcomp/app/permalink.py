@@ -126,7 +126,8 @@ def read(query: Mapping[str, str]) -> tuple[Link, list[str]]:
     Returns:
         The state of the page, and the names of invalid parameters, which keep their defaults.
     """
-    link, invalid = Link(), []
+    link = Link()
+    invalid = []
     for name, reader in _READERS.items():
         if name not in query:
             continue

@@ -222,7 +222,9 @@ def table(view: ResultFilter) -> list[list[Any]]:
     lines = []
     for report in selection.shown:
         assert report.size is not None and task is not None
-        quality, size, timed = report.quality[task], report.size, report.latency
+        quality = report.quality[task]
+        size = report.size
+        timed = report.latency
         both, speed = against_fp16(report, task)
         lines.append(
             [
@@ -265,7 +267,8 @@ def to_records(slug: str | None = None, model: str | None = None, task: str | No
 
 def _plain(report: Report, task: str | None) -> dict[str, Any]:
     task = task or next(iter(tasks_on(report.hardware.slug, [Recipe.parse(report.recipe).model])), "")
-    quality, timed = report.quality.get(task), report.latency
+    quality = report.quality.get(task)
+    timed = report.latency
     facts: Mapping[str, Any] = {
         "recipe": report.recipe,
         "hardware": report.hardware.slug,

@@ -13,7 +13,8 @@ def same_words(one: str, other: str) -> bool:
 
 def highlight_changes(before: str, after: str) -> str:
     """``after`` with its new words in ``<mark>`` and the removed words of ``before`` in ``<del>``, ignoring case."""
-    old, new = before.split(), after.split()
+    old = before.split()
+    new = after.split()
     matcher = difflib.SequenceMatcher(a=[w.lower() for w in old], b=[w.lower() for w in new], autojunk=False)
     parts = []
     for operation, old_start, old_end, new_start, new_end in matcher.get_opcodes():

@@ -87,7 +87,8 @@ def models(args: argparse.Namespace) -> None:
 
 def compress(args: argparse.Namespace) -> None:
     """Compresses a model, saves the checkpoint, and prints what changed in each part."""
-    recipe, out = Recipe.parse(args.recipe), Path(args.out)
+    recipe = Recipe.parse(args.recipe)
+    out = Path(args.out)
     registry.validate_recipe(recipe)
     if args.calibration_data and not recipe.steps:
         raise ValueError(f"{recipe} prunes nothing: remove --calibration-data")
@@ -117,7 +118,8 @@ def ask(args: argparse.Namespace) -> None:
 
     if not 1 <= args.max_new_tokens <= MAX_NEW_TOKENS:
         raise ValueError(f"--max-new-tokens must be 1 to {MAX_NEW_TOKENS}")
-    image, question = open_image(args.image), normalize_question(args.question)
+    image = open_image(args.image)
+    question = normalize_question(args.question)
     folder = Path(args.recipe_or_folder)
     recipe = None if folder.is_dir() else Recipe.parse(args.recipe_or_folder)
     hardware.get_hardware(args.device)
@@ -179,7 +181,8 @@ def build_summary(
         changes = [str(step) for step in recipe.steps if part in _PARTS_CHANGED_BY[step.target]]
         if part in _DECODER_PARTS and recipe.precision != "fp16":
             changes.append(recipe.precision)
-        size, count = f"{bytes_by_part[part] / 1e6:,.3f}", f"{parameters_by_part[part]:,}"
+        size = f"{bytes_by_part[part] / 1e6:,.3f}"
+        count = f"{parameters_by_part[part]:,}"
         rows.append((part, size, count, ", ".join(changes) or "unchanged"))
     rows.append(("total", f"{sum(bytes_by_part.values()) / 1e6:,.3f}", f"{sum(parameters_by_part.values()):,}", ""))
     return "\n".join([*(lines or ["nothing was pruned"]), "", text_table(rows)])

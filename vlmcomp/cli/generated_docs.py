@@ -146,7 +146,8 @@ def replace_block(text: str, block: str, name: str = "results") -> str:
     Raises:
         ValueError: the markers are not there once each, in order.
     """
-    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    begin = f"<!-- {name}:begin -->"
+    end = f"<!-- {name}:end -->"
     before, has_begin, rest = text.partition(begin)
     _, has_end, after = rest.partition(end)
     if not has_begin or not has_end or begin in rest or end in after:

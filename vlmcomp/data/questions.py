@@ -138,7 +138,8 @@ def _relation(rng: random.Random, scene: Scene) -> _Draft | None:
     second = unique_object(rng, scene, ("kind", "color", "kind+color", "kind+color"))
     if first is None or second is None or first[0] is second[0]:
         return None
-    (a, p), (b, q) = first, second
+    a, p = first
+    b, q = second
     if rng.random() < 0.3:
         if max(a.radius, b.radius) < 1.25 * min(a.radius, b.radius):
             return None

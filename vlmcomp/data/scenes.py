@@ -61,11 +61,14 @@ class Scene:
 
 def outline(obj: SceneObject, scale: float = 1.0) -> list[tuple[float, float]]:
     """Polygon of ``obj`` in pixels times ``scale``; for a circle, its bounding box."""
-    x, y, r = obj.x * scale, obj.y * scale, obj.radius * scale
+    x = obj.x * scale
+    y = obj.y * scale
+    r = obj.radius * scale
     if obj.kind == "circle":
         return [(x - r, y - r), (x + r, y + r)]
     if obj.kind == "rectangle":
-        w, h = r * min(1.0, obj.aspect), r * min(1.0, 1.0 / obj.aspect)
+        w = r * min(1.0, obj.aspect)
+        h = r * min(1.0, 1.0 / obj.aspect)
         return [(x - w, y - h), (x + w, y - h), (x + w, y + h), (x - w, y + h)]
     if obj.kind == "triangle":
         return [(x, y - r), (x + r, y + 0.8 * r), (x - r, y + 0.8 * r)]
@@ -118,7 +121,8 @@ def _sample_positions(rng: random.Random, count: int) -> list[tuple[float, float
     for _ in range(count):
         for _ in range(40):
             r = rng.uniform(5.5, 8.5) if rng.random() < 0.5 else rng.uniform(11.0, 15.0)
-            x, y = rng.uniform(r, CANVAS - r), rng.uniform(r, CANVAS - r)
+            x = rng.uniform(r, CANVAS - r)
+            y = rng.uniform(r, CANVAS - r)
             if all(
                 math.hypot(x - a, y - b) > max(12.0, 0.75 * (r + c)) and abs(x - a) > 3 and abs(y - b) > 2
                 for a, b, c in spots

@@ -251,7 +251,8 @@ def timing_table(rows: Sequence[Row]) -> str:
 
 def caption(log: Mapping[str, Any]) -> str:
     """Hardware, versions, seeds and dates of the trials in ``log`` (of ``TrialLog.to_dict``)."""
-    machine, rows = log["hardware"], log["cells"]
+    machine = log["hardware"]
+    rows = log["cells"]
     name = f"{machine['name']} ({machine['device']}, {machine['cores']} cores)"
     libraries = ", ".join(filter(None, (_versions(library, log) for library in _LIBRARIES)))
     num_seeds = len({row["seed"] for row in rows})

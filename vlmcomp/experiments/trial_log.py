@@ -125,7 +125,8 @@ class TrialLog:
         for row in data["cells"]:
             trial = Trial(**{name: row[name] for name in Trial.__annotations__})
             self.rows_by_key[trial.key] = row
-        self.hardware, self.versions = data["hardware"], data["versions"]
+        self.hardware = data["hardware"]
+        self.versions = data["versions"]
 
     def rows(self, part: str | None = None) -> list[dict[str, Any]]:
         """The measured trials (of one part), each with its fields and measurements."""

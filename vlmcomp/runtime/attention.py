@@ -22,10 +22,16 @@ from vlmcomp.runtime import autotune
 from vlmcomp.runtime.linear import gpu as gpu_linear
 
 # Names of attention functions, as in a config's ``_attn_implementation``.
-PYTORCH, TRITON, FLOAT32 = "sdpa", "vlmcomp-triton", "vlmcomp-float32"
+PYTORCH = "sdpa"
+TRITON = "vlmcomp-triton"
+FLOAT32 = "vlmcomp-float32"
 _UNSUPPORTED = ("softcap", "position_bias", "s_aux")  # arguments that change the logits: SDPA handles them
 # Shapes of the timing: enough layers that their caches are read from memory.
-_HEADS, _SLOTS, _HEAD_DIM, _LAYERS, _ROUNDS = 16, 896, 128, 8, 5
+_HEADS = 16
+_SLOTS = 896
+_HEAD_DIM = 128
+_LAYERS = 8
+_ROUNDS = 5
 
 
 def select_attention(device: torch.device, dtype: torch.dtype) -> str:
@@ -84,7 +90,8 @@ def float32_attention_is_faster() -> bool:
 def _time_attention() -> dict[str, list[float]]:
     """Milliseconds of all layers' attention in 16 and in 32 bits, of each round."""
     layers = torch.randn(_LAYERS, 2, 1, _HEADS, _SLOTS, _HEAD_DIM).bfloat16()
-    query, mask = torch.randn(1, _HEADS, 1, _HEAD_DIM), torch.zeros(1, 1, 1, _SLOTS)
+    query = torch.randn(1, _HEADS, 1, _HEAD_DIM)
+    mask = torch.zeros(1, 1, 1, _SLOTS)
     buffer = Float32KVBuffer()
 
     def in_bfloat16() -> None:

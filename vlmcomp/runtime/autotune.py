@@ -25,8 +25,10 @@ FILE = "kernels.json"
 # Raise it when a kernel's speed or the timing method changes: stored timings of other versions are ignored.
 TIMING_VERSION = 1
 _WIDTHS = {"cpu": 2048, "cuda": 4096}  # inputs and outputs of a timed Linear
-_NUM_LINEARS, _ROUNDS = 16, 5  # that many Linears together exceed most caches
-_PROMPT_TOKENS, _NEW_TOKENS = 512, 32  # of the answer whose time decides
+_NUM_LINEARS = 16  # together they exceed most caches
+_ROUNDS = 5
+_PROMPT_TOKENS = 512
+_NEW_TOKENS = 32  # of the answer whose time decides
 
 
 def fastest(times: dict[str, Times]) -> str:

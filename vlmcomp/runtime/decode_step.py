@@ -25,7 +25,8 @@ from vlmcomp.runtime.fx_replay import speed_up_replay_
 from vlmcomp.runtime.torchscript import as_torchscript
 
 # Relative difference of the logits that another order of summation may cause: in float32, and in 16 bits.
-_TOLERANCE, _TOLERANCE_16_BIT = 1e-3, 0.03
+_TOLERANCE = 1e-3
+_TOLERANCE_16_BIT = 0.03
 
 
 @dataclass
@@ -136,7 +137,8 @@ def build_decode_step(model: PreTrainedModel, num_slots: int, position: torch.Te
     device = model.device
     text_config = model.config.get_text_config()
     decoder = model.get_submodule(architecture.get_architecture(model).decoder)
-    embed, head = model.get_input_embeddings(), model.get_output_embeddings()
+    embed = model.get_input_embeddings()
+    head = model.get_output_embeddings()
     static_cache = StaticCache(config=text_config, max_cache_len=num_slots)
     writer = _SlotWriter()
     for layer in static_cache.layers:

@@ -44,7 +44,8 @@ def _use_method_(node: Node, overload: torch._ops.OpOverload) -> None:
     elif overload._schema.arguments[0].name == "self":
         method = _METHOD_NAMES.get(name, name)
         if hasattr(torch.Tensor, method):
-            node.op, node.target = "call_method", method
+            node.op = "call_method"
+            node.target = method
             if method in _INT_LIST_METHODS and len(node.args) == 2 and isinstance(node.args[1], list | tuple):
                 node.args = (node.args[0], *node.args[1])
 

@@ -97,9 +97,13 @@ class PackedVQADataset(Dataset):
         row = self._empty_row()
         prefix = self.prefix
         if self.prompt_template.is_prefix_lm:  # image tokens attend to the question, so each question has its own
-            end, first_position, own_prefix = 0, self.prompt_template.first_position, prefix.ids
+            end = 0
+            first_position = self.prompt_template.first_position
+            own_prefix = prefix.ids
         else:
-            end, first_position, own_prefix = len(prefix.ids), prefix.next_position, []
+            end = len(prefix.ids)
+            first_position = prefix.next_position
+            own_prefix = []
             row["input_ids"][:end] = prefix.ids
             row["position_ids"][:, :end] = prefix.positions
             row["segment"][:end] = 0
@@ -145,7 +149,8 @@ class PatchLabelDataset(Dataset):
     """Item ``step``: pixels and patch labels of ``plan.tower_scenes`` scenes, to train the vision tower alone."""
 
     def __init__(self, processor: ProcessorMixin, plan: TrainPlan) -> None:
-        self.processor, self.plan = processor, plan
+        self.processor = processor
+        self.plan = plan
 
     def __len__(self) -> int:
         return self.plan.tower_steps

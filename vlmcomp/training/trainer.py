@@ -41,8 +41,11 @@ class Trainer:
 
     def __init__(self, name: str, plan: TrainPlan, work: Path, compiled: bool, save_every: int = 100) -> None:
         torch.manual_seed(plan.seed)
-        self.name, self.plan, self.work = name, plan, work
-        self.compiled, self.save_every = compiled, save_every
+        self.name = name
+        self.plan = plan
+        self.work = work
+        self.compiled = compiled
+        self.save_every = save_every
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.use_autocast = uses_16_bit(self.device)
         spec = TINY_MODELS[name]

@@ -110,7 +110,8 @@ def plan_heads(model: PreTrainedModel, step: PruningStep | None) -> PruningPlan:
 def _head_counts(text_config: PretrainedConfig, step: PruningStep | None) -> _HeadCounts:
     heads = text_config.num_attention_heads
     groups = getattr(text_config, "num_key_value_heads", None) or heads
-    kept_groups, heads_per_group = groups, heads // groups
+    kept_groups = groups
+    heads_per_group = heads // groups
     if step:
         kept_groups, heads_per_group = num_kept_heads(heads, groups, step.percent)
     return _HeadCounts(heads, groups, kept_groups, heads_per_group, head_dim(text_config))

@@ -104,7 +104,8 @@ class FbgemmMatmul(_DynamicInt8Matmul):
         rounded = levels.round()
         error = (levels - rounded + 0.5) * _LEVELS
         both = self._matmul(torch.cat([rounded, error]))
-        y, correction = both[: len(levels)], both[len(levels) :]
+        y = both[: len(levels)]
+        correction = both[len(levels) :]
         return torch.add(y - self.half_row_sums, correction, alpha=1 / _LEVELS)
 
     def _dequantize_(self, y: torch.Tensor, quantized: _Quantized) -> torch.Tensor:
@@ -145,7 +146,8 @@ class OnednnMatmul(_DynamicInt8Matmul):
         rounded = levels.round()
         error = ((levels - rounded) * (2 * _LEVELS)).round_()
         both = self._matmul(torch.cat([rounded, error]))
-        y, correction = both[: len(levels)], both[len(levels) :]
+        y = both[: len(levels)]
+        correction = both[len(levels) :]
         return torch.add(y, correction, alpha=0.5 / _LEVELS)
 
     def _dequantize_(self, y: torch.Tensor, quantized: _Quantized) -> torch.Tensor:

@@ -56,7 +56,8 @@ from vlmcomp.runtime.linear.gpu import (
 from vlmcomp.runtime.linear.int8 import BnbInt8Linear, TorchaoInt8Linear
 from vlmcomp.runtime.linear.replacement import ReplacementLinear, replace_modules_
 
-TINYGEMM, TRITON = "tinygemm", "triton"
+TINYGEMM = "tinygemm"
+TRITON = "triton"
 KERNEL_DESCRIPTIONS = {
     BITSANDBYTES: "multiplied by bitsandbytes",
     FBGEMM: "multiplied by FBGEMM, activations by token in 7 bits (prompt) and 14 (decoding)",

@@ -48,7 +48,8 @@ class FusedProjection:
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """``x`` (..., in) times all weights. The result is stored until all consumers have read it."""
         if self._output is None or self._input is not x:
-            self._input, self._output = x, self.matmul(x)
+            self._output = self.matmul(x)
+            self._input = x
             self._pending = self.num_consumers
         output = self._output
         self._pending -= 1
