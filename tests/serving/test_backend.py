@@ -244,3 +244,16 @@ def test_a_fixed_set_follows_the_rules_of_zerogpu() -> None:
     assert "no room" in found["failed"][names[3]]
     assert found["entries"] == 1 and found["workers"] == 1  # one entry, so that one process serves every variant
     assert found["seconds"][1] > found["seconds"][0] and len(found["seconds"]) == 3
+
+
+def test_a_question_during_the_warm_up_is_answered() -> None:
+    code = (
+        "import threading\nfrom PIL import Image\n"
+        "from vlmcomp.recipe import Recipe\nfrom vlmcomp.serving.local import LocalBackend, import_libraries\n"
+        "threading.Thread(target=import_libraries).start()\n"
+        "image = Image.new('RGB', (96, 96))\n"
+        "*_, last = LocalBackend().stream(Recipe.parse('llava-shapes/fp16'), image, 'What is it?')\n"
+        "print(last.finished)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "True\n", done.stderr

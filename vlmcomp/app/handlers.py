@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import random
 from collections.abc import Iterator, Sequence
@@ -27,6 +26,7 @@ from vlmcomp.results.answer import Answer
 from vlmcomp.runtime.vision_cache import VisionCache
 from vlmcomp.serving import recorded
 from vlmcomp.serving.backend import AnswerBackend, create_backend
+from vlmcomp.serving.local import import_libraries
 
 MAX_VARIANTS = 6
 _DEFAULT_VARIANTS = ("fp16", "int8", "int4", "glu30+fp16")
@@ -55,7 +55,7 @@ def backend() -> AnswerBackend:
 def warm_up() -> None:
     """Imports what the first live answer needs, so that no visitor waits for it."""
     if backend().name == "local":
-        importlib.import_module("vlmcomp.compression.pipeline")
+        import_libraries()
 
 
 @dataclass(frozen=True)

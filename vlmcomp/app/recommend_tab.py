@@ -18,12 +18,14 @@ from vlmcomp.reporting.grid import comparable_reports
 from vlmcomp.reporting.grouping import list_tasks
 from vlmcomp.reporting.palette import COLORS
 from vlmcomp.reporting.recommend import Candidate, Constraints, Recommendation
+from vlmcomp.serving.local import import_libraries
 
 GOALS = [("memory: the smallest recipe", "memory"), ("speed: the fastest recipe", "speed")]
 DEFAULT_MEMORY = "8GB"
 
 
 def _size_estimate(model: str) -> Any:
+    import_libraries()
     from vlmcomp.compression import size_estimate
 
     return size_estimate.estimate_by_recipe(model)

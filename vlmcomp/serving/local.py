@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING
@@ -18,6 +20,18 @@ from vlmcomp.serving.manager import LoadedModelInfo, MemoryBlocks, ModelManager,
 if TYPE_CHECKING:
     from vlmcomp.runtime.engine import Engine
     from vlmcomp.runtime.vision_cache import VisionCache
+
+_importing = threading.Lock()
+
+
+def import_libraries() -> None:
+    """Import what builds and runs a model, in one thread at a time.
+
+    transformers imports its modules on first use; two threads at it fail with "cannot import name".
+    """
+    with _importing:
+        for name in ("compression.pipeline", "compression.size_estimate", "runtime.engine"):
+            importlib.import_module(f"vlmcomp.{name}")
 
 
 class LocalBackend:
@@ -51,6 +65,7 @@ class LocalBackend:
         progress: Progress | None = None,
         vision_cache: VisionCache | None = None,
     ) -> Iterator[Answer]:
+        import_libraries()
         for _ in range(2):
             try:
                 with self.manager.lease(recipe, progress) as engine:
