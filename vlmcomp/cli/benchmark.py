@@ -93,13 +93,14 @@ def bench(args: argparse.Namespace) -> int | None:
         1 if a recipe failed.
     """
     recipes, models = _select_recipes(args)
-    from vlmcomp.evaluation import config, sweep
-
     benchmark_config = _make_config(args)
     if args.latency_only:
         _measure_latency_again(recipes, benchmark_config, Path(args.out), keep_going=len(models) > 1)
         return 0
     _require_packages(benchmark_config.tasks, args.bertscore_model)
+    benchmark_config.validate()
+    from vlmcomp.evaluation import config, sweep  # torch: what is refused need not wait for it
+
     if args.quick:
         print(_detectable_difference(config.QUICK_SAMPLES), file=sys.stderr)
     reports = sweep.run(recipes, benchmark_config, root=Path(args.out), force=args.force)

@@ -60,32 +60,30 @@ def _size(module: Any, name: str, weight: Any) -> tuple[int, int]:
     return size, num_parameters
 
 
+def _totals(model: PreTrainedModel, as_stored: bool = True) -> tuple[dict[str, int], dict[str, int]]:
+    """Bytes and logical parameters by component."""
+    names = architecture.get_architecture(model)
+    size_by_component = dict.fromkeys(COMPONENTS, 0)
+    parameters_by_component = dict.fromkeys(COMPONENTS, 0)
+    for name, size, num_parameters in _weights(model, as_stored):
+        size_by_component[names.component(name)] += size
+        parameters_by_component[names.component(name)] += num_parameters
+    return size_by_component, parameters_by_component
+
+
 def weight_bytes(model: PreTrainedModel) -> dict[str, int]:
     """Bytes of the weights as stored, quantization state included, by component."""
-    names = architecture.get_architecture(model)
-    totals = dict.fromkeys(COMPONENTS, 0)
-    for name, size, _ in _weights(model):
-        totals[names.component(name)] += size
-    return totals
+    return _totals(model)[0]
 
 
 def count_parameters(model: PreTrainedModel) -> dict[str, int]:
     """Logical parameters, counted as if nothing were packed, by component."""
-    names = architecture.get_architecture(model)
-    totals = dict.fromkeys(COMPONENTS, 0)
-    for name, _, num_parameters in _weights(model):
-        totals[names.component(name)] += num_parameters
-    return totals
+    return _totals(model)[1]
 
 
 def decode_bytes_and_params(model: PreTrainedModel) -> tuple[int, int]:
     """Bytes in memory and logical parameters that decoding one token reads: the decoder's layers and the lm_head."""
-    names = architecture.get_architecture(model)
-    in_memory = dict.fromkeys(COMPONENTS, 0)
-    parameters = dict.fromkeys(COMPONENTS, 0)
-    for name, size, num_parameters in _weights(model, as_stored=False):
-        in_memory[names.component(name)] += size
-        parameters[names.component(name)] += num_parameters
+    in_memory, parameters = _totals(model, as_stored=False)
     head = "lm_head" if in_memory["lm_head"] else "embeddings"  # a tied lm_head is the embeddings
     parts = ("decoder attention", "decoder MLP", head)
     return sum(in_memory[part] for part in parts), sum(parameters[part] for part in parts)

@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vlmcomp.data import task_registry
-from vlmcomp.evaluation import latency, text_metrics
+from vlmcomp.evaluation import text_metrics
 
 QUICK_SAMPLES = 200
+NEW_TOKENS = 32  # of a timed answer
+WARMUP_RUNS = 2
+TIMED_RUNS = 10
 
 
 @dataclass(frozen=True)
@@ -39,9 +42,9 @@ class BenchmarkConfig:
     encoder: str = "auto"
     batch_size: int = 16
     max_new_tokens: int = 64
-    new_tokens: int = latency.NEW_TOKENS
-    warmup: int = latency.WARMUP_RUNS
-    runs: int = latency.TIMED_RUNS
+    new_tokens: int = NEW_TOKENS
+    warmup: int = WARMUP_RUNS
+    runs: int = TIMED_RUNS
     quick: bool = False
     random_weights: bool = False
     num_layers: int | None = None

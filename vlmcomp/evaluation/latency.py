@@ -13,6 +13,7 @@ import torch
 
 from vlmcomp.compression.size import decode_bytes_and_params
 from vlmcomp.data import task_registry, tasks
+from vlmcomp.evaluation.config import NEW_TOKENS, TIMED_RUNS, WARMUP_RUNS
 from vlmcomp.evaluation.roofline import measure_bandwidth, measure_flops
 from vlmcomp.feedback import Progress
 from vlmcomp.models.vlm import VLM
@@ -22,9 +23,6 @@ from vlmcomp.runtime.device import synchronize
 from vlmcomp.runtime.engine import Engine
 
 TASK = "shapes-vqa"
-NEW_TOKENS = 32
-WARMUP_RUNS = 2
-TIMED_RUNS = 10
 BATCH_SIZES = (4, 8)  # besides 1
 _BATCH_RUNS = 3
 
