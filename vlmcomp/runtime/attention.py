@@ -19,6 +19,7 @@ from transformers import AttentionInterface, PreTrainedConfig
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from vlmcomp.runtime import autotune
+from vlmcomp.runtime import triton as kernels
 from vlmcomp.runtime.linear import gpu as gpu_linear
 
 # Names of attention functions, as in a config's ``_attn_implementation``.
@@ -129,9 +130,7 @@ def _triton_attention(
     single_query = query.shape[0] == query.shape[2] == 1
     if not single_query or attention_mask is None or attention_mask.shape[-2] != 1 or _has_unsupported(kwargs):
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
-    from vlmcomp.runtime.triton import attention as triton_attention  # systems without a GPU may lack Triton
-
-    output = triton_attention.flash_decode(query, key, value, attention_mask, _scale(query, scaling))
+    output = kernels.attention.flash_decode(query, key, value, attention_mask, _scale(query, scaling))
     return output.transpose(1, 2).contiguous(), None
 
 

@@ -1,7 +1,9 @@
 """A traced graph of aten operators as TorchScript, which runs it without Python.
 
 PyTorch deprecates TorchScript since 2.10. It stays the first choice on a CPU as long as no maintained replacement is as
-fast: on the bundled models, replaying the same graph from Python (``fx_replay``) takes 1.3 to 2.3 times as long.
+fast without a compiler. Replaying the same graph from Python (``fx_replay``, the fallback) takes 1.3 to 2.3 times as
+long on the bundled models. ``torch.export`` offers such a replay too, AOTInductor, which needs a C++ compiler on
+the user's machine, or the runtime nativert, which PyTorch 2.13 cannot construct from Python.
 """
 
 from __future__ import annotations

@@ -19,11 +19,11 @@ from torch import nn
 
 from vlmcomp.compression.quantization import torchao as torchao_tensors
 from vlmcomp.feedback import error_summary
+from vlmcomp.runtime import triton as kernels
 from vlmcomp.runtime.device import device_context
 from vlmcomp.runtime.linear.fused import FusedLinear, PackedMatmul, QuantizedFusedLinear
 from vlmcomp.runtime.linear.replacement import ReplacementLinear
 
-# Modules of Triton kernels are imported where they are used: systems without a GPU may lack Triton.
 Nf4T = TypeVar("Nf4T", bound="Nf4Linear")
 _log = logging.getLogger(__name__)
 MAX_GEMV_TOKENS = 8  # the kernels read the weights for each token; more tokens use dequantized weights
@@ -40,12 +40,10 @@ def triton_available(device: torch.device) -> bool:
 def _triton_runs(device: torch.device, process: int) -> bool:
     """Result of a trial, once a process: on ZeroGPU the workers have a GPU that their parent lacks."""
     try:
-        from vlmcomp.runtime.triton.gemv import multiply_int8
-
         with device_context(device):
             qweight = torch.full((4, 64), 129, dtype=torch.uint8, device=device)
             ones = torch.ones(4, 64, device=device)
-            return bool((multiply_int8(ones[:1], qweight, ones[:, 0]) == 64).all())
+            return bool((kernels.gemv.multiply_int8(ones[:1], qweight, ones[:, 0]) == 64).all())
     except Exception as error:  # of Triton, of a C compiler, of CUDA
         _log.warning("Triton's kernels do not run here, the libraries' own do instead: %s", error_summary(error))
         return False
@@ -80,14 +78,10 @@ class Int8Gemv(_WeightOnlyMatmul):
         return self.packed.view(torch.int8) ^ -128
 
     def gemv(self, tokens: torch.Tensor) -> torch.Tensor:
-        from vlmcomp.runtime.triton.gemv import multiply_int8
-
-        return multiply_int8(tokens, self.packed, self.scale)
+        return kernels.gemv.multiply_int8(tokens, self.packed, self.scale)
 
     def dequantize(self, dtype: torch.dtype) -> torch.Tensor:
-        from vlmcomp.runtime.triton.gemv import dequantize_int8
-
-        return dequantize_int8(self.packed, self.scale, dtype)
+        return kernels.gemv.dequantize_int8(self.packed, self.scale, dtype)
 
 
 class Int4Gemv(_WeightOnlyMatmul):
@@ -104,19 +98,14 @@ class Int4Gemv(_WeightOnlyMatmul):
 
     def qweight(self) -> torch.Tensor:
         """The quantized weights (out, in) from 0 to 15, exactly."""
-        from vlmcomp.runtime.triton.gemv_int4 import unpack_int4
-
-        return unpack_int4(self.packed)
+        return kernels.gemv_int4.unpack_int4(self.packed)
 
     def gemv(self, tokens: torch.Tensor) -> torch.Tensor:
-        from vlmcomp.runtime.triton.gemv_int4 import deinterleave, multiply_int4
-
-        return multiply_int4(deinterleave(tokens, torchao_tensors.GROUP_SIZE // 2), self.packed, self.scales)
+        activations = kernels.gemv_int4.deinterleave(tokens, torchao_tensors.GROUP_SIZE // 2)
+        return kernels.gemv_int4.multiply_int4(activations, self.packed, self.scales)
 
     def dequantize(self, dtype: torch.dtype) -> torch.Tensor:
-        from vlmcomp.runtime.triton.gemv_int4 import dequantize_int4
-
-        return dequantize_int4(self.packed, self.scales, dtype)
+        return kernels.gemv_int4.dequantize_int4(self.packed, self.scales, dtype)
 
 
 class DenseGemv(PackedMatmul):
@@ -130,9 +119,7 @@ class DenseGemv(PackedMatmul):
         return cls(*(weight for (weight,) in weights))
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        from vlmcomp.runtime.triton.gemv import multiply_dense
-
-        return multiply_dense(x.reshape(-1, x.shape[-1]), self.weights).view(*x.shape[:-1], -1)
+        return kernels.gemv.multiply_dense(x.reshape(-1, x.shape[-1]), self.weights).view(*x.shape[:-1], -1)
 
 
 class DenseLinear(FusedLinear):
@@ -151,19 +138,15 @@ class TorchaoInt4Linear(QuantizedFusedLinear):
 
     @torch.no_grad()
     def release_weight(self) -> tuple[torch.Tensor, ...]:
-        from vlmcomp.runtime.triton.gemv_int4 import pack_int4, pack_scales_and_zeros
-
         weight: Any = self.weight
         self.weight = nn.Parameter(weight.to("meta"), requires_grad=False)
-        packed = pack_int4(torchao_tensors.unpack_int4(weight))
-        return packed, pack_scales_and_zeros(weight.scale.t(), weight.zero_point.t())
+        packed = kernels.gemv_int4.pack_int4(torchao_tensors.unpack_int4(weight))
+        return packed, kernels.gemv_int4.pack_scales_and_zeros(weight.scale.t(), weight.zero_point.t())
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        from vlmcomp.runtime.triton.gemv_int4 import unpack_scales_and_zeros
-
         matmul: Any = self.projection.matmul
-        scale, zero = unpack_scales_and_zeros(matmul.scales[self.columns])
+        scale, zero = kernels.gemv_int4.unpack_scales_and_zeros(matmul.scales[self.columns])
         destination[f"{prefix}weight"] = torchao_tensors.make_int4(self.qweight().int(), scale, zero)
 
 
@@ -201,10 +184,9 @@ class Nf4Linear(ReplacementLinear, bnb.nn.Linear4bit):
         return new
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        from vlmcomp.runtime.triton.gemv_int4 import deinterleave, multiply_nf4
-
         tokens = x.reshape(-1, x.shape[-1])
         if len(tokens) > MAX_GEMV_TOKENS:
             return super().forward(x)
-        y = multiply_nf4(deinterleave(tokens, 1), self.packed, self.quant_tensors).view(*x.shape[:-1], -1)
+        activations = kernels.gemv_int4.deinterleave(tokens, 1)
+        y = kernels.gemv_int4.multiply_nf4(activations, self.packed, self.quant_tensors).view(*x.shape[:-1], -1)
         return y if self.bias is None else y + self.bias
