@@ -17,15 +17,19 @@ def _attend_part(
 ):  # fmt: skip
     """One head's attention to ``SLOTS`` slots: the weighted sum of the values, the sum of the weights, and the largest
     logit. ``*_POW2`` are the widths rounded up to a power of two."""
-    head, part = tl.program_id(0), tl.program_id(1)
+    head = tl.program_id(0)
+    part = tl.program_id(1)
     partial = head * tl.num_programs(1) + part
     slot = part * SLOTS + tl.arange(0, SLOTS)
-    key_dim, value_dim = tl.arange(0, KEY_POW2), tl.arange(0, VALUE_POW2)
-    in_key, in_value = key_dim < KEY_DIM, value_dim < VALUE_DIM
+    key_dim = tl.arange(0, KEY_POW2)
+    value_dim = tl.arange(0, VALUE_POW2)
+    in_key = key_dim < KEY_DIM
+    in_value = value_dim < VALUE_DIM
     bias = tl.load(mask + slot, mask=slot < slots, other=float("-inf")).to(tl.float32)
     visible = bias > float("-inf")
     row = (head // heads_per_kv).to(tl.int64) * slots + slot
-    key_mask, value_mask = visible[:, None] & in_key[None, :], visible[:, None] & in_value[None, :]
+    key_mask = visible[:, None] & in_key[None, :]
+    value_mask = visible[:, None] & in_value[None, :]
     key = tl.load(keys + row[:, None] * KEY_DIM + key_dim[None, :], mask=key_mask, other=0.0)
     value = tl.load(values + row[:, None] * VALUE_DIM + value_dim[None, :], mask=value_mask, other=0.0)
     scaled_query = tl.load(query + head * KEY_DIM + key_dim, mask=in_key, other=0.0).to(tl.float32) * scale
@@ -44,8 +48,11 @@ def _combine_parts(
     VALUE_DIM: tl.constexpr, VALUE_POW2: tl.constexpr, PARTS_POW2: tl.constexpr,
 ):  # fmt: skip
     """One head's attention output from its parts."""
-    head, part, value_dim = tl.program_id(0), tl.arange(0, PARTS_POW2), tl.arange(0, VALUE_POW2)
-    in_value, partial = value_dim < VALUE_DIM, head * parts + part
+    head = tl.program_id(0)
+    part = tl.arange(0, PARTS_POW2)
+    value_dim = tl.arange(0, VALUE_POW2)
+    in_value = value_dim < VALUE_DIM
+    partial = head * parts + part
     maximum = tl.load(maxima + partial, mask=part < parts, other=float("-inf"))
     visible = maximum > float("-inf")
     sum_mask = visible[:, None] & in_value[None, :]
@@ -71,8 +78,11 @@ def flash_decode(
         mask: (..., slots), added to the logits.
         scale: factor of the logits.
     """
-    heads, (slots, key_dim), value_dim = query.shape[1], keys.shape[2:], values.shape[3]
-    key_pow2, value_pow2 = triton.next_power_of_2(key_dim), triton.next_power_of_2(value_dim)
+    heads = query.shape[1]
+    (slots, key_dim) = keys.shape[2:]
+    value_dim = values.shape[3]
+    key_pow2 = triton.next_power_of_2(key_dim)
+    value_pow2 = triton.next_power_of_2(value_dim)
     slots_per_part = _KEY_ELEMENTS // key_pow2
     parts = triton.cdiv(slots, slots_per_part)
     sums = torch.empty(heads, parts, value_dim, dtype=torch.float32, device=query.device)

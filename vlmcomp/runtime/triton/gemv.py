@@ -24,7 +24,8 @@ class KernelConfig(NamedTuple):
 
 
 # The fastest of some twenty for the layers of 7 B models on an H200.
-DENSE, INT8 = KernelConfig(2, 2048, 8, 1), KernelConfig(4, 512, 1, 4)
+DENSE = KernelConfig(2, 2048, 8, 1)
+INT8 = KernelConfig(4, 512, 1, 4)
 COMPILED = tl.constexpr(not triton.knobs.runtime.interpret)  # Triton's interpreter knows no assembler
 
 
@@ -55,12 +56,16 @@ def _multiply_dense(
 ):  # fmt: skip
     """One token times ``ROWS`` rows of weights (outputs, inputs) in three tensors: rows from ``second_start`` and
     ``third_start`` on are in the second and third."""
-    token, row = tl.program_id(0) % tokens, tl.program_id(0) // tokens * ROWS
-    weights, start = first, 0
+    token = tl.program_id(0) % tokens
+    row = tl.program_id(0) // tokens * ROWS
+    weights = first
+    start = 0
     if row >= second_start:
-        weights, start = second, second_start
+        weights = second
+        start = second_start
     if row >= third_start:
-        weights, start = third, third_start
+        weights = third
+        start = third_start
     rows = row + tl.arange(0, ROWS)
     row_mask = rows < outputs
     pointers = weights + (rows - start).to(tl.int64)[:, None] * INPUTS
@@ -80,10 +85,12 @@ def _multiply_int8(
     INPUTS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """One token times ``ROWS`` rows of INT8 weights around 128 with a ``scale`` a row."""
-    token, rows = tl.program_id(0) % tokens, tl.program_id(0) // tokens * ROWS + tl.arange(0, ROWS)
+    token = tl.program_id(0) % tokens
+    rows = tl.program_id(0) // tokens * ROWS + tl.arange(0, ROWS)
     row_mask = rows < outputs
     pointers = packed + rows.to(tl.int64)[:, None] * INPUTS
-    total, x_sum = tl.zeros((ROWS, COLUMNS), tl.float32), tl.zeros((COLUMNS,), tl.float32)
+    total = tl.zeros((ROWS, COLUMNS), tl.float32)
+    x_sum = tl.zeros((COLUMNS,), tl.float32)
     for begin in tl.range(0, INPUTS, COLUMNS, num_stages=STAGES):
         columns = begin + tl.arange(0, COLUMNS)
         column_mask = columns < INPUTS
@@ -99,8 +106,10 @@ def _multiply_int8(
 @triton.jit
 def _unpack_int8(packed, scale, y, INPUTS: tl.constexpr, COLUMNS: tl.constexpr):
     """Dequantize a part of a row of INT8 weights."""
-    row, columns = tl.program_id(0).to(tl.int64), tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
-    column_mask, index = columns < INPUTS, row * INPUTS + columns
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    column_mask = columns < INPUTS
+    index = row * INPUTS + columns
     values = (tl.load(packed + index, mask=column_mask, other=0).to(tl.float32) - 128) * tl.load(scale + row)
     tl.store(y + index, values.to(y.dtype.element_ty), mask=column_mask)
 
@@ -130,7 +139,9 @@ def multiply_dense(x: torch.Tensor, weights: Sequence[torch.Tensor]) -> torch.Te
     """``x`` (N, in) times up to three matrices (out, in) with even numbers of outputs: (N, sum of out), summed in
     float32."""
     first, second, third = [*weights, *[weights[-1]] * (3 - len(weights))]
-    second_start, third_start, outputs = len(first), len(first) + len(second), sum(map(len, weights))
+    second_start = len(first)
+    third_start = len(first) + len(second)
+    outputs = sum(map(len, weights))
     pointers = first, second, third, second_start, third_start if len(weights) > 2 else outputs
     return launch(_multiply_dense, DENSE, x, outputs, *pointers, INPUTS=x.shape[1], COLUMNS=DENSE.inputs)
 
@@ -153,6 +164,7 @@ multiply_int8.register_fake(fake_matmul)
 
 def dequantize_int8(packed: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """The weights (out, in) in ``dtype``."""
-    y, (outputs, inputs) = torch.empty_like(packed, dtype=dtype), packed.shape
+    y = torch.empty_like(packed, dtype=dtype)
+    (outputs, inputs) = packed.shape
     _unpack_int8[outputs, triton.cdiv(inputs, 1024)](packed, scale, y, INPUTS=inputs, COLUMNS=1024)
     return y

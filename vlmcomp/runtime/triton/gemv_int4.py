@@ -11,8 +11,10 @@ import triton.language as tl
 from vlmcomp.compression.quantization.torchao import GROUP_SIZE
 from vlmcomp.runtime.triton.gemv import COMPILED, KernelConfig, fake_matmul, launch
 
-NF4_BLOCK, NF4_SCALES = 64, 256  # weights that share a scale, and scales that share theirs
-INT4, NF4 = KernelConfig(8, 1024, 2, 3), KernelConfig(8, 1024, 4, 1)
+NF4_BLOCK = 64  # weights that share a scale, and scales that share theirs
+NF4_SCALES = 256
+INT4 = KernelConfig(8, 1024, 2, 3)
+NF4 = KernelConfig(8, 1024, 4, 1)
 
 
 @triton.jit
@@ -42,7 +44,8 @@ def _halves_to_float(packed):
         )
     else:
         wide = packed.to(tl.int32)
-        low, high = (wide & 15) << 12 | 0x3F800000, (wide & 240) << 8 | 0x3F800000
+        low = (wide & 15) << 12 | 0x3F800000
+        high = (wide & 240) << 8 | 0x3F800000
         return low.to(tl.float32, bitcast=True), high.to(tl.float32, bitcast=True)
 
 
@@ -53,13 +56,17 @@ def _multiply_int4(
 ):  # fmt: skip
     """One token times ``ROWS`` rows of INT4 weights. A byte contains an input of its group's first half (low) and one
     of its second; the token's first halves of all groups come before its second ones."""
-    token, rows = tl.program_id(0) % tokens, tl.program_id(0) // tokens * ROWS + tl.arange(0, ROWS)
+    token = tl.program_id(0) % tokens
+    rows = tl.program_id(0) // tokens * ROWS + tl.arange(0, ROWS)
     BYTES: tl.constexpr = ALL * HALF
-    row_mask, first = rows < outputs, x + token * 2 * BYTES
-    pointers, of_row = pairs + rows.to(tl.int64)[:, None] * BYTES, scales + rows.to(tl.int64)[:, None] * ALL
+    row_mask = rows < outputs
+    first = x + token * 2 * BYTES
+    pointers = pairs + rows.to(tl.int64)[:, None] * BYTES
+    of_row = scales + rows.to(tl.int64)[:, None] * ALL
     total = tl.zeros((ROWS, GROUPS), tl.float32)
     for start in tl.range(0, ALL, GROUPS, num_stages=STAGES):
-        column, group = start * HALF + tl.arange(0, GROUPS * HALF), start + tl.arange(0, GROUPS)
+        column = start * HALF + tl.arange(0, GROUPS * HALF)
+        group = start + tl.arange(0, GROUPS)
         mask = column < BYTES
         low = tl.load(first + column, mask=mask, other=0.0).to(tl.float32)
         high = tl.load(first + BYTES + column, mask=mask, other=0.0).to(tl.float32)
@@ -88,10 +95,13 @@ def _multiply_nf4(
     """One token times ``ROWS`` rows of bitsandbytes' NF4 weights. A byte contains two neighbors, the first one high;
     the token's even inputs come before its odd ones. The scale of a block is one of ``scale_levels`` times a factor
     that ``SCALES`` blocks share, plus ``shift``."""
-    token, rows = tl.program_id(0) % tokens, tl.program_id(0) // tokens * ROWS + tl.arange(0, ROWS)
-    row_mask, within = rows < outputs, tl.arange(0, HALF)
+    token = tl.program_id(0) % tokens
+    rows = tl.program_id(0) // tokens * ROWS + tl.arange(0, ROWS)
+    row_mask = rows < outputs
+    within = tl.arange(0, HALF)
     total = tl.zeros((ROWS, STEP), tl.float32)
-    first, least = x + token * BLOCKS * 2 * HALF, tl.load(shift)
+    first = x + token * BLOCKS * 2 * HALF
+    least = tl.load(shift)
     for start in tl.range(0, BLOCKS, STEP, num_stages=STAGES):
         block = start + tl.arange(0, STEP)
         mask = block < BLOCKS
@@ -112,7 +122,8 @@ def _multiply_nf4(
 @triton.jit
 def _unpack_int4(pairs, scales, y, count, HALF: tl.constexpr, GROUPS: tl.constexpr):
     """Dequantize ``GROUPS`` groups of INT4 weights."""
-    group, within = tl.program_id(0).to(tl.int64) * GROUPS + tl.arange(0, GROUPS), tl.arange(0, HALF)
+    group = tl.program_id(0).to(tl.int64) * GROUPS + tl.arange(0, GROUPS)
+    within = tl.arange(0, HALF)
     mask = group < count
     byte = tl.load(pairs + group[:, None] * HALF + within[None, :], mask=mask[:, None], other=0)
     size, shift = _scale_and_zero(tl.load(scales + group, mask=mask, other=0))
@@ -150,7 +161,8 @@ multiply_nf4.register_fake(fake_matmul)
 
 def dequantize_int4(pairs: torch.Tensor, scales: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """The weights (out, in) in ``dtype``."""
-    y, count = torch.empty(len(pairs), 2 * pairs.shape[1], dtype=dtype, device=pairs.device), scales.numel()
+    y = torch.empty(len(pairs), 2 * pairs.shape[1], dtype=dtype, device=pairs.device)
+    count = scales.numel()
     _unpack_int4[(triton.cdiv(count, 32),)](pairs, scales, y, count, HALF=GROUP_SIZE // 2, GROUPS=32)
     return y
 
