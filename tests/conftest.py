@@ -31,24 +31,33 @@ from vlmcomp.models import registry
 from vlmcomp.recipe import Recipe
 
 
+def _calibrate_by_few_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = registry.get_model_spec(registry.DEFAULT_MODEL)
+    monkeypatch.setitem(registry.MODELS, entry.name, replace(entry, num_calibration_samples=64))
+
+
 @cache
 def _build(text: str):
     from vlmcomp.compression.pipeline import compress
 
-    return compress(Recipe.parse(text), device="cpu")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        _calibrate_by_few_samples(monkeypatch)
+        return compress(Recipe.parse(text), device="cpu")
 
 
 @pytest.fixture(scope="session")
 def built() -> Callable:
-    """``built("llava-shapes/int8")``: that recipe in memory, made once. Tests do not change what they get."""
+    """``built("llava-shapes/int8")``: that recipe in memory, made once and pruned by few samples.
+
+    Tests do not change what they get, but they ask it questions, by which libraries repack weights.
+    """
     return _build
 
 
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """The embedded model is pruned by few samples, for what is true of any number of them."""
-    entry = registry.get_model_spec(registry.DEFAULT_MODEL)
-    monkeypatch.setitem(registry.MODELS, entry.name, replace(entry, num_calibration_samples=64))
+    _calibrate_by_few_samples(monkeypatch)
 
 
 @pytest.fixture(scope="session")
