@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -48,6 +49,14 @@ def start(root: Path, *recipes: Recipe, config: BenchmarkConfig = CONFIG, **opti
     return subprocess.Popen(order, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a finished sweep of FP16. Tests that write work in a copy."""
+    root = tmp_path_factory.mktemp("finished")
+    sweep.run([FP16], CONFIG, root=root, log=lambda line: None)
+    return root
+
+
 def partial(root: Path) -> list[Path]:
     return list(root.rglob(".*.partial"))
 
@@ -83,9 +92,8 @@ def test_logged_answers_are_reused(tmp_path: Path, built) -> None:
     assert fractions == [1.0] and len(log.batches) == 3
 
 
-def test_a_killed_sweep_loses_the_batch_in_flight_alone(tmp_path: Path) -> None:
-    whole = tmp_path / "whole"
-    (uncut,) = sweep.run([FP16], CONFIG, root=whole, log=lambda line: None)
+def test_a_killed_sweep_loses_the_batch_in_flight_alone(tmp_path: Path, finished: Path) -> None:
+    (uncut,) = store.load_all(finished)
     killed = tmp_path / "killed"
     process = start(killed, FP16)
     until = time.monotonic() + 300
@@ -102,7 +110,7 @@ def test_a_killed_sweep_loses_the_batch_in_flight_alone(tmp_path: Path) -> None:
     path.write_text("\n".join([head, *map(json.dumps, logged), '[{"torn']))
     (resumed,) = sweep.run([FP16], CONFIG, root=killed, log=lambda line: None)
     rows, uncut_rows = (
-        store.load_predictions(r, root)["shapes-vqa"] for r, root in ((resumed, killed), (uncut, whole))
+        store.load_predictions(r, root)["shapes-vqa"] for r, root in ((resumed, killed), (uncut, finished))
     )
     assert rows[0]["answer"] == "as recorded" and rows[1:] == uncut_rows[1:]
     assert not partial(killed)
@@ -118,8 +126,8 @@ def test_two_sweeps_on_one_folder_share_the_work(tmp_path: Path) -> None:
     assert all(r.error is None for r in store.load_all(tmp_path)) and not partial(tmp_path)
 
 
-def test_a_full_disk_is_reported_in_a_sentence_and_is_no_failure_of_the_recipe(tmp_path: Path) -> None:
-    sweep.run([FP16], replace(CONFIG, num_samples=4), root=tmp_path, log=lambda line: None)
+def test_a_full_disk_is_reported_in_a_sentence_and_is_no_failure_of_the_recipe(tmp_path: Path, finished: Path) -> None:
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     before = {f: f.read_bytes() for f in tmp_path.rglob("[!.]*") if f.is_file()}
     limit = 3_000_000  # bytes of any file: the checkpoint is larger
     process = start(tmp_path, INT8, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
@@ -128,8 +136,8 @@ def test_a_full_disk_is_reported_in_a_sentence_and_is_no_failure_of_the_recipe(t
     assert {f: f.read_bytes() for f in tmp_path.rglob("[!.]*") if f.is_file()} == before
 
 
-def test_saving_to_a_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
-    sweep.run([FP16], replace(CONFIG, num_samples=4), root=tmp_path, log=lambda line: None)
+def test_saving_to_a_full_disk_leaves_what_was_there(tmp_path: Path, finished: Path) -> None:
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     before = {f: f.read_bytes() for f in tmp_path.rglob("*") if f.is_file()}
     code = (
         "import resource, sys; from pathlib import Path; from vlmcomp.results import store\n"
@@ -142,13 +150,13 @@ def test_saving_to_a_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
     assert {f: f.read_bytes() for f in tmp_path.rglob("*") if f.is_file()} == before
 
 
-def test_a_quick_sweep_reuses_the_report_of_more_questions(tmp_path: Path) -> None:
-    (report,) = sweep.run([FP16], replace(CONFIG, num_samples=8), root=tmp_path, log=lambda line: None)
-    file = store.report_path(SLUG, FP16, tmp_path)
-    quick = replace(CONFIG, num_samples=4, quick=True)
+def test_a_quick_sweep_reuses_the_report_of_more_questions(finished: Path) -> None:
+    (report,) = store.load_all(finished)
+    file = store.report_path(SLUG, FP16, finished)
+    quick = replace(CONFIG, num_samples=CONFIG.num_samples - 1, quick=True)
     assert sweep.load_if_complete(file, quick) == report
     assert sweep.load_if_complete(file, replace(quick, quick=False)) is None
-    assert sweep.load_if_complete(file, replace(quick, num_samples=9)) is None
+    assert sweep.load_if_complete(file, replace(quick, num_samples=CONFIG.num_samples + 1)) is None
 
 
 @pytest.mark.parametrize("changed", [0.02, 0.1])
