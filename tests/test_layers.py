@@ -1,8 +1,9 @@
-"""The layers: a package imports only from the layers below its own, imports inside functions included."""
+"""The layers: a package imports only from the layers below its own, imports inside functions and by name included."""
 
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -37,6 +38,9 @@ WITHOUT_TORCH = (
     "api.results",
 )
 MODULES = sorted((ROOT / "vlmcomp").rglob("*.py"))
+BY_NAME = re.compile(
+    r"vlmcomp\.([\w.]+)(?::(\w+))?"
+)  # a module, or a function of one, that is imported when it is used
 HEAVY = ("torch", "transformers", "bitsandbytes", "torchao", "accelerate")
 
 
@@ -61,6 +65,9 @@ def imports_of(path: Path) -> set[str]:
                 for alias in node.names:
                     full = f"{base}.{alias.name}".strip(".")
                     found.add(full if full in NAMES else base)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            match = BY_NAME.fullmatch(node.value)
+            found |= {match[1]} & NAMES if match else set()
         elif isinstance(node, ast.Import):
             found |= {a.name.partition(".")[2] for a in node.names if package_of(a.name) == "vlmcomp"}
     return found
@@ -80,6 +87,29 @@ def test_imports_point_down(path: Path) -> None:
         assert other == me or LAYER_OF[other] < LAYER_OF[me] or (other == "" and me != ""), (
             f"{name_of(path)} (layer {LAYER_OF[me]}) imports {other} (layer {LAYER_OF[other]})"
         )
+
+
+def test_what_is_imported_by_name_exists() -> None:
+    """A string ``vlmcomp.module:function`` names a function of that module."""
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            value = node.value if isinstance(node, ast.Constant) else None
+            match = BY_NAME.fullmatch(value) if isinstance(value, str) else None
+            if match and match[2]:
+                tree = ast.parse((ROOT / "vlmcomp" / f"{match[1].replace('.', '/')}.py").read_text(encoding="utf-8"))
+                assert match[2] in {n.name for n in tree.body if isinstance(n, ast.FunctionDef)}, f"{path}: {value}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_an_import_inside_a_function_says_why(path: Path) -> None:
+    """A comment stands on the line: imports are at the top, where a reader sees what a module needs."""
+    text = path.read_text(encoding="utf-8")
+    functions = [n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
+    inside = [node for function in functions for node in ast.walk(function) if isinstance(node, ast.ImportFrom)]
+    lines = text.splitlines()
+    for node in inside:
+        if package_of(node.module or "") == "vlmcomp":
+            assert "  # " in lines[node.lineno - 1], f"{name_of(path)}, line {node.lineno}"
 
 
 def test_no_circle_between_modules() -> None:

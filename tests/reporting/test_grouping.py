@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from tests.support import made_reports as made
-from vlmcomp.cli import compress, generated_docs
+from vlmcomp.cli import generated_docs
+from vlmcomp.cli.commands import compress
 from vlmcomp.recipe import Recipe
 from vlmcomp.reporting import grouping, results_tables
 from vlmcomp.results.schema import Report

@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from vlmcomp import files
+from vlmcomp.cli import size_tables
+from vlmcomp.compression import size_estimate
+from vlmcomp.experiments import decode_speed, pruning_cost, speed_tables, tables, trial_log
 from vlmcomp.models import registry
-from vlmcomp.reporting import claims, grid, results_tables
+from vlmcomp.reporting import claims, figures, figures_matplotlib, grid, results_tables
 from vlmcomp.reporting.grouping import PredictionLoader
 from vlmcomp.results import store
 from vlmcomp.results.schema import Report
@@ -89,12 +92,12 @@ def _render(document: Path, reports: Sequence[Report], root: Path) -> dict[Path,
     text = document.read_text(encoding="utf-8")
     try:
         new = update_blocks(text, reports, root)
-        figures = render_figures(new, reports, root)
+        pngs = render_figures(new, reports, root)
     except ValueError as error:
         raise ValueError(f"{document}: {error}") from None
-    if not figures and not _MARKER.search(text):
+    if not pngs and not _MARKER.search(text):
         return {}
-    plots = {document.parent / path: png for path, png in figures.items()}
+    plots = {document.parent / path: png for path, png in pngs.items()}
     return plots | {document: new.encode("utf-8")}
 
 
@@ -169,8 +172,6 @@ def render_figures(text: str, reports: Sequence[Report], root: Path) -> dict[str
     Raises:
         ValueError: a plot of something that was not measured.
     """
-    from vlmcomp.reporting import figures, figures_matplotlib
-
     names = "|".join(figures.NAMES)
     name_by_path = {match[0]: match[1] for match in re.finditer(rf"(?<=\]\()[\w./-]*?({names})\.png", text)}
     if not name_by_path:
@@ -198,15 +199,11 @@ def _headline(reports: Sequence[Report], load_predictions: PredictionLoader) -> 
 
 
 def _experiment_tables(root: Path) -> str:
-    from vlmcomp.experiments import pruning_cost, tables
-
     cost = pruning_cost.project_cost()
     return "\n\n".join(filter(None, (tables.render(log, cost, whole=False) for log in _trial_logs(root))))
 
 
 def _speed_tables(root: Path) -> str:
-    from vlmcomp.experiments import speed_tables, tables
-
     sections = []
     for log in _speed_logs(root):
         sections += [tables.caption(log), speed_tables.render_tables(log["cells"])]
@@ -215,8 +212,6 @@ def _speed_tables(root: Path) -> str:
 
 def _speed_summary(root: Path) -> str:
     """Real models first, then the large and the default one."""
-    from vlmcomp.experiments import speed_tables
-
     order = _models_of_speed()
     cells = [(log["hardware"]["name"], cell) for log in _speed_logs(root) for cell in log["cells"]]
     return speed_tables.render_summary(sorted(cells, key=lambda pair: order.index(pair[1]["step"])))
@@ -224,8 +219,6 @@ def _speed_summary(root: Path) -> str:
 
 def _models_of_speed() -> tuple[str, ...]:
     """The models whose speed the docs show; the tables of the others stand beside the results of the experiments."""
-    from vlmcomp.experiments import decode_speed
-
     return (*decode_speed.GPU_MODELS, decode_speed.LARGE_CPU_MODEL, registry.DEFAULT_MODEL)
 
 
@@ -239,13 +232,8 @@ def _speed_logs(root: Path) -> Iterator[dict[str, Any]]:
 
 def _trial_logs(root: Path) -> Iterator[dict[str, Any]]:
     """Every machine's results of experiments."""
-    from vlmcomp.experiments import trial_log
-
     return (trial_log.TrialLog(file).to_dict() for file in sorted(root.glob("*/pruning.json")))
 
 
 def _size_table() -> str:
-    from vlmcomp.cli import size_tables
-    from vlmcomp.compression import size_estimate
-
     return size_tables.render_summary(size_estimate.estimate_all())

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from vlmcomp.cli import benchmark, compress, deploy, extras, report
+from vlmcomp.cli import extras, subcommands
 from vlmcomp.cli.options import Subcommands
 
 EARLIER_NAMES = {"build": "compress", "study": "experiment"}  # of subcommands; still accepted
@@ -28,10 +28,9 @@ def make_parser() -> tuple[argparse.ArgumentParser, Subcommands]:
         description="Compress vision-language models and measure what it costs in quality, latency and size.",
         epilog="'vlmcomp COMMAND --help' describes the options of a command and shows an example.",
     )
-    subcommands = Subcommands(parser)
-    for module in (compress, benchmark, report, deploy):
-        module.add_subcommands(subcommands)
-    return parser, subcommands
+    added = Subcommands(parser)
+    subcommands.add_all(added)
+    return parser, added
 
 
 def _error_sentence(error: Exception) -> str:
@@ -59,6 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         words[0] = EARLIER_NAMES.get(words[0], words[0])
     try:
         args = make_parser()[0].parse_args(words)
+        for check in args.checks:
+            check(args)
         status = args.run(args) or 0
         sys.stdout.flush()
         return status

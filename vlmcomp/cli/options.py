@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from vlmcomp.results import store
@@ -15,6 +17,18 @@ Run = Callable[[argparse.Namespace], int | None]  # returns the exit status; Non
 RECIPE = "MODEL/STEPS+PRECISION, such as llava-shapes/heads25+glu30+int4"
 
 
+@dataclass(frozen=True)
+class LazyFunction:
+    """The function ``module:function``, whose module is imported when it is called: parsing needs neither torch nor
+    images."""
+
+    name: str
+
+    def __call__(self, args: argparse.Namespace) -> int | None:
+        module, _, function = self.name.partition(":")
+        return getattr(importlib.import_module(module), function)(args)
+
+
 class Subcommands:
     """The subcommands of a parser; ``parsers`` holds each by its name."""
 
@@ -22,14 +36,16 @@ class Subcommands:
         self._action = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
         self.parsers: dict[str, argparse.ArgumentParser] = {}
 
-    def add(self, name: str, run: Run, description: str, example: str) -> argparse.ArgumentParser:
+    def add(self, name: str, run: str, description: str, example: str, *checks: Run) -> argparse.ArgumentParser:
         """Adds a subcommand.
 
         Args:
             name: the word that follows ``vlmcomp``.
-            run: called with the parsed arguments.
+            run: ``module:function``, called with the parsed arguments.
             description: one line for the list of subcommands and for the subcommand's own help.
             example: arguments of an example call, shown below the subcommand's help.
+            checks: called with the parsed arguments before the module of ``run`` is imported; they raise
+                ``ValueError`` for what needs no torch to be refused.
         """
         sub = self._action.add_parser(
             name,
@@ -38,7 +54,7 @@ class Subcommands:
             epilog=f"example:\n  vlmcomp {name} {example}".rstrip(),
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        sub.set_defaults(run=run)
+        sub.set_defaults(run=LazyFunction(run), checks=checks)
         self.parsers[name] = sub
         return sub
 

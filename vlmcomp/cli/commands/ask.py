@@ -1,0 +1,35 @@
+"""``ask``: one question to a recipe or a checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from vlmcomp import hardware
+from vlmcomp.cli.options import stderr_progress
+from vlmcomp.compression import checkpoint, pipeline
+from vlmcomp.data.images import normalize_question, open_image
+from vlmcomp.models import registry
+from vlmcomp.recipe import Recipe
+from vlmcomp.runtime.engine import MAX_NEW_TOKENS, Engine
+
+
+def run(args: argparse.Namespace) -> None:
+    """Prints the answer to a question about an image; its speed goes to stderr."""
+    if not 1 <= args.max_new_tokens <= MAX_NEW_TOKENS:
+        raise ValueError(f"--max-new-tokens must be 1 to {MAX_NEW_TOKENS}")
+    image = open_image(args.image)
+    question = normalize_question(args.question)
+    folder = Path(args.recipe_or_folder)
+    recipe = None if folder.is_dir() else Recipe.parse(args.recipe_or_folder)
+    hardware.get_hardware(args.device)
+    if recipe is None:
+        vlm = checkpoint.load(folder, args.device)
+    else:
+        registry.validate_recipe(recipe)
+        vlm = pipeline.compress(recipe, device=args.device, source=args.source, progress=stderr_progress())
+    answer = Engine(vlm).generate(image, question, args.max_new_tokens)
+    print(answer.text)
+    speed = f"first token {answer.ttft_ms:.1f} ms, {answer.tokens_per_second:.1f} tokens/s"
+    print(f"{vlm.recipe} on {vlm.device.type}: {answer.new_tokens} tokens, {speed}", file=sys.stderr)
