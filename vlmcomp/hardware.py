@@ -83,7 +83,7 @@ def has_native_bfloat16() -> bool:
 
 def cpu_has(*features: str) -> bool:
     """Whether this CPU has any of ``features``, named as in ``torch.cpu``."""
-    from vlmcomp.private_ops import cpu_supports
+    from vlmcomp.private_ops import cpu_supports  # imports torch, which the rest of the machine's facts do not need
 
     return any(map(cpu_supports, features))
 

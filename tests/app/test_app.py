@@ -13,7 +13,7 @@ from tests.support.served import BLUE, QUESTION, app
 from vlmcomp.app import handlers, recommend_tab, results
 from vlmcomp.recipe import Recipe
 from vlmcomp.runtime.engine import Engine
-from vlmcomp.serving import backend, recorded
+from vlmcomp.serving import backend, recorded, recording
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,7 @@ def test_the_three_endpoints_are_named_and_say_what_they_take(client: Client) ->
 
 def test_where_nothing_runs_examples_are_answered_from_recordings(client: Client, built, monkeypatch, tmp_path) -> None:
     vlm = built("llava-shapes/fp16")
-    recorded.save(recorded.record_answers(Engine(vlm), rounds=1), "cpu", tmp_path)
+    recorded.save(recording.record_answers(Engine(vlm), rounds=1), "cpu", tmp_path)
     monkeypatch.setattr(recorded, "lookup", partial(recorded.lookup, root=tmp_path))
     monkeypatch.setattr(handlers, "backend", backend.RecordedBackend)
     asked = ["llava-shapes/fp16", "llava-shapes/int8"]

@@ -277,13 +277,6 @@ def test_one_bad_block_leaves_all_docs_unchanged(
     assert readme.read_text(encoding="utf-8") == before and page.read_text() == bad
 
 
-def test_the_command_line_starts_without_torch() -> None:
-    slow = {"torch", "transformers", "PIL", "numpy", "matplotlib", "plotly"}
-    code = f"import sys, vlmcomp.cli.main as m; m.make_parser(); sys.exit(' '.join({slow} & set(sys.modules)) or 0)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-
-
 def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path) -> None:
     for number in range(1, 90):
         store.save(made.report(f"llava-shapes/glu{number}+fp16"), None, tmp_path)

@@ -18,11 +18,12 @@ from PIL import Image
 from vlmcomp.recipe import Recipe
 from vlmcomp.runtime.engine import MAX_NEW_TOKENS, Engine
 from vlmcomp.runtime.weight_sharing import storage_bytes
-from vlmcomp.serving import backend, recorded
+from vlmcomp.serving import backend, recorded, recording
 from vlmcomp.serving.backend import HostResources, select_backend
 from vlmcomp.serving.local import LocalBackend
 from vlmcomp.serving.manager import ModelUnavailable
 from vlmcomp.serving.variant_cache import VariantCache
+from vlmcomp.serving.zerogpu import ZeroGpuBackend
 
 ROOT = Path(__file__).resolve().parents[2]
 WELL, SMALL, BARE = HostResources(True, 16 * 10**9), HostResources(True, 10**9), HostResources(False, 16 * 10**9)
@@ -61,10 +62,10 @@ def test_what_cannot_work_is_refused(environ: dict[str, str], says: str) -> None
 
 
 def test_every_backend_has_the_same_interface() -> None:
-    for kind in (LocalBackend, backend.RecordedBackend, backend.ZeroGpuBackend):
+    for kind in (LocalBackend, backend.RecordedBackend, ZeroGpuBackend):
         for name in ("stream", "weight_bytes", "loaded_models"):
             assert callable(getattr(kind, name))
-    assert {LocalBackend.name, backend.RecordedBackend.name, backend.ZeroGpuBackend.name} == set(backend.BACKEND_NAMES)
+    assert {LocalBackend.name, backend.RecordedBackend.name, ZeroGpuBackend.name} == set(backend.BACKEND_NAMES)
 
 
 def test_recorded_answers_run_nothing_and_need_no_torch() -> None:
@@ -98,7 +99,7 @@ def test_a_recorded_answer_is_found_by_pixels_and_question(tmp_path: Path) -> No
 
 
 def test_recorded_answers_are_those_of_the_model(built, tmp_path: Path) -> None:
-    rows = recorded.record_answers(Engine(built("llava-shapes/int8")), rounds=1)
+    rows = recording.record_answers(Engine(built("llava-shapes/int8")), rounds=1)
     recorded.save(rows, "cpu", tmp_path)
     for file, question in recorded.examples():
         with Image.open(file) as image:

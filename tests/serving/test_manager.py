@@ -46,7 +46,7 @@ def _alone(each: int) -> Callable[[int], Mapping[int, int]]:
 
 
 def _manager(build: Callable, memory_blocks: Callable, budget: int, **settings: object) -> ModelManager:
-    return ModelManager(build, memory_blocks, lambda: budget, **settings)
+    return ModelManager(build, memory_blocks, lambda: budget, release_memory=device.release_cached_memory, **settings)
 
 
 def _total(manager: ModelManager) -> int:

@@ -9,21 +9,23 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
 from vlmcomp import files
-from vlmcomp.compression import pipeline
+from vlmcomp.compression import checkpoint, pipeline
 from vlmcomp.compression.size import weight_bytes
 from vlmcomp.hardware import has_native_bfloat16
 from vlmcomp.models import registry
 from vlmcomp.models.vlm import VLM
 from vlmcomp.recipe import Recipe
 from vlmcomp.runtime.engine import Engine
-from vlmcomp.serving import variant_cache
-from vlmcomp.serving.variant_cache import CacheKey, VariantCache, cache_key, get_or_build
+from vlmcomp.serving import variant_cache, variants
+from vlmcomp.serving.variant_cache import CacheKey, VariantCache
+from vlmcomp.serving.variants import cache_key, get_or_build
 
 ROOT = Path(__file__).resolve().parents[2]
 INT8 = Recipe.parse("llava-shapes/int8")
@@ -49,6 +51,14 @@ def builds(monkeypatch: pytest.MonkeyPatch) -> list[Recipe]:
 
     monkeypatch.setattr(pipeline, "compress", counted)
     return done
+
+
+def _get(cache: VariantCache, key: CacheKey) -> VLM | None:
+    return cache.get(key, lambda folder: variants.load(folder, key, "cpu"), _silent)
+
+
+def _put(cache: VariantCache, key: CacheKey, vlm: VLM) -> None:
+    cache.put(key, partial(checkpoint.save, vlm), _silent)
 
 
 def _logits(vlm: VLM, sample: tuple) -> torch.Tensor:
@@ -128,14 +138,14 @@ def test_whatever_is_damaged_is_built_again(cache: VariantCache, builds: list, s
         damage(entry)
         assert torch.equal(_logits(get_or_build(INT8, "cpu", cache), samples[0]), wanted), name
         assert len(builds) == number, name
-        assert cache.get(cache_key(INT8, "cpu"), "cpu", _silent) is not None, name
+        assert _get(cache, cache_key(INT8, "cpu")) is not None, name
     assert len(cache.entries()) == 1
 
 
 def test_an_entry_that_is_whole_but_of_another_recipe_is_not_taken(cache: VariantCache, built) -> None:
     key = CacheKey(INT8, {"revision": None})
-    cache.put(key, built("llava-shapes/glu30+int8"), _silent)
-    assert cache.get(key, "cpu", _silent) is None and cache.entries() == []
+    _put(cache, key, built("llava-shapes/glu30+int8"))
+    assert _get(cache, key) is None and cache.entries() == []
 
 
 def test_everything_that_a_build_depends_on_is_in_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,24 +181,24 @@ def test_the_least_recently_used_goes_first_and_the_size_is_bounded(built, tmp_p
         [CacheKey(Recipe.parse("llava-shapes/glu30+int8"), {"revision": None, "n": n}) for n in range(4)],
     )
     first = VariantCache(tmp_path, 10**9)
-    first.put(keys[0], vlm, _silent)
+    _put(first, keys[0], vlm)
     ((_, size),) = first.entries()
     cache = VariantCache(tmp_path, 2 * size + size // 2)
-    cache.put(keys[1], vlm, _silent)
+    _put(cache, keys[1], vlm)
     os.utime(cache._entry(keys[0]) / "entry.json", (1, 1))
     os.utime(cache._entry(keys[1]) / "entry.json", (2, 2))
-    assert cache.get(keys[0], "cpu", _silent) is not None  # used: now the newest
-    cache.put(keys[2], vlm, _silent)
+    assert _get(cache, keys[0]) is not None  # used: now the newest
+    _put(cache, keys[2], vlm)
     assert {entry for entry, _ in cache.entries()} == {cache._entry(keys[0]), cache._entry(keys[2])}
     assert sum(size for _, size in cache.entries()) <= cache.limit_bytes
-    VariantCache(tmp_path, size - 1).put(keys[3], vlm, _silent)
+    _put(VariantCache(tmp_path, size - 1), keys[3], vlm)
     assert cache._entry(keys[3]) not in {entry for entry, _ in cache.entries()}
 
 
 _CHILD = """
 import sys, time
 from pathlib import Path
-from vlmcomp.serving import variant_cache
+from vlmcomp.serving import variant_cache, variants
 from vlmcomp.recipe import Recipe
 from vlmcomp.models.processor import ProcessorMixin
 
@@ -203,7 +213,7 @@ def progress(text, fraction):
 if sys.argv[2] == "write":
     ProcessorMixin.save_pretrained = hang  # the weights are written, the rest is not
 cache = variant_cache.VariantCache(Path(sys.argv[1]), 10**9)
-variant_cache.get_or_build(Recipe.parse("llava-shapes/int8"), "cpu", cache, progress)
+variants.get_or_build(Recipe.parse("llava-shapes/int8"), "cpu", cache, progress)
 """
 
 

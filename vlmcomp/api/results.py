@@ -14,6 +14,7 @@ from vlmcomp.reporting import recommend as recommendation
 from vlmcomp.reporting.comparison import PairedComparison
 from vlmcomp.reporting.recommend import Constraints, Recommendation
 from vlmcomp.reporting.statistics import Interval, speed_interval
+from vlmcomp.reporting.summary import summary
 from vlmcomp.results import store
 from vlmcomp.results.schema import Report
 
@@ -31,9 +32,7 @@ class BenchmarkResult:
     predictions: Mapping[str, store.Predictions]
 
     def __str__(self) -> str:
-        from vlmcomp.evaluation import sweep  # imports torch, which stored results do not need
-
-        return sweep.summary(self.report)
+        return summary(self.report)
 
 
 Measured: TypeAlias = "BenchmarkResult | Report | Recipe | str"

@@ -17,7 +17,7 @@ from vlmcomp.app.errors import user_errors
 from vlmcomp.app.events import NO_PROGRESS
 from vlmcomp.app.results import ResultFilter
 from vlmcomp.recipe import Recipe
-from vlmcomp.reporting import export
+from vlmcomp.reporting import export, figures_matplotlib
 from vlmcomp.reporting.figures import build_plots
 from vlmcomp.reporting.palette import COLORS
 from vlmcomp.reporting.recommend import parse_bytes, required_memory
@@ -191,8 +191,6 @@ def _with_baselines(shown: Sequence[Any]) -> list[Any]:
 
 def save_chart(kind: str, *chosen: Any) -> dict[str, str]:
     """The chart as a PNG or HTML file."""
-    from vlmcomp.reporting import figures_matplotlib as pictures
-
     view = read_filter(*chosen)
     selection = results.select(results.reports(), view)
     with user_errors():
@@ -202,7 +200,7 @@ def save_chart(kind: str, *chosen: Any) -> dict[str, str]:
         if made is None:
             raise ValueError("there is nothing to plot: no result matches the filters")
     type_ = {"png": "image/png", "html": "text/html"}[kind]
-    return _file(f"{name}.{kind}", type_, pictures.WRITERS[kind](made))
+    return _file(f"{name}.{kind}", type_, figures_matplotlib.WRITERS[kind](made))
 
 
 def _file(name: str, type_: str, content: bytes) -> dict[str, str]:

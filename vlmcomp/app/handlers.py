@@ -1,4 +1,4 @@
-"""What the app does, as plain functions without Gradio; torch is imported only inside the function that needs it."""
+"""What the app does, as plain functions without Gradio; torch is imported by the first live answer."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from vlmcomp.app import results
 from vlmcomp.app.charts import LiveMeasurement
 from vlmcomp.app.text_diff import same_words
 from vlmcomp.data.images import normalize_question, open_image
+from vlmcomp.data.questions import sample_question
+from vlmcomp.data.scenes import render_scene, sample_scene
 from vlmcomp.feedback import Progress, error_summary, format_bytes
 from vlmcomp.models import registry
 from vlmcomp.recipe import Recipe
@@ -239,9 +241,6 @@ def example(name: str | None) -> Example | None:
 
 def random_scene(seed: int | None = None) -> tuple[Image.Image, str, str]:
     """A random scene, a question about it, and the correct answer."""
-    from vlmcomp.data.questions import sample_question
-    from vlmcomp.data.scenes import render_scene, sample_scene
-
     rng = random.Random(seed)
     scene = sample_scene(rng)
     question = sample_question(rng, scene)

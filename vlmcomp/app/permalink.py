@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from vlmcomp.app import handlers, results
+from vlmcomp.data.images import normalize_question
 from vlmcomp.models import registry
 from vlmcomp.recipe import Recipe
 from vlmcomp.reporting.grouping import list_tasks
@@ -96,8 +97,6 @@ def _memory(text: str) -> str:
 
 
 def _question(text: str) -> str:
-    from vlmcomp.data.images import normalize_question
-
     return normalize_question(text)
 
 

@@ -26,7 +26,7 @@ DEFAULT_MEMORY = "8GB"
 
 def _size_estimate(model: str) -> Any:
     import_libraries()
-    from vlmcomp.compression import size_estimate
+    from vlmcomp.compression import size_estimate  # imports torch, which measured models do not need
 
     return size_estimate.estimate_by_recipe(model)
 

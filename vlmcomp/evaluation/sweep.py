@@ -32,8 +32,9 @@ from vlmcomp.evaluation.worker import EXIT_CANNOT_WRITE, PROGRESS_PREFIX
 from vlmcomp.feedback import Progress
 from vlmcomp.models import random_init, registry
 from vlmcomp.recipe import Recipe
+from vlmcomp.reporting.summary import summary
 from vlmcomp.results import provenance, store
-from vlmcomp.results.schema import Latency, Quality, Report
+from vlmcomp.results.schema import Latency, Report
 from vlmcomp.runtime.engine import Engine
 
 LineCallback = Callable[[str], None]
@@ -191,20 +192,6 @@ def _store_latency(report: Report, timings: Latency, config: BenchmarkConfig, ro
         updated = replace(stored, latency=timings, date=provenance.utc_timestamp())
         store.save(updated, store.load_predictions(stored, root), root)
     return updated
-
-
-def summary(report: Report) -> str:
-    """One line: the recipe's exact match by task, speed and size, or why it failed."""
-    if report.error is not None or report.latency is None or report.size is None:
-        return f"{report.recipe}: failed: {report.error}"
-    scores = ", ".join(map(_format_scores, report.quality.values())) or report.weights
-    speed = f"{report.latency.decode_ms_per_token_median:.3g} ms/token"
-    return f"{report.recipe}: {scores}, {speed}, {report.size.total_bytes / 1e6:.4g} MB"
-
-
-def _format_scores(quality: Quality) -> str:
-    vqa = "" if quality.vqa_accuracy is None else f" (VQA accuracy {100 * quality.vqa_accuracy:.1f} %)"
-    return f"{quality.task} {100 * quality.exact_match:.1f} %{vqa}"
 
 
 def load_if_complete(path: Path, config: BenchmarkConfig) -> Report | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,14 @@ def synchronize(device: str | torch.device) -> None:
     if torch.device(device).type == "cuda":
         with cuda_lock:
             torch.cuda.synchronize(device)
+
+
+def release_cached_memory() -> None:
+    """Return the memory of models that nothing refers to; modules refer to themselves, hence the garbage collection."""
+    gc.collect()
+    if torch.cuda.is_available():
+        with cuda_lock:
+            torch.cuda.empty_cache()
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from vlmcomp.runtime.device import device_context, synchronize
 from vlmcomp.runtime.generation import GreedyGenerator, TokenCallback
 from vlmcomp.runtime.linear import dispatch
 from vlmcomp.runtime.vision_cache import VisionCache
+from vlmcomp.runtime.vision_tower import use_vision_cache
 
 MAX_NEW_TOKENS = 256
 
@@ -169,7 +170,7 @@ class _Request:
         on_token: TokenCallback,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        vision_context = self.vision_cache.use_for(self.vlm) if self.vision_cache else None
+        vision_context = use_vision_cache(self.vlm, self.vision_cache) if self.vision_cache else None
         self.generator.generate(self.inputs, max_new_tokens, min_new_tokens, on_token, should_stop, vision_context)
 
     def answer(self, finished: bool) -> Answer:

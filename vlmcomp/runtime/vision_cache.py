@@ -1,17 +1,14 @@
-"""One vision tower pass over an image for all variants of a model, since no recipe changes the tower."""
+"""The output of one vision tower pass over an image, for all variants of a model, since no recipe changes the tower."""
 
 from __future__ import annotations
 
 import copy
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     import torch
 
-    from vlmcomp.models.vlm import VLM
+TowerKey: TypeAlias = "tuple[str, str, torch.device]"  # model, compute dtype, device
 
 
 class VisionCache:
@@ -23,48 +20,31 @@ class VisionCache:
 
     def __init__(self) -> None:
         self.saved_seconds = 0.0
-        self._tower_key: tuple[str, str, torch.device] | None = None  # model, compute dtype, device
+        self._tower: TowerKey | None = None
         self._inputs: tuple[Any, ...] = ()
         self._output: Any = None
         self._tower_seconds = 0.0
 
-    @contextmanager
-    def use_for(self, vlm: VLM) -> Iterator[None]:
-        """Inside the context, reuse the tower output of another variant of ``vlm`` for the same pixels.
+    def get(self, tower: TowerKey, inputs: tuple[Any, ...]) -> Any:
+        """The output of ``tower`` for equal inputs, and sets ``saved_seconds``; None if it is not the stored one."""
+        if self._tower != tower or not _same_inputs(inputs, self._inputs):
+            return None
+        self.saved_seconds = self._tower_seconds
+        return copy.copy(self._output)  # families set attributes on it
 
-        The caller has ``vlm`` for itself meanwhile.
+    def put(self, tower: TowerKey, inputs: tuple[Any, ...], output: Any, seconds: float) -> None:
+        """Stores a pass in place of the last one.
+
+        Args:
+            tower: what computed it.
+            inputs: arguments of the tower's forward.
+            output: what it returned.
+            seconds: how long it took.
         """
-        from vlmcomp.models.forward_override import override_forward
-        from vlmcomp.runtime.device import synchronize
-
-        tower = _vision_tower(vlm)
-        tower_forward = tower.forward
-        tower_key = (vlm.spec.name, vlm.compute_dtype, vlm.device)
-        self.saved_seconds = 0.0
-
-        def cached_forward(*args: Any, **kwargs: Any) -> Any:
-            inputs = (*args, *(part for item in sorted(kwargs.items()) for part in item))
-            if self._tower_key == tower_key and _same_inputs(inputs, self._inputs):
-                self.saved_seconds = self._tower_seconds
-                return copy.copy(self._output)  # families set attributes on it
-            synchronize(vlm.device)
-            start = time.perf_counter()
-            output = tower_forward(*args, **kwargs)
-            synchronize(vlm.device)
-            self._tower_key = tower_key
-            self._inputs = inputs
-            self._output = copy.copy(output)
-            self._tower_seconds = time.perf_counter() - start
-            return output
-
-        with override_forward(tower, cached_forward):
-            yield
-
-
-def _vision_tower(vlm: VLM) -> torch.nn.Module:
-    from vlmcomp.models import architecture
-
-    return vlm.model.get_submodule(architecture.get_architecture(vlm.model).prefixes["vision tower"][0])
+        self._tower = tower
+        self._inputs = inputs
+        self._output = copy.copy(output)
+        self._tower_seconds = seconds
 
 
 def _same_inputs(inputs: tuple[Any, ...], others: tuple[Any, ...]) -> bool:

@@ -6,7 +6,7 @@ import importlib.util
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from PIL import Image
 
@@ -14,13 +14,10 @@ from vlmcomp import hardware
 from vlmcomp.feedback import Progress
 from vlmcomp.recipe import Recipe
 from vlmcomp.results.answer import Answer
+from vlmcomp.runtime.vision_cache import VisionCache
 from vlmcomp.serving import variant_cache
 from vlmcomp.serving.local import LocalBackend
 from vlmcomp.serving.manager import LoadedModelInfo, ModelUnavailable
-from vlmcomp.serving.zerogpu import ZeroGpuBackend
-
-if TYPE_CHECKING:
-    from vlmcomp.runtime.vision_cache import VisionCache
 
 ENV_BACKEND = "VLMCOMP_BACKEND"  # one of BACKEND_NAMES, overrides the automatic choice
 BACKEND_NAMES = ("local", "zerogpu", "recorded")
@@ -107,6 +104,8 @@ def create_backend(recipes: Sequence[Recipe]) -> AnswerBackend:
     thread before the app is launched."""
     name = select_backend(os.environ, host_resources())
     if name == "zerogpu":
+        from vlmcomp.serving.zerogpu import ZeroGpuBackend  # imports torch, which it needs at once and others later
+
         return ZeroGpuBackend(recipes)
     if name == "local":
         return LocalBackend(variant_cache.default_cache())

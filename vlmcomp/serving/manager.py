@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import itertools
-import sys
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -66,6 +65,7 @@ class ModelManager(Generic[T]):
         memory_budget: bytes that all models may occupy together; called before the first build.
         share_weights: replaces weights of a new model by equal ones of the other variants, so that they count once.
         estimate: for a recipe never built before, the bytes of its own and those in common with its model's variants.
+        release_memory: returns the memory of evicted models to the device.
         lease_timeout: seconds to wait for another visitor's lease to end.
     """
 
@@ -77,6 +77,7 @@ class ModelManager(Generic[T]):
         *,
         share_weights: Callable[[T, Sequence[T]], None] = _share_nothing,
         estimate: Callable[[Recipe], tuple[int, int]] = lambda recipe: (0, 0),
+        release_memory: Callable[[], object] = gc.collect,
         lease_timeout: float = 120.0,
     ) -> None:
         self._build = build
@@ -84,6 +85,7 @@ class ModelManager(Generic[T]):
         self._memory_budget = memory_budget
         self._share_weights = share_weights
         self._estimate = estimate
+        self._release_memory = release_memory
         self._lease_timeout = lease_timeout
         self._budget: int | None = None
         self._slots: dict[Recipe, _Slot[T]] = {}
@@ -127,7 +129,7 @@ class ModelManager(Generic[T]):
         """Evict every model that no visitor leases, except ``keep``."""
         with self._condition:
             self._slots = {r: s for r, s in self._slots.items() if not s.ready or s.leases or r == keep}
-        _release_cached_memory()
+        self._release_memory()
 
     def _ready(self) -> list[_Slot[T]]:
         return [s for s in self._slots.values() if s.ready]
@@ -190,7 +192,7 @@ class ModelManager(Generic[T]):
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-        _release_cached_memory()
+        self._release_memory()
         raise ModelUnavailable(f"this device's memory is too small to build {slot.recipe}: choose a smaller variant.")
 
     def _admit(self, slot: _Slot[T], model: T) -> None:
@@ -244,7 +246,7 @@ class ModelManager(Generic[T]):
                 yield
         finally:
             if self._evictions > before:
-                _release_cached_memory()
+                self._release_memory()
 
     def _make_room(self, slot: _Slot[T], total: int, added: Callable[[], int]) -> None:
         """Evict idle models, least recently used first, until ``added()`` bytes fit beside the rest."""
@@ -265,14 +267,3 @@ class ModelManager(Generic[T]):
                 raise ModelUnavailable(
                     f"There is no room for {slot.recipe} while other models are in use; try again soon."
                 )
-
-
-def _release_cached_memory() -> None:
-    """Return the memory of evicted models to the device; modules refer to themselves, hence the garbage collection."""
-    gc.collect()
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        from vlmcomp.runtime.device import cuda_lock
-
-        with cuda_lock:
-            torch.cuda.empty_cache()

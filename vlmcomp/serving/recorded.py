@@ -5,30 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from vlmcomp import files
-from vlmcomp.data.images import normalize_question, open_image
+from vlmcomp.data.images import open_image
 from vlmcomp.hardware import get_hardware
 from vlmcomp.models import registry
 from vlmcomp.recipe import Recipe
 from vlmcomp.results import provenance, store
 from vlmcomp.results.answer import Answer
 
-if TYPE_CHECKING:
-    from vlmcomp.runtime.engine import Engine
-
 EXAMPLES_DIR = registry.ASSETS / "examples"
 FILE_NAME = "examples.json"
-_TIMES = ("preprocess_ms", "ttft_ms", "total_ms")
-_DEFAULT_ROUNDS = 5  # times are medians over this many answers
 _log = logging.getLogger(__name__)
 
 
@@ -66,7 +59,7 @@ def lookup(
     Recipes without one are left out.
     """
     recorded = _load_all(root)
-    pixels = _pixel_digest(image)
+    pixels = pixel_digest(image)
     keys = {recipe: (str(recipe), pixels, question) for recipe in recipes}
     return {recipe: recorded[key] for recipe, key in keys.items() if key in recorded}
 
@@ -89,31 +82,10 @@ def _load_all(root: Path) -> dict[tuple[str, str, str], RecordedAnswer]:
     return dict(sorted(found, key=lambda pair: pair[1].date))
 
 
-def _pixel_digest(image: Image.Image) -> str:
+def pixel_digest(image: Image.Image) -> str:
     """SHA-256 of size and pixels, as hex."""
     upright = open_image(image)
     return hashlib.sha256(f"{upright.size}".encode() + upright.tobytes()).hexdigest()
-
-
-def record_answers(engine: Engine, rounds: int = _DEFAULT_ROUNDS) -> list[dict[str, object]]:
-    """Answers of ``engine`` to all examples, as rows of the file; times are medians of ``rounds`` answers."""
-    from vlmcomp.compression.size import weight_bytes
-
-    rows = []
-    for file, text in examples():
-        image = open_image(file)
-        question = normalize_question(text)
-        answers = [engine.generate(image, question) for _ in range(rounds + 1)][1:]  # the first warms up
-        times = {name: round(statistics.median(getattr(a, name) for a in answers), 3) for name in _TIMES}
-        facts = {
-            "recipe": str(engine.vlm.recipe),
-            "image": _pixel_digest(image),
-            "question": question,
-            "date": provenance.utc_timestamp(),
-        }
-        size = sum(weight_bytes(engine.vlm.model).values())
-        rows.append({**facts, "weight_bytes": size, "answer": asdict(replace(answers[-1], **times))})
-    return rows
 
 
 def save(rows: Sequence[dict[str, object]], device: str | None, root: Path = store.PRECOMPUTED) -> Path:

@@ -10,25 +10,19 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from functools import cache as once
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
 from vlmcomp import files
 from vlmcomp.feedback import Progress
-from vlmcomp.hardware import default_device
-from vlmcomp.models import download, registry
-from vlmcomp.recipe import TORCHAO, Recipe
-from vlmcomp.results import provenance
+from vlmcomp.recipe import Recipe
 
-if TYPE_CHECKING:
-    from vlmcomp.models.vlm import VLM
-
-
+T = TypeVar("T")
 ENV_CACHE_GB = "VLMCOMP_CACHE_GB"  # limit of the cache in 10^9 bytes
 _DEFAULT_GB = 40.0
 _ENTRY_FILE = "entry.json"
@@ -36,7 +30,6 @@ _MODEL_DIR = "model"
 _PARTIAL_PREFIX = ".half-"
 _DISCARDED_PREFIX = ".gone-"
 _LOCK_TIMEOUT = 60.0  # seconds to wait for another process that writes
-_VERSIONED_LIBRARIES = ("torch", "transformers", "bitsandbytes")
 # Part of every key. Raise it whenever a change of code gives a build other weights or a checkpoint another layout:
 # every cached variant is then built anew. Comments, names and files may change without it.
 BUILD_VERSION = 1
@@ -56,67 +49,6 @@ class CacheKey:
         return hashlib.sha256(json.dumps([str(self.recipe), self.inputs], sort_keys=True).encode()).hexdigest()
 
 
-def cache_key(recipe: Recipe, device: str, source: str | None = None) -> CacheKey:
-    """The key of ``recipe`` as ``compress`` builds it on ``device`` with the default calibration data.
-
-    Args:
-        recipe: what is built.
-        device: for example "cpu" or "cuda:0"; its index does not matter.
-        source: folder or Hub repository of the dense weights, instead of the registry's.
-
-    Raises:
-        ValueError: the dense weights cannot be found.
-    """
-    from vlmcomp.compression.pruning.pruner import PruningMethod
-    from vlmcomp.data.calibration_data import CALIBRATION_SEED
-    from vlmcomp.models.dtypes import compute_dtype
-
-    spec = registry.validate_recipe(recipe)
-    revision = download.resolve_revision(spec, source)
-    installed = provenance.package_versions()
-    libraries = (*_VERSIONED_LIBRARIES, TORCHAO) if recipe.precision.endswith(TORCHAO) else _VERSIONED_LIBRARIES
-    inputs = {
-        "weights": revision or _folder_digest(Path(source or spec.name_or_path)),
-        "revision": revision,
-        "calibration": [spec.num_calibration_samples, CALIBRATION_SEED, astuple(PruningMethod())]
-        if recipe.steps
-        else None,
-        "versions": {name: installed.get(name) for name in libraries},
-        "build": BUILD_VERSION,
-        "device": device.partition(":")[0],
-        "dtype": str(compute_dtype(device, spec)),
-    }
-    return CacheKey(recipe, inputs)
-
-
-def get_or_build(
-    recipe: Recipe, device: str | None = None, cache: VariantCache | None = None, progress: Progress | None = None
-) -> VLM:
-    """The variant of ``recipe`` from ``cache``, or built and then cached. A baseline is never cached: its files exist.
-
-    Args:
-        recipe: what is loaded or built.
-        device: the default device if None.
-        cache: where to look; None builds.
-        progress: called with what is being done and the fraction done.
-
-    Raises:
-        ValueError: as ``compress``.
-    """
-    from vlmcomp.compression.pipeline import compress
-
-    progress = progress or (lambda text, fraction: None)
-    device = device or default_device()
-    if cache is None or cache.limit_bytes <= 0 or recipe == recipe.baseline:
-        return compress(recipe, device=device, progress=progress)
-    key = cache_key(recipe, device)
-    vlm = cache.get(key, device, progress)
-    if vlm is None:
-        vlm = compress(recipe, device=device, progress=progress)
-        cache.put(key, vlm, progress)
-    return vlm
-
-
 @dataclass(frozen=True)
 class VariantCache:
     """Checkpoints below ``root``, of at most ``limit_bytes`` together; the least recently used are evicted first.
@@ -128,37 +60,44 @@ class VariantCache:
     root: Path
     limit_bytes: int
 
-    def get(self, key: CacheKey, device: str, progress: Progress) -> VLM | None:
-        """The variant of ``key`` on ``device``; None if there is no intact entry."""
+    def get(self, key: CacheKey, load: Callable[[Path], T], progress: Progress) -> T | None:
+        """The variant of ``key``; None if there is no intact entry.
+
+        Args:
+            key: what is wanted.
+            load: reads the variant from its folder; raises ``OSError`` or ``ValueError`` if it is damaged.
+            progress: called with what is being done and the fraction done.
+        """
         entry = self._entry(key)
         if not entry.is_dir():
             return None
-        from vlmcomp.compression import checkpoint
-
         try:
             _verify(entry, key, lambda fraction: progress("checking the cached variant", 0.5 * fraction))
             progress("loading the cached variant", 0.5)
-            vlm = checkpoint.load(entry / _MODEL_DIR, device)
-            if vlm.recipe != key.recipe:
-                raise ValueError(f"it contains {vlm.recipe}")
+            variant = load(entry / _MODEL_DIR)
         except (OSError, ValueError) as error:
             _log.warning("the cached %s cannot be used and is built again: %s", key.recipe, error)
             _discard(entry)
             return None
         with contextlib.suppress(OSError):
             os.utime(entry / _ENTRY_FILE)  # the order of eviction
-        vlm.revision = key.inputs["revision"]
         progress("ready", 1.0)
-        return vlm
+        return variant
 
-    def put(self, key: CacheKey, vlm: VLM, progress: Progress) -> None:
-        """Store ``vlm`` if it fits. It must not have answered yet: answering may repack its weights."""
+    def put(self, key: CacheKey, save: Callable[[Path], object], progress: Progress) -> None:
+        """Store a variant if it fits.
+
+        Args:
+            key: what it was built from.
+            save: writes it to a new folder.
+            progress: called with what is being done and the fraction done.
+        """
         progress("caching the variant for the next time", 0.95)
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             with FileLock(self.root / ".lock", timeout=_LOCK_TIMEOUT):
                 self._remove_leftovers()
-                self._write(key, vlm)
+                self._write(key, save)
         except (OSError, Timeout, ValueError) as error:
             _log.warning("%s is not cached in %s: %s", key.recipe, self.root, error)
         progress("ready", 1.0)
@@ -174,12 +113,10 @@ class VariantCache:
     def _entry(self, key: CacheKey) -> Path:
         return self.root / f"{key.recipe.slug}--{key.digest[:16]}"
 
-    def _write(self, key: CacheKey, vlm: VLM) -> None:
-        from vlmcomp.compression import checkpoint
-
+    def _write(self, key: CacheKey, save: Callable[[Path], object]) -> None:
         partial = Path(tempfile.mkdtemp(prefix=_PARTIAL_PREFIX, dir=self.root))
         try:
-            checkpoint.save(vlm, partial / _MODEL_DIR)
+            save(partial / _MODEL_DIR)
             facts = {
                 "recipe": str(key.recipe),
                 "key": key.digest,
@@ -273,7 +210,7 @@ def _digests(folder: Path, report_fraction: Callable[[float], None] = lambda fra
     return {path.relative_to(folder).as_posix(): files.sha256_of_files([path], count) for path in paths}
 
 
-def _folder_digest(folder: Path) -> str:
+def folder_digest(folder: Path) -> str:
     """SHA-256 of the weights and settings in ``folder``; files that do not change are read once a process."""
     stamps = tuple((file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in _files(folder))
     return _digest_of_unchanged(folder, stamps)

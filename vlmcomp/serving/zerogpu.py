@@ -5,20 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import closing
-from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from vlmcomp.compression.size import weight_bytes
+from vlmcomp.compression.size_estimate import estimate_memory
 from vlmcomp.feedback import Progress
+from vlmcomp.models.vlm import VLM
 from vlmcomp.recipe import Recipe, base_precision
 from vlmcomp.results.answer import Answer
-from vlmcomp.serving import variant_cache
+from vlmcomp.runtime.engine import Engine
+from vlmcomp.runtime.vision_cache import VisionCache
+from vlmcomp.runtime.weight_sharing import share_weights_, storage_bytes
 from vlmcomp.serving.manager import LoadedModelInfo, ModelUnavailable
-
-if TYPE_CHECKING:
-    from vlmcomp.models.vlm import VLM
-    from vlmcomp.runtime.engine import Engine
-    from vlmcomp.runtime.vision_cache import VisionCache
+from vlmcomp.serving.variants import get_or_build
 
 ZERO_GPU_BYTES = 40 * 10**9  # of 48: from 45 on every call costs twice the quota; memory queries return constants there
 _MAX_TOKENS = 64  # of the longest answer
@@ -85,21 +85,15 @@ class ZeroGpuBackend:
         return self._loaded
 
     def _on_gpu(self, recipe: Recipe, image: Image.Image, question: str) -> Iterator[Answer]:
-        from vlmcomp.runtime.engine import Engine
-
         if recipe not in self._engines:  # kernels can be selected only where there is a GPU
             self._engines[recipe] = Engine(self._models[recipe])
         with closing(self._engines[recipe].stream(image, question)) as answers:
             yield from answers
 
     def _load(self, recipe: Recipe) -> None:
-        from vlmcomp.compression.size import weight_bytes
-        from vlmcomp.compression.size_estimate import estimate_memory
-        from vlmcomp.runtime.weight_sharing import share_weights_, storage_bytes
-
         own, common = estimate_memory(recipe)
         self._require_room(own + common * all(r.model != recipe.model for r in self._models))
-        vlm = variant_cache.get_or_build(recipe)
+        vlm = get_or_build(recipe)
         share_weights_(vlm, list(self._models.values()))
         new = {key: size for key, size in storage_bytes(vlm.model).items() if key not in self._memory_blocks}
         self._require_room(sum(new.values()))

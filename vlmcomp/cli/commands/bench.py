@@ -15,6 +15,7 @@ from vlmcomp.evaluation.config import QUICK_SAMPLES, BenchmarkConfig
 from vlmcomp.recipe import Recipe
 from vlmcomp.reporting import grid, markdown
 from vlmcomp.reporting.statistics import minimum_detectable_difference
+from vlmcomp.reporting.summary import summary
 
 _CHANGED_SHARES = (0.02, 0.1)  # of the answers, as pruning and quantization change them
 
@@ -38,8 +39,8 @@ def run(args: argparse.Namespace) -> int | None:
         rows, count = grid.coverage(models, reports)
         print(f"{markdown.text_table(rows)}\n{count}")
     else:
-        summary = f"{len(reports) - len(failed)} measured, {len(failed)} failed"
-        print(f"{summary}: {', '.join(failed)}" if failed else summary)
+        counts = f"{len(reports) - len(failed)} measured, {len(failed)} failed"
+        print(f"{counts}: {', '.join(failed)}" if failed else counts)
     return 1 if failed else 0
 
 
@@ -66,7 +67,7 @@ def _measure_latency_again(recipes: Sequence[Recipe], config: BenchmarkConfig, r
             print(f"{model}: {error}", file=sys.stderr)
             continue
         for report in timed:
-            print(sweep.summary(report))
+            print(summary(report))
 
 
 def _detectable_difference(samples: int) -> str:

@@ -9,12 +9,13 @@ from vlmcomp import hardware
 from vlmcomp.cli.checks import recipes_to_record
 from vlmcomp.cli.options import stderr_progress
 from vlmcomp.runtime.engine import Engine
-from vlmcomp.serving import recorded, variant_cache
+from vlmcomp.serving import recorded, recording, variant_cache
+from vlmcomp.serving.variants import get_or_build
 
 
 def run(args: argparse.Namespace) -> None:
     """Records the answers to the app's examples, one file a recipe."""
     hardware.get_hardware(args.device)
     for recipe in recipes_to_record(args):
-        vlm = variant_cache.get_or_build(recipe, args.device, variant_cache.default_cache(), stderr_progress())
-        print(f"{recipe}: {recorded.save(recorded.record_answers(Engine(vlm)), args.device, Path(args.out))}")
+        vlm = get_or_build(recipe, args.device, variant_cache.default_cache(), stderr_progress())
+        print(f"{recipe}: {recorded.save(recording.record_answers(Engine(vlm)), args.device, Path(args.out))}")

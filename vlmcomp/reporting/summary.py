@@ -1,0 +1,19 @@
+"""A report on one line."""
+
+from __future__ import annotations
+
+from vlmcomp.results.schema import Quality, Report
+
+
+def summary(report: Report) -> str:
+    """One line: the recipe's exact match by task, speed and size, or why it failed."""
+    if report.error is not None or report.latency is None or report.size is None:
+        return f"{report.recipe}: failed: {report.error}"
+    scores = ", ".join(map(_format_scores, report.quality.values())) or report.weights
+    speed = f"{report.latency.decode_ms_per_token_median:.3g} ms/token"
+    return f"{report.recipe}: {scores}, {speed}, {report.size.total_bytes / 1e6:.4g} MB"
+
+
+def _format_scores(quality: Quality) -> str:
+    vqa = "" if quality.vqa_accuracy is None else f" (VQA accuracy {100 * quality.vqa_accuracy:.1f} %)"
+    return f"{quality.task} {100 * quality.exact_match:.1f} %{vqa}"

@@ -1,0 +1,90 @@
+"""Variants of a model, from the cache or built."""
+
+from __future__ import annotations
+
+from dataclasses import astuple
+from functools import partial
+from pathlib import Path
+
+from vlmcomp.compression import checkpoint, pipeline
+from vlmcomp.compression.pruning.pruner import PruningMethod
+from vlmcomp.data import calibration_data
+from vlmcomp.feedback import Progress
+from vlmcomp.hardware import default_device
+from vlmcomp.models import download, registry
+from vlmcomp.models.dtypes import compute_dtype
+from vlmcomp.models.vlm import VLM
+from vlmcomp.recipe import TORCHAO, Recipe
+from vlmcomp.results import provenance
+from vlmcomp.serving import variant_cache
+from vlmcomp.serving.variant_cache import CacheKey, VariantCache
+
+_VERSIONED_LIBRARIES = ("torch", "transformers", "bitsandbytes")
+
+
+def cache_key(recipe: Recipe, device: str, source: str | None = None) -> CacheKey:
+    """The key of ``recipe`` as ``compress`` builds it on ``device`` with the default calibration data.
+
+    Args:
+        recipe: what is built.
+        device: for example "cpu" or "cuda:0"; its index does not matter.
+        source: folder or Hub repository of the dense weights, instead of the registry's.
+
+    Raises:
+        ValueError: the dense weights cannot be found.
+    """
+    spec = registry.validate_recipe(recipe)
+    revision = download.resolve_revision(spec, source)
+    installed = provenance.package_versions()
+    libraries = (*_VERSIONED_LIBRARIES, TORCHAO) if recipe.precision.endswith(TORCHAO) else _VERSIONED_LIBRARIES
+    inputs = {
+        "weights": revision or variant_cache.folder_digest(Path(source or spec.name_or_path)),
+        "revision": revision,
+        "calibration": [spec.num_calibration_samples, calibration_data.CALIBRATION_SEED, astuple(PruningMethod())]
+        if recipe.steps
+        else None,
+        "versions": {name: installed.get(name) for name in libraries},
+        "build": variant_cache.BUILD_VERSION,
+        "device": device.partition(":")[0],
+        "dtype": str(compute_dtype(device, spec)),
+    }
+    return CacheKey(recipe, inputs)
+
+
+def get_or_build(
+    recipe: Recipe, device: str | None = None, cache: VariantCache | None = None, progress: Progress | None = None
+) -> VLM:
+    """The variant of ``recipe`` from ``cache``, or built and then cached. A baseline is never cached: its files exist.
+
+    Args:
+        recipe: what is loaded or built.
+        device: the default device if None.
+        cache: where to look; None builds.
+        progress: called with what is being done and the fraction done.
+
+    Raises:
+        ValueError: as ``compress``.
+    """
+    progress = progress or (lambda text, fraction: None)
+    device = device or default_device()
+    if cache is None or cache.limit_bytes <= 0 or recipe == recipe.baseline:
+        return pipeline.compress(recipe, device=device, progress=progress)
+    key = cache_key(recipe, device)
+    vlm = cache.get(key, lambda folder: load(folder, key, device), progress)
+    if vlm is None:
+        vlm = pipeline.compress(recipe, device=device, progress=progress)
+        cache.put(key, partial(checkpoint.save, vlm), progress)  # before it answers, which may repack weights
+    return vlm
+
+
+def load(folder: Path, key: CacheKey, device: str) -> VLM:
+    """The variant of ``key`` from its folder in the cache, on ``device``.
+
+    Raises:
+        ValueError: the folder contains another recipe, or no checkpoint that can be read.
+    """
+    vlm = checkpoint.load(folder, device)
+    if vlm.recipe != key.recipe:
+        raise ValueError(f"it contains {vlm.recipe}")
+    vlm.revision = key.inputs["revision"]
+    return vlm
