@@ -30,7 +30,7 @@ from vlmcomp.models.vlm import VLM
 from vlmcomp.recipe import PRECISIONS, Recipe
 from vlmcomp.results.schema import Latency
 from vlmcomp.runtime import weight_sharing
-from vlmcomp.runtime.config import AUTO, CAPTURED, COMPILED, GENERATE, LIBRARY, STATIC, RuntimeConfig
+from vlmcomp.runtime.config import CAPTURED, COMPILED, GENERATE, LIBRARY, STATIC, RuntimeConfig
 from vlmcomp.runtime.engine import Engine
 from vlmcomp.runtime.linear.replacement import ReplacementLinear, replace_modules_
 
@@ -69,7 +69,7 @@ class Variant:
     @property
     def config(self) -> RuntimeConfig:
         """Captures the decode step at the first token, which falls into the warm-up."""
-        return RuntimeConfig(decode=self.mode, capture_after_tokens=0)
+        return replace(RuntimeConfig.from_environment(), decode=self.mode, capture_after_tokens=0)
 
     @property
     def build_key(self) -> _BuildKey:
@@ -178,7 +178,7 @@ def time_engine_overhead(vlm: VLM, rounds: int) -> dict[str, list[float]]:
 
     The order changes every round, since the second finds what the first left in the caches.
     """
-    engine = Engine(vlm, RuntimeConfig(decode=CAPTURED))
+    engine = Engine(vlm, replace(RuntimeConfig.from_environment(), decode=CAPTURED))
     times: dict[str, list[float]] = {"ask_ms": [], "loop_ms": []}
     tokens = latency.NEW_TOKENS
 
@@ -230,8 +230,8 @@ def _build_variant(build: Callable[[str], VLM], name: str, library_linears: bool
         vlm = weight_sharing.clone_sharing_weights(plain)  # two of 7 B in every precision would not fit
     else:
         vlm = in_bfloat16(build("fp16")) if name == BFLOAT16 else build(name)
-    linear_kernels = LIBRARY if library_linears or name == BFLOAT16 else AUTO
-    Engine(vlm, RuntimeConfig(linear_kernels=linear_kernels))
+    config = RuntimeConfig.from_environment()
+    Engine(vlm, replace(config, linear_kernels=LIBRARY) if library_linears or name == BFLOAT16 else config)
     weight_sharing.share_weights_(vlm, list(vlms.values()))
     return vlm
 
