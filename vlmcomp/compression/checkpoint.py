@@ -16,20 +16,22 @@ from torch import nn
 from transformers import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     AutoConfig,
-    AutoModelForImageTextToText,
     MistralConfig,
+    PreTrainedConfig,
     PreTrainedModel,
 )
 
 from vlmcomp.compression.pruning import heads
+from vlmcomp.compression.quantization import stored_tensors
 from vlmcomp.compression.quantization import torchao as torchao_tensors
 from vlmcomp.compression.quantization.bitsandbytes import is_cpu_repacked, silence_bitsandbytes
 from vlmcomp.compression.quantization.quantize import require_backend
 from vlmcomp.compression.visual_tokens import pruner as token_pruner
 from vlmcomp.hardware import default_device
-from vlmcomp.models import processor, registry
+from vlmcomp.models import processor, registry, weight_files
 from vlmcomp.models.dtypes import compute_dtype
 from vlmcomp.models.vlm import VLM
+from vlmcomp.models.weight_files import UnusableWeights, check_files, load_complete, reading
 from vlmcomp.recipe import Recipe
 from vlmcomp.results.provenance import __version__
 from vlmcomp.results.schema import PruningResult
@@ -143,12 +145,11 @@ def _transformers_config(model: PreTrainedModel) -> Iterator[None]:
         model.config.text_config = text_config
 
 
-def _model_class(folder: Path) -> Any:
-    """The class that loads the checkpoint in ``folder``: transformers' own, or a subclass with narrowed attention."""
-    config = AutoConfig.from_pretrained(folder)
-    if not hasattr(config.get_text_config(), heads.HEADS_CONFIG_KEY):
-        return AutoModelForImageTextToText
+def _model_class(config: PreTrainedConfig) -> Any:
+    """The class of a checkpoint with ``config``: transformers' own, or a subclass with narrowed attention."""
     original: Any = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
+    if not hasattr(config.get_text_config(), heads.HEADS_CONFIG_KEY):
+        return original
 
     def init(self: PreTrainedModel, config: Any, *args: Any, **kwargs: Any) -> None:
         original.__init__(self, config, *args, **kwargs)
@@ -165,38 +166,60 @@ def load(folder: Path, device: str | None = None) -> VLM:
         device: a GPU if there is one, by default.
 
     Raises:
-        ValueError: not a checkpoint, a damaged one, or one that needs a library that is not installed.
+        ValueError: not a checkpoint, an incomplete or damaged one, or one that needs a library that is not installed.
     """
     folder = Path(folder)
     device = device or default_device()
     if not is_checkpoint(folder):
         raise ValueError(f"{folder} is not a vlmcomp checkpoint: it has no {FILE}")
     silence_bitsandbytes()
-    try:
-        metadata = json.loads((folder / FILE).read_text())
-        recipe = Recipe.parse(metadata["recipe"])
-        require_backend(recipe.precision)
-        spec = registry.get_model_spec(recipe.model)
-        dtype = compute_dtype(device, spec)
-        pruned = [PruningResult(**result) for result in metadata["pruned"]]
+    problem = f"the checkpoint in {folder} is damaged"
+    with reading(folder, problem):
+        metadata = _read_metadata(folder)
+    recipe = metadata["recipe"]
+    require_backend(recipe.precision)
+    spec = registry.get_model_spec(recipe.model)
+    dtype = compute_dtype(device, spec)
+    with reading(folder, problem):
         loaded_processor = processor.load(folder)
-        model = _model_class(folder).from_pretrained(folder, dtype=dtype, device_map={"": device}).eval()
-    except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"the checkpoint in {folder} is damaged: {str(error).splitlines()[0]}") from error
+        model = _load_model(folder, recipe.precision, dtype, device)
     cast_weights_(model, dtype)
     if recipe.visual_tokens_pruned:
         token_pruner.attach_(model, recipe.visual_tokens_pruned)
     return VLM(
         model=model,
         processor=loaded_processor,
-        recipe=recipe,
         spec=spec,
-        storage_dtype=metadata["dtype_stored"],
         compute_dtype=str(dtype).removeprefix("torch."),
-        quantization_backend=metadata["backend"],
-        pruned=pruned,
-        build_seconds=metadata["build_seconds"],
+        **metadata,
     )
+
+
+def _load_model(folder: Path, precision: str, dtype: torch.dtype, device: str) -> PreTrainedModel:
+    """The model in ``folder``, all of whose tensors are there."""
+    check_files(folder)
+    config = AutoConfig.from_pretrained(folder)
+    model_class = _model_class(config)
+    if precision != "fp16" and (stored := weight_files.stored_tensors(folder)):
+        with torch.device("meta"):
+            skeleton = model_class._from_config(config)
+        stored_tensors.check(stored, skeleton, precision)
+    return load_complete(model_class, folder, dtype=dtype, device_map={"": device}).eval()
+
+
+def _read_metadata(folder: Path) -> dict[str, Any]:
+    """The fields of a ``VLM`` that ``_metadata`` has written."""
+    data = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    try:
+        return {
+            "recipe": Recipe.parse(data["recipe"]),
+            "storage_dtype": data["dtype_stored"],
+            "quantization_backend": data["backend"],
+            "build_seconds": data["build_seconds"],
+            "pruned": [PruningResult(**result) for result in data["pruned"]],
+        }
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UnusableWeights(f"{FILE} lacks what was written there ({error}): copy or build it again") from None
 
 
 def cast_weights_(model: nn.Module, dtype: torch.dtype) -> None:

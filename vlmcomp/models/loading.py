@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
 from transformers import AutoModelForImageTextToText, PreTrainedModel, ProcessorMixin
 from transformers.utils import logging as transformers_logging
 
-from vlmcomp.feedback import Progress, error_summary
+from vlmcomp.feedback import Progress
 from vlmcomp.models import architecture, download, processor
 from vlmcomp.models.dtypes import compute_dtype
 from vlmcomp.models.registry import ModelSpec
+from vlmcomp.models.weight_files import load_complete, reading
 
 _log = logging.getLogger(__name__)
 
@@ -40,23 +40,16 @@ def load(spec: ModelSpec, source: str | None, progress: Progress) -> DenseModel:
         progress: receives what is done and the fraction done.
 
     Raises:
-        ValueError: the weights are not available, are damaged, or belong to another family.
+        ValueError: the weights are not available, incomplete, damaged, quantized, or of another family.
     """
     folder, revision = download.download_weights(spec, source, progress)
     progress(f"loading {spec.title}", 0.0)
     if spec.bundled:
         transformers_logging.disable_progress_bar()  # loads in an instant
     origin = source or spec.name_or_path
-    try:
+    with reading(folder, f"the weights of {spec.name} in {origin} cannot be read"):
         loaded_processor = processor.load(folder, spec.min_max_pixels)
-        loaded: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype="auto", output_loading_info=True)
-        model, info = loaded
-    except (ImportError, MemoryError):
-        raise
-    except Exception as error:  # each kind of damage raises another type
-        raise ValueError(f"the weights of {spec.name} in {origin} cannot be read: {error_summary(error)}") from error
-    if missing := sorted(info["missing_keys"]):
-        raise ValueError(f"the weights of {spec.name} in {origin} are incomplete: {missing[0]} is missing")
+        model: PreTrainedModel = load_complete(AutoModelForImageTextToText, folder, dtype="auto")
     architecture.get_architecture(model)
     return DenseModel(model.eval(), loaded_processor, revision)
 

@@ -1,0 +1,191 @@
+"""Weights are read from a folder completely, or refused in one sentence that names the file or the tensors."""
+
+from __future__ import annotations
+
+import json
+import re
+import zipfile
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from safetensors import SafetensorError, safe_open
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_INDEX_NAME, WEIGHTS_NAME
+
+from vlmcomp.feedback import error_summary, is_out_of_memory
+
+_NUM_NAMED = 3  # tensors that a sentence names
+_LFS_POINTER = b"version https://git-lfs"
+_AGAIN = "copy or download it again"
+_OF_ANOTHER = "the two are not of the same model"
+# In files of older versions: buffers that are computed now, and SigLIP's pooling head, which no model here has.
+_UNUSED_TENSORS = re.compile(r"(^|\.)(position_ids|inv_freq)$|(^|\.)vision_(tower|model)\.(vision_model\.)?head\.")
+
+
+class StoredTensor(NamedTuple):
+    """A tensor in a file: its dtype as safetensors names it, such as ``I8``, and its shape."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+class UnusableWeights(ValueError):
+    """Says what is wrong with the weights in a folder, without naming the folder."""
+
+
+@contextmanager
+def reading(folder: Path, problem: str) -> Iterator[None]:
+    """Errors of the libraries that read ``folder`` become a ``ValueError`` of one sentence.
+
+    Args:
+        folder: is searched for the damaged file, which few libraries name.
+        problem: the sentence's beginning, such as ``the checkpoint in small is damaged``.
+    """
+    try:
+        yield
+    except (ImportError, MemoryError):
+        raise
+    except Exception as error:  # each library and each kind of damage raises another type
+        if is_out_of_memory(error):
+            raise
+        reason = "" if isinstance(error, UnusableWeights) else damaged_file(folder)
+        raise ValueError(f"{problem}: {reason or error_summary(error)}") from error
+
+
+def load_complete(model_class: Any, folder: Path, **settings: Any) -> Any:
+    """``model_class.from_pretrained(folder)``, if every tensor of the model is in the files and no other.
+
+    transformers draws missing tensors and those of another shape randomly and ignores superfluous ones.
+
+    Args:
+        model_class: of transformers.
+        folder: in transformers' layout.
+        settings: of ``from_pretrained``.
+
+    Raises:
+        UnusableWeights: tensors are missing, superfluous, or of another shape.
+    """
+    check_files(folder)
+    model, info = model_class.from_pretrained(
+        folder, output_loading_info=True, ignore_mismatched_sizes=True, **settings
+    )
+    refuse_missing(info["missing_keys"])
+    refuse_mismatched({name: (found, expected) for name, found, expected in info["mismatched_keys"]})
+    if unexpected := [name for name in info["unexpected_keys"] if not _UNUSED_TENSORS.search(name)]:
+        raise UnusableWeights(f"{_tensors_are(unexpected)} not of the model that config.json describes: {_OF_ANOTHER}")
+    return model
+
+
+def refuse_missing(names: Collection[str]) -> None:
+    """Raises ``UnusableWeights`` if there are tensors of these names."""
+    if names:
+        raise UnusableWeights(f"{_tensors_are(names)} missing: copy, download or build the weights again")
+
+
+def refuse_mismatched(shapes: Mapping[str, tuple[Sequence[int], Sequence[int]]]) -> None:
+    """Raises ``UnusableWeights`` if there are such tensors, given as name -> shape in the file and in the model."""
+    if shapes:
+        found, expected = (" x ".join(map(str, shape)) for shape in shapes[min(shapes)])
+        raise UnusableWeights(
+            f"{_tensors_are(shapes)} of another shape than config.json says ({found} instead of {expected}): "
+            f"{_OF_ANOTHER}"
+        )
+
+
+def _tensors_are(names: Collection[str]) -> str:
+    """The subject and verb of a sentence about tensors: the first names, and how many there are."""
+    first = ", ".join(sorted(names)[:_NUM_NAMED])
+    if len(names) <= _NUM_NAMED:
+        return f"{first} {'is' if len(names) == 1 else 'are'}"
+    return f"{len(names)} tensors ({first}, ...) are"
+
+
+def check_files(folder: Path) -> None:
+    """Check the files of weights in ``folder`` without reading the weights.
+
+    Raises:
+        UnusableWeights: there are none, one is missing, damaged or a git-LFS pointer.
+    """
+    files, index = _weight_files(folder)
+    if not files:
+        raise UnusableWeights(f"it has no {SAFE_WEIGHTS_NAME} or {WEIGHTS_NAME}")
+    if missing := [file.name for file in files if not file.is_file()]:
+        raise UnusableWeights(f"{missing[0]}, which {index} lists, is missing: {_AGAIN}")
+    for file in files:
+        if damage := _damage(file):
+            raise UnusableWeights(f"{file.name} {damage}")
+
+
+def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
+    """Every tensor in the safetensors files of ``folder``, by its name there; empty for files of another format."""
+    stored: dict[str, StoredTensor] = {}
+    for file in (file for file in _weight_files(folder)[0] if file.suffix == ".safetensors"):
+        with safe_open(file, framework="numpy") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 - it has no __iter__
+                view = tensors.get_slice(name)
+                stored[name] = StoredTensor(view.get_dtype(), tuple(view.get_shape()))
+    return stored
+
+
+def damaged_file(folder: Path) -> str:
+    """The first file of ``folder`` that cannot be read, and why; empty if all can."""
+    try:
+        weights = _weight_files(folder)[0]
+    except UnusableWeights as error:
+        return str(error)
+    others = (file for file in sorted(folder.iterdir()) if file.suffix in (".json", ".jinja", ".model", ".txt"))
+    for file in (*weights, *others):
+        if damage := _damage(file):
+            return f"{file.name} {damage}"
+    return ""
+
+
+def _weight_files(folder: Path) -> tuple[list[Path], str]:
+    """The files that transformers reads weights from, and the index that lists them (empty without one)."""
+    for name, index in ((SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME), (WEIGHTS_NAME, WEIGHTS_INDEX_NAME)):
+        if (folder / name).is_file():
+            return [folder / name], ""
+        if (folder / index).is_file():
+            return [folder / shard for shard in _shards(folder / index)], index
+    return [], ""
+
+
+def _shards(index: Path) -> list[str]:
+    if damage := _damage(index):
+        raise UnusableWeights(f"{index.name} {damage}")
+    try:
+        return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (KeyError, TypeError, AttributeError):
+        raise UnusableWeights(f"{index.name} does not say which file has which tensor: {_AGAIN}") from None
+
+
+def _damage(file: Path) -> str:
+    """Why ``file`` cannot be read, and what to do; empty if it can."""
+    try:
+        with file.open("rb") as stream:
+            head = stream.read(len(_LFS_POINTER))
+        if not head:
+            return f"is empty: {_AGAIN}"
+        if head == _LFS_POINTER:
+            return f"is a git-LFS pointer and not the file itself: run 'git lfs pull' in {file.parent}"
+        return _format_damage(file, head)
+    except OSError as error:
+        return f"cannot be read ({error.strerror or error_summary(error)}): {_AGAIN}"
+
+
+def _format_damage(file: Path, head: bytes) -> str:
+    try:
+        if file.suffix == ".safetensors":
+            with safe_open(file, framework="numpy"):
+                return ""
+        if file.suffix == ".json":
+            json.loads(file.read_text(encoding="utf-8"))
+    except SafetensorError as error:
+        return f"is cut off or damaged ({error_summary(error)}): {_AGAIN}"
+    except ValueError as error:  # JSON or UTF-8
+        return f"is no valid JSON ({error_summary(error)}): {_AGAIN}"
+    is_pickle = head.startswith(b"\x80")  # of PyTorch before 1.6; later ones write ZIP files
+    if file.suffix == ".bin" and not is_pickle and not zipfile.is_zipfile(file):
+        return f"is cut off or damaged: {_AGAIN}"
+    return ""
