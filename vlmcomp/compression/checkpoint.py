@@ -29,14 +29,15 @@ from vlmcomp.compression.quantization.quantize import require_backend
 from vlmcomp.compression.visual_tokens import pruner as token_pruner
 from vlmcomp.hardware import default_device
 from vlmcomp.models import processor, registry, weight_files
-from vlmcomp.models.dtypes import compute_dtype
+from vlmcomp.models.dtypes import check_range, compute_dtype
+from vlmcomp.models.source_check import RECIPE_FILE
 from vlmcomp.models.vlm import VLM
 from vlmcomp.models.weight_files import UnusableWeights, check_files, load_complete, reading
 from vlmcomp.recipe import Recipe
 from vlmcomp.results.provenance import __version__
 from vlmcomp.results.schema import PruningResult
 
-FILE = "recipe.json"  # beside the files of transformers
+FILE = RECIPE_FILE  # beside the files of transformers
 
 
 def is_checkpoint(folder: Path) -> bool:
@@ -184,6 +185,10 @@ def load(folder: Path, device: str | None = None) -> VLM:
         loaded_processor = processor.load(folder)
         model = _load_model(folder, recipe.precision, dtype, device)
     cast_weights_(model, dtype)
+    if dtype == torch.float16:  # of weights that were stored in bfloat16 elsewhere
+        for name, parameter in model.named_parameters():
+            if parameter.dtype == torch.float16 and not torchao_tensors.tensor_class(parameter):
+                check_range(name, parameter, dtype)
     if recipe.visual_tokens_pruned:
         token_pruner.attach_(model, recipe.visual_tokens_pruned)
     return VLM(

@@ -63,7 +63,7 @@ def compress(
     dense = dense or load(spec, source, report)
     device = device or default_device()
     check_shapes(dense.model, recipe.steps, recipe.precision, device)
-    loader = SequentialLoader(dense.model, device, spec)
+    loader = SequentialLoader(dense.model, device, spec, float16_decoder=recipe.precision == "int8")
     loader.load_non_decoder()
     vlm = _uncompressed_vlm(dense, recipe, spec, loader.dtype)
     if recipe.steps:

@@ -22,6 +22,7 @@ class ArchitectureSpec:
         mlp_inputs: Linears that produce the MLP's neurons (one, or gate and up), relative to ``mlp``.
         mlp_output: Linear that consumes the neurons, relative to ``mlp``.
         mlp_width: attribute of the text config with the number of neurons.
+        decoders: ``model_type`` of the text configs whose decoder layers are laid out and computed like this.
         prefixes: module paths of each component (of ``results.schema.COMPONENTS``) outside the decoder layers; the
             first match counts.
         explicit_head_dim: the text config has a head width of its own, so transformers' classes load any number of
@@ -44,6 +45,7 @@ class ArchitectureSpec:
     mlp_inputs: tuple[str, ...]
     mlp_output: str
     mlp_width: str
+    decoders: tuple[str, ...]
     prefixes: dict[str, tuple[str, ...]]
     explicit_head_dim: bool = True
     post_norms: bool = False
@@ -92,6 +94,7 @@ _LLAVA = ArchitectureSpec(
     mlp_inputs=("gate_proj", "up_proj"),
     mlp_output="down_proj",
     mlp_width="intermediate_size",
+    decoders=("llama", "mistral", "qwen2"),
     prefixes={
         "vision tower": ("model.vision_tower",),
         "projector": ("model.multi_modal_projector",),
@@ -102,6 +105,7 @@ _LLAVA = ArchitectureSpec(
 )
 _QWEN2_VL = replace(
     _LLAVA,
+    decoders=("qwen2_vl_text", "qwen2_vl"),
     prefixes={
         "projector": ("model.visual.merger", "model.visual.deepstack_merger_list"),
         "vision tower": ("model.visual",),
@@ -117,6 +121,7 @@ ARCHITECTURES = {
     # The decoder alone: separates what pruning does to a language model from what it does to vision.
     "llama": replace(
         _LLAVA,
+        decoders=("llama",),
         layers="model.layers",
         prefixes={"embeddings": ("model.embed_tokens",), "lm_head": ("lm_head",)},
         image_features_method=None,
@@ -133,6 +138,7 @@ ARCHITECTURES = {
         mlp_inputs=("fc1",),
         mlp_output="fc2",
         mlp_width="ffn_dim",
+        decoders=("opt",),
         prefixes={
             "vision tower": ("vision_model",),
             "Q-Former": ("qformer", "query_tokens"),
@@ -146,18 +152,20 @@ ARCHITECTURES = {
         explicit_head_dim=False,
         image_features_method="language_projection.forward",
     ),
-    "paligemma": _LLAVA,
-    "paligemma gemma2": replace(_LLAVA, post_norms=True),
+    "paligemma": replace(_LLAVA, decoders=("gemma", "gemma2")),
+    "paligemma gemma2": replace(_LLAVA, decoders=("gemma2",), post_norms=True),
     "qwen2_vl": _QWEN2_VL,
-    "qwen2_5_vl": _QWEN2_VL,
+    "qwen2_5_vl": replace(_QWEN2_VL, decoders=("qwen2_5_vl_text", "qwen2_5_vl")),
     "qwen3_vl": replace(
         _QWEN2_VL,
+        decoders=("qwen3_vl_text",),
         explicit_head_dim=True,
         image_features_method=None,
         no_token_pruning_reason="also adds image features to its first decoder layers, one for every image token",
     ),
     "idefics3": replace(
         _LLAVA,
+        decoders=("llama",),
         layers="model.text_model.layers",
         prefixes={
             "vision tower": ("model.vision_model",),
@@ -202,6 +210,47 @@ def get_architecture(model: PreTrainedModel) -> ArchitectureSpec:
         raise ValueError(f"the model family '{family}' is not supported: it must be one of {', '.join(ARCHITECTURES)}")
     variant = f"{family} {model.config.get_text_config().model_type}"  # PaliGemma comes with Gemma and with Gemma 2
     return ARCHITECTURES.get(variant) or ARCHITECTURES[family]
+
+
+def unsupported_decoder_reason(decoder: str, names: ArchitectureSpec) -> str:
+    """Why a decoder whose text config has the ``model_type`` ``decoder`` is not supported; empty if it is."""
+    if decoder in names.decoders:
+        return ""
+    return f"its decoder is of the type '{decoder}', which must be {' or '.join(names.decoders)}"
+
+
+def unsupported_reason(model: PreTrainedModel) -> str:
+    """Why a model of a supported family cannot be compressed: its decoder or a module that is not there; empty if it
+    can. The model may be on the meta device."""
+    names = get_architecture(model)
+    text_config = model.config.get_text_config()
+    if reason := unsupported_decoder_reason(text_config.model_type, names):
+        return reason
+    for paths in _required_paths(model, names):
+        if not any(_has(model, path) for path in paths):
+            return f"it has no {' or '.join(paths)}"
+    if not hasattr(text_config, names.mlp_width):
+        return f"its text config has no {names.mlp_width}"
+    return ""
+
+
+def _required_paths(model: PreTrainedModel, names: ArchitectureSpec) -> Iterator[tuple[str, ...]]:
+    """What compression works on, as alternative paths: each component, and the Linears of every decoder layer."""
+    yield from names.prefixes.values()
+    yield (names.layers,)
+    attention = [f"{names.attention}.{linear}" for linear in (names.query, names.key, names.value, names.output)]
+    mlp = [f"{names.mlp}.{linear}".lstrip(".") for linear in (*names.mlp_inputs, names.mlp_output)]
+    num_layers = model.config.get_text_config().num_hidden_layers
+    for index in range(num_layers):
+        yield from ((f"{names.layers}.{index}.{linear}.weight",) for linear in (*attention, *mlp))
+    yield from ((method,) for method in (names.image_features_method, names.rope_index_method) if method)
+
+
+def _has(model: PreTrainedModel, path: str) -> bool:
+    found: Any = model
+    for name in path.split("."):
+        found = getattr(found, name, None)
+    return found is not None
 
 
 def decoder_layers(model: PreTrainedModel) -> list[DecoderLayer]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,8 @@ from huggingface_hub.errors import (
 
 from vlmcomp.feedback import Progress
 from vlmcomp.hub import HUB_ERRORS, download_snapshot, raise_hub_error
-from vlmcomp.models.registry import MODELS, ModelSpec
+from vlmcomp.models.registry import ModelSpec
+from vlmcomp.models.source_check import check_source
 
 _FILE_FILTER: dict[str, Any] = {
     "allow_patterns": ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"],
@@ -25,8 +25,8 @@ _FILE_FILTER: dict[str, Any] = {
 def download_weights(spec: ModelSpec, source: str | None, progress: Progress) -> tuple[Path, str | None]:
     """The folder with the dense weights of ``spec``, downloaded if necessary.
 
-    Family and disk space are checked before the download, and only the files that loading needs are downloaded. An
-    interrupted download resumes, and without a network an earlier complete download is used.
+    What the source has and the disk space are checked before the download, and only the files that loading needs are
+    downloaded. An interrupted download resumes, and without a network an earlier complete download is used.
 
     Args:
         spec: the model.
@@ -41,24 +41,22 @@ def download_weights(spec: ModelSpec, source: str | None, progress: Progress) ->
     """
     repo_id = source or spec.name_or_path
     if Path(repo_id).is_dir():
-        _check_family(Path(repo_id) / "config.json", spec, repo_id)
+        _check_folder(Path(repo_id), spec, repo_id)
         return Path(repo_id), None
     if source is not None and (repo_id.count("/") != 1 or repo_id[0] in "./~"):
         raise ValueError(f"the weights of {spec.name} cannot be loaded from {repo_id}: there is no such folder")
     revision = None if source else spec.revision
 
     def check(names: set[str], commit: str) -> None:
-        if "config.json" not in names or not any(name.endswith(".safetensors") for name in names):
-            raise ValueError(
-                f"{repo_id} has no config.json with safetensors weights: it is not a model that can be loaded"
-            )
-        _check_family(Path(hf_hub_download(repo_id, "config.json", revision=commit)), spec, repo_id)
+        check_source(spec, repo_id, names, lambda name: Path(hf_hub_download(repo_id, name, revision=commit)))
+        if not any(name.endswith(".safetensors") for name in names):
+            raise ValueError(f"{repo_id} has no safetensors weights: it is not a model that can be loaded")
 
     try:
         folder, commit = download_snapshot(repo_id, revision, _FILE_FILTER, progress, check)
     except HUB_ERRORS as error:
         raise_hub_error(error, spec.name, repo_id, revision, gated=spec.gated and source is None)
-    _check_family(folder / "config.json", spec, repo_id)
+    _check_folder(folder, spec, repo_id)
     return folder, commit
 
 
@@ -84,14 +82,5 @@ def resolve_revision(spec: ModelSpec, source: str | None) -> str | None:
         raise_hub_error(error, spec.name, repo_id, revision, gated=gated)
 
 
-def _check_family(config: Path, spec: ModelSpec, repo_id: str) -> None:
-    """Raises ``ValueError`` if ``config`` is not of the family of ``spec``."""
-    try:
-        family = json.loads(config.read_text(encoding="utf-8"))["model_type"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise ValueError(f"{repo_id} has no config.json that names a model: it is not a folder of weights") from None
-    if family == spec.family:
-        return
-    others = [m.name for m in MODELS.values() if m.family == family and not m.bundled]
-    hint = f"choose {' or '.join(others)}" if others else f"it must be of the family '{spec.family}'"
-    raise ValueError(f"{repo_id} has a model of the family '{family}', which is not {spec.name}'s: {hint}")
+def _check_folder(folder: Path, spec: ModelSpec, name: str) -> None:
+    check_source(spec, name, {file.name for file in folder.iterdir()}, folder.joinpath)

@@ -12,9 +12,9 @@ from transformers.utils import logging as transformers_logging
 
 from vlmcomp.feedback import Progress
 from vlmcomp.models import architecture, download, processor
-from vlmcomp.models.dtypes import compute_dtype
+from vlmcomp.models.dtypes import check_range, compute_dtype
 from vlmcomp.models.registry import ModelSpec
-from vlmcomp.models.weight_files import load_complete, reading
+from vlmcomp.models.weight_files import check_files, load_complete, reading, refuse_packed
 
 _log = logging.getLogger(__name__)
 
@@ -49,6 +49,8 @@ def load(spec: ModelSpec, source: str | None, progress: Progress) -> DenseModel:
     origin = source or spec.name_or_path
     with reading(folder, f"the weights of {spec.name} in {origin} cannot be read"):
         loaded_processor = processor.load(folder, spec.min_max_pixels)
+        check_files(folder)
+        refuse_packed(folder)
         model: PreTrainedModel = load_complete(AutoModelForImageTextToText, folder, dtype="auto")
     architecture.get_architecture(model)
     return DenseModel(model.eval(), loaded_processor, revision)
@@ -59,10 +61,22 @@ class SequentialLoader:
 
     Where the compute dtype is not bfloat16, weights are rounded to float16, in which they are stored. Buffers keep
     their dtype, and so do the modules that transformers keeps in float32 when the rest is in 16 bits.
+
+    Args:
+        model: memory-mapped or on the meta device.
+        device: where the weights go.
+        spec: the model, for its compute dtype.
+        float16_decoder: the decoder is quantized from float16 in any compute dtype, as bitsandbytes' INT8 is.
+
+    ``load_non_decoder`` and ``load_layer`` raise ``ValueError`` for a weight that is not finite in its storage dtype.
     """
 
-    def __init__(self, model: PreTrainedModel, device: str, spec: ModelSpec | None = None) -> None:
+    def __init__(
+        self, model: PreTrainedModel, device: str, spec: ModelSpec | None = None, float16_decoder: bool = False
+    ) -> None:
         self.model = model
+        self._float16_decoder = float16_decoder
+        self._names = {id(parameter): name for name, parameter in model.named_parameters()}
         self.device = torch.device(device)
         self.dtype = compute_dtype(device, spec)
         if spec is not None and spec.needs_bfloat16 and self.dtype == torch.float16:
@@ -95,24 +109,32 @@ class SequentialLoader:
     def load_layer(self, layer: architecture.DecoderLayer) -> None:
         """Load one decoder layer."""
         for module in layer.block.modules():
-            self._load_module(module)
+            self._load_module(module, torch.float16 if self._float16_decoder else None)
 
-    def _load_module(self, module: nn.Module) -> None:
+    def _load_module(self, module: nn.Module, storage_dtype: torch.dtype | None = None) -> None:
         """Load the parameters and buffers of ``module`` itself, without its children."""
         for name, parameter in list(module.named_parameters(recurse=False)):
             if id(parameter) not in self._loaded_ids:  # tied weights are loaded once
-                self._load_parameter(module, name, parameter)
+                self._load_parameter(module, name, parameter, storage_dtype or self._storage_dtype)
         for name, buffer in module.named_buffers(recurse=False):
             constant = getattr(module, f"scalar_{name}", None)
             if constant is not None:  # the files' dtype has rounded the buffer
                 buffer = torch.tensor(constant, dtype=self.dtype)
             setattr(module, name, buffer.to(self.device))
 
-    def _load_parameter(self, module: nn.Module, name: str, parameter: nn.Parameter) -> None:
+    @property
+    def _storage_dtype(self) -> torch.dtype:
+        return torch.bfloat16 if self.dtype == torch.bfloat16 else torch.float16
+
+    def _load_parameter(
+        self, module: nn.Module, name: str, parameter: nn.Parameter, storage_dtype: torch.dtype
+    ) -> None:
         dtype = torch.float32 if id(parameter) in self._float32_ids else self.dtype
         if parameter.is_meta:
             parameter = nn.Parameter(self._random_weight(name, parameter), requires_grad=False)
             setattr(module, name, parameter)
+        else:
+            check_range(self._names[id(parameter)], parameter, storage_dtype)
         self._loaded_ids.add(id(parameter))
         data = parameter.data.to(self.device)
         if self.dtype != torch.bfloat16:

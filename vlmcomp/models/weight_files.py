@@ -18,9 +18,10 @@ from vlmcomp.feedback import error_summary, is_out_of_memory
 _NUM_NAMED = 3  # tensors that a sentence names
 _LFS_POINTER = b"version https://git-lfs"
 _AGAIN = "copy or download it again"
-_OF_ANOTHER = "the two are not of the same model"
+_OF_ANOTHER = "use the config.json that belongs to these weights"
 # In files of older versions: buffers that are computed now, and SigLIP's pooling head, which no model here has.
 _UNUSED_TENSORS = re.compile(r"(^|\.)(position_ids|inv_freq)$|(^|\.)vision_(tower|model)\.(vision_model\.)?head\.")
+_PACKED = re.compile(r"[IUF][468](_|$)")  # dtypes of safetensors, such as I8 and F8_E4M3
 
 
 class StoredTensor(NamedTuple):
@@ -73,7 +74,9 @@ def load_complete(model_class: Any, folder: Path, **settings: Any) -> Any:
     refuse_missing(info["missing_keys"])
     refuse_mismatched({name: (found, expected) for name, found, expected in info["mismatched_keys"]})
     if unexpected := [name for name in info["unexpected_keys"] if not _UNUSED_TENSORS.search(name)]:
-        raise UnusableWeights(f"{_tensors_are(unexpected)} not of the model that config.json describes: {_OF_ANOTHER}")
+        raise UnusableWeights(
+            f"{_tensors_are(unexpected)} no part of the model that config.json describes: {_OF_ANOTHER}"
+        )
     return model
 
 
@@ -88,8 +91,7 @@ def refuse_mismatched(shapes: Mapping[str, tuple[Sequence[int], Sequence[int]]])
     if shapes:
         found, expected = (" x ".join(map(str, shape)) for shape in shapes[min(shapes)])
         raise UnusableWeights(
-            f"{_tensors_are(shapes)} of another shape than config.json says ({found} instead of {expected}): "
-            f"{_OF_ANOTHER}"
+            f"{_tensors_are(shapes)} of another shape than in the model ({found} instead of {expected}): {_OF_ANOTHER}"
         )
 
 
@@ -115,6 +117,14 @@ def check_files(folder: Path) -> None:
     for file in files:
         if damage := _damage(file):
             raise UnusableWeights(f"{file.name} {damage}")
+
+
+def refuse_packed(folder: Path) -> None:
+    """Raises ``UnusableWeights`` if there are tensors of 8 bits or fewer: quantized ones."""
+    packed = {name: tensor.dtype for name, tensor in stored_tensors(folder).items() if _PACKED.match(tensor.dtype)}
+    if packed:
+        dtype = packed[min(packed)]
+        raise UnusableWeights(f"{_tensors_are(packed)} stored as {dtype}: give the weights before quantization")
 
 
 def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
