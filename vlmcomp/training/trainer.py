@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from vlmcomp.data.scenes import CANVAS
 from vlmcomp.models import architecture
+from vlmcomp.models.weight_files import reading, refuse_mismatched, refuse_missing
 from vlmcomp.training.losses import PatchHead, answer_loss
 from vlmcomp.training.model_spec import TrainPlan, train_tokenizer
 from vlmcomp.training.model_specs import TINY_MODELS
@@ -66,7 +67,7 @@ class Trainer:
         """Train to the end of the plan, from the checkpoint if there is one; returns the trained model.
 
         Raises:
-            ValueError: the checkpoint belongs to another plan.
+            ValueError: the checkpoint belongs to another plan, or is damaged.
         """
         resumed = self._resume()
         self.model.train()
@@ -120,15 +121,19 @@ class Trainer:
         path = self.work / "checkpoint.pt"
         if not path.exists():
             return None
-        state = torch.load(path, map_location=self.device, weights_only=True)
-        if state["plan"] != asdict(self.plan):
+        problem = f"{path} is damaged, remove it to start again"
+        with reading(self.work, problem):
+            state = torch.load(path, map_location=self.device, weights_only=True)
+            plan = state["plan"]
+        if plan != asdict(self.plan):
             raise ValueError(f"{path} belongs to another training plan; remove it or give another --work folder")
-        self.model.load_state_dict(state["model"])
-        self.head.load_state_dict(state["head"])
-        self.steps_done = state["done"]
-        self.seconds = state["seconds"]
-        self.history = state["history"]
-        return state["optimizers"]
+        with reading(self.work, problem):
+            _load_state(self.model, state["model"])
+            _load_state(self.head, state["head"])
+            self.steps_done = state["done"]
+            self.seconds = state["seconds"]
+            self.history = state["history"]
+            return state["optimizers"]
 
     def _run_stage(
         self, stage: str, data: Dataset, optimizers: Optimizers, resumed: tuple[str, list[dict[str, Any]]] | None
@@ -179,6 +184,16 @@ class Trainer:
         return total, {"loss": loss.item(), "patches": patch_accuracy, **match}
 
 
+def _load_state(module: torch.nn.Module, state: dict[str, torch.Tensor]) -> None:
+    """Raises ``UnusableWeights`` unless ``state`` has the tensors of ``module`` and no others."""
+    own = module.state_dict()
+    refuse_missing(own.keys() - state.keys())
+    refuse_mismatched(
+        {name: (state[name].shape, own[name].shape) for name in own if state[name].shape != own[name].shape}
+    )
+    module.load_state_dict(state)
+
+
 def _data_loader(data: Dataset, start: int) -> Iterable[Batch]:
     return DataLoader(data, batch_size=None, sampler=range(start, len(data)), num_workers=1, prefetch_factor=4)
 
@@ -198,7 +213,7 @@ def train(
         overrides: replace fields of the model's ``TrainPlan``.
 
     Raises:
-        ValueError: ``work`` belongs to another training plan.
+        ValueError: ``work`` belongs to another training plan, or its checkpoint is damaged.
     """
     trainer = Trainer(name, replace(TINY_MODELS[name].plan, **overrides), work, compiled, save_every)
     model = trainer.run()
