@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from tests.support.made_models import tiny_llava, token_ids
 from vlmcomp.compression.in_place import prune_, quantize_
@@ -103,3 +103,15 @@ def test_what_is_missing_or_too_late_is_named(samples: list) -> None:
     for change in (lambda: prune_(model, "glu50", token_ids()), lambda: quantize_(model, "int4")):
         with pytest.raises(ValueError, match="already quantized"):
             change()
+
+
+def test_a_decoder_of_another_layout_is_refused() -> None:
+    model = tiny_llava()
+    model.config.text_config = AutoConfig.for_model("phi3")
+    for change in (lambda: prune_(model, "glu30", token_ids()), lambda: quantize_(model, "int8")):
+        with pytest.raises(ValueError, match="its decoder is of the type 'phi3'"):
+            change()
+    model = tiny_llava()
+    del model.model.language_model.layers[1].mlp.gate_proj
+    with pytest.raises(ValueError, match=r"layers\.1\.mlp\.gate_proj"):
+        prune_(model, "glu30", token_ids())

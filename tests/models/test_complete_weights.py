@@ -111,6 +111,25 @@ def test_a_pruned_folder_with_the_config_of_the_dense_model_is_refused(
         _load_built(folder)
 
 
+def test_a_recipe_file_of_another_build_is_refused(folders: Callable, tmp_path: Path) -> None:
+    for steps, other in (
+        ("fp16", "int8"),
+        ("int8", "fp16"),
+        ("int8", "int4"),
+        ("int4", "int8"),
+        ("int8", "int4-torchao"),
+    ):
+        folder = shutil.copytree(folders(steps), tmp_path / f"{steps} as {other}")
+        shutil.copy(folders(other) / checkpoint.FILE, folder)
+        with pytest.raises(ValueError, match=f"the checkpoint in {folder} is damaged: "):
+            _load_built(folder)
+    folder = shutil.copytree(folders("fp16"), tmp_path / "another family")
+    file = folder / checkpoint.FILE
+    file.write_text(file.read_text().replace(NAME, "qwen2-vl-2b"))
+    with pytest.raises(ValueError, match=r"recipe\.json is of a qwen2_vl model, and config\.json of a llava model"):
+        _load_built(folder)
+
+
 def test_weights_of_another_depth_are_refused(folders: Callable, tmp_path: Path) -> None:
     config = checkpoint.AutoConfig.from_pretrained(BUNDLED).text_config.to_dict()
     folder = shutil.copytree(BUNDLED, tmp_path / "edited")

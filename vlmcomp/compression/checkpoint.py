@@ -183,7 +183,7 @@ def load(folder: Path, device: str | None = None) -> VLM:
     dtype = compute_dtype(device, spec)
     with reading(folder, problem):
         loaded_processor = processor.load(folder)
-        model = _load_model(folder, recipe.precision, dtype, device)
+        model = _load_model(folder, spec.family, recipe.precision, dtype, device)
     cast_weights_(model, dtype)
     if dtype == torch.float16:  # of weights that were stored in bfloat16 elsewhere
         for name, parameter in model.named_parameters():
@@ -200,10 +200,14 @@ def load(folder: Path, device: str | None = None) -> VLM:
     )
 
 
-def _load_model(folder: Path, precision: str, dtype: torch.dtype, device: str) -> PreTrainedModel:
+def _load_model(folder: Path, family: str, precision: str, dtype: torch.dtype, device: str) -> PreTrainedModel:
     """The model in ``folder``, all of whose tensors are there."""
     check_files(folder)
     config = AutoConfig.from_pretrained(folder)
+    if config.model_type != family:
+        raise UnusableWeights(f"{FILE} is of a {family} model, and config.json of a {config.model_type} model")
+    if (precision == "fp16") != (getattr(config, "quantization_config", None) is None):
+        raise UnusableWeights(f"{FILE} says {precision}, and config.json describes other weights")
     model_class = _model_class(config)
     if precision != "fp16" and (stored := weight_files.stored_tensors(folder)):
         with torch.device("meta"):

@@ -54,14 +54,14 @@ def prune_(
         For every step, the widths before and after.
 
     Raises:
-        ValueError: unknown family, a step that the architecture or its shapes do not allow, a quantized model, invalid
-            calibration data, or samples without a processor. No weight has been changed then.
+        ValueError: unknown family or decoder, a step that the architecture or its shapes do not allow, a quantized
+            model, invalid calibration data, or samples without a processor. No weight has been changed then.
 
     Example:
         >>> prune_(model, "heads25+glu30", samples, processor=processor)
     """
     parsed = _parse_steps(model, steps)
-    _require_unquantized(model)
+    _require_compressible(model)
     check_shapes(model, parsed, "fp16", str(model.device))
     batches = _calibration_batches(model, calibration_data, processor, prompt_of)
 
@@ -82,8 +82,8 @@ def quantize_(model: PreTrainedModel, precision: str) -> None:
         precision: "int8" or "int4" (bitsandbytes), "int8-torchao" or "int4-torchao".
 
     Raises:
-        ValueError: unknown family or precision, a library that is not installed, a width that the precision does not
-            support, or a quantized model. No weight has been changed then.
+        ValueError: unknown family, decoder or precision, a library that is not installed, a width that the precision
+            does not support, or a quantized model. No weight has been changed then.
 
     Example:
         >>> quantize_(model, "int4")
@@ -92,7 +92,7 @@ def quantize_(model: PreTrainedModel, precision: str) -> None:
     if precision not in PRECISIONS[1:]:
         raise ValueError(f"unknown precision '{precision}': use one of {', '.join(PRECISIONS[1:])}")
     require_backend(precision)
-    _require_unquantized(model)
+    _require_compressible(model)
     check_shapes(model, (), precision, str(model.device))
     for layer in architecture.decoder_layers(model):
         quantize_layer_(layer, precision, model.dtype)
@@ -116,7 +116,9 @@ def _parse_steps(model: PreTrainedModel, text: str) -> tuple[PruningStep, ...]:
     return steps
 
 
-def _require_unquantized(model: PreTrainedModel) -> None:
+def _require_compressible(model: PreTrainedModel) -> None:
+    if reason := architecture.unsupported_reason(model):
+        raise ValueError(f"this {type(model).__name__} cannot be compressed: {reason}")
     if getattr(model, "is_quantized", False):
         raise ValueError("the model is already quantized: prune it first, and quantize it once")
 
