@@ -33,7 +33,7 @@ DAMAGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "page": (lambda data: b"<!DOCTYPE html><html>Sign in</html>", "again"),
 }
 SHARD = "model-00002-of-00005.safetensors"
-FILES = ("model.safetensors", "config.json", "tokenizer.json", "processor_config.json")
+FILES = ("model.safetensors", "config.json", "tokenizer.json", "processor_config.json", "generation_config.json")
 
 
 @pytest.fixture(scope="module")

@@ -115,6 +115,18 @@ def test_an_adapter_is_refused(beside: bool, tiny: Path, tmp_path: Path) -> None
     assert "has an adapter (adapter_config.json), which is not applied: merge it" in _refusal(tmp_path)
 
 
+def test_an_adapter_in_a_checkpoint_is_refused(tiny: Path, tmp_path: Path) -> None:
+    checkpoint.save(compress(Recipe(NAME), device="cpu", source=str(tiny)), tmp_path / "out")
+    (tmp_path / "out" / "adapter_config.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"is damaged: adapter_config\.json belongs to no checkpoint"):
+        checkpoint.load(tmp_path / "out", "cpu")
+
+
+def test_a_folder_of_gguf_files_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "llava-Q4_K_M.gguf").write_bytes(b"GGUF")
+    assert "quantized already (GGUF)" in _refusal(tmp_path)
+
+
 def _with_decoder(kind: str, family: str, folder: Path) -> Path:
     """A folder with the config of ``family`` whose decoder is a tiny one of the type ``kind``."""
     sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 300}

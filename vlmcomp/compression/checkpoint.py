@@ -30,7 +30,7 @@ from vlmcomp.compression.visual_tokens import pruner as token_pruner
 from vlmcomp.hardware import default_device
 from vlmcomp.models import processor, registry, weight_files
 from vlmcomp.models.dtypes import check_range, compute_dtype
-from vlmcomp.models.source_check import RECIPE_FILE
+from vlmcomp.models.source_check import ADAPTER_FILE, RECIPE_FILE
 from vlmcomp.models.vlm import VLM
 from vlmcomp.models.weight_files import UnusableWeights, check_files, load_complete, reading
 from vlmcomp.recipe import Recipe
@@ -182,6 +182,7 @@ def load(folder: Path, device: str | None = None) -> VLM:
     spec = registry.get_model_spec(recipe.model)
     dtype = compute_dtype(device, spec)
     with reading(folder, problem):
+        check_files(folder)
         loaded_processor = processor.load(folder)
         model = _load_model(folder, spec.family, recipe.precision, dtype, device)
     cast_weights_(model, dtype)
@@ -202,7 +203,8 @@ def load(folder: Path, device: str | None = None) -> VLM:
 
 def _load_model(folder: Path, family: str, precision: str, dtype: torch.dtype, device: str) -> PreTrainedModel:
     """The model in ``folder``, all of whose tensors are there."""
-    check_files(folder)
+    if (folder / ADAPTER_FILE).exists():  # transformers would apply it
+        raise UnusableWeights(f"{ADAPTER_FILE} belongs to no checkpoint of vlmcomp: move it elsewhere")
     config = AutoConfig.from_pretrained(folder)
     if config.model_type != family:
         raise UnusableWeights(f"{FILE} is of a {family} model, and config.json of a {config.model_type} model")

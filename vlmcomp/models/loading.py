@@ -48,8 +48,8 @@ def load(spec: ModelSpec, source: str | None, progress: Progress) -> DenseModel:
         transformers_logging.disable_progress_bar()  # loads in an instant
     origin = source or spec.name_or_path
     with reading(folder, f"the weights of {spec.name} in {origin} cannot be read"):
-        loaded_processor = processor.load(folder, spec.min_max_pixels)
         check_files(folder)
+        loaded_processor = processor.load(folder, spec.min_max_pixels)
         refuse_packed(folder)
         model: PreTrainedModel = load_complete(AutoModelForImageTextToText, folder, dtype="auto")
     architecture.get_architecture(model)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from vlmcomp.feedback import error_summary
 from vlmcomp.models.architecture import ARCHITECTURES, unsupported_decoder_reason, unsupported_reason
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 RECIPE_FILE = "recipe.json"  # of our own checkpoints (``compression.checkpoint``)
-_ADAPTER_FILE = "adapter_config.json"  # of PEFT
+ADAPTER_FILE = "adapter_config.json"  # of PEFT
+_WEIGHTS = (".safetensors", ".bin")
 # Keys and files in which libraries describe how they have quantized: transformers and llm-compressor, MLX; AutoGPTQ,
 # AutoAWQ, ModelOpt and optimum-quanto.
 _QUANTIZATION_KEYS = ("quantization_config", "compression_config", "quant_config", "quantization")
@@ -34,11 +35,13 @@ def check_source(spec: ModelSpec, name: str, files: Collection[str], get_file: C
     Raises:
         ValueError: one sentence on what is there instead, and what to do.
     """
-    if _ADAPTER_FILE in files:
+    if ADAPTER_FILE in files:
         raise ValueError(
-            f"{name} has an adapter ({_ADAPTER_FILE}), which is not applied: merge it into its base model with PEFT's "
+            f"{name} has an adapter ({ADAPTER_FILE}), which is not applied: merge it into its base model with PEFT's "
             "merge_and_unload and give the folder of the result"
         )
+    if any(file.endswith(".gguf") for file in files) and not any(file.endswith(_WEIGHTS) for file in files):
+        _refuse_quantized("GGUF", spec, name)
     config_file = get_file("config.json") if "config.json" in files else None
     config = _read(config_file) if config_file else {}
     if config_file is None or not isinstance(config.get("model_type"), str):
@@ -80,7 +83,10 @@ def _check_not_quantized(config: dict[str, Any], files: Collection[str], spec: M
     found = next(_quantization_settings(config), None)
     if found is None and not described_in:
         return
-    method = _quantization_method(found) if found else described_in[0]
+    _refuse_quantized(_quantization_method(found) if found else described_in[0], spec, name)
+
+
+def _refuse_quantized(method: str, spec: ModelSpec, name: str) -> NoReturn:
     such_as = "" if spec.bundled else f", such as {spec.source}"
     raise ValueError(
         f"{name} is quantized already ({method}), and only original weights can be compressed: give the repository "

@@ -17,6 +17,10 @@ from vlmcomp.feedback import error_summary, is_out_of_memory
 
 _NUM_NAMED = 3  # tensors that a sentence names
 _LFS_POINTER = b"version https://git-lfs"
+_SETTINGS = (  # files of transformers; it ignores some of them when they are damaged
+    *("config.json", "generation_config.json", "processor_config.json", "preprocessor_config.json"),
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+)
 _AGAIN = "copy or download it again"
 _OF_ANOTHER = "use the config.json that belongs to these weights"
 # In files of older versions: buffers that are computed now, and SigLIP's pooling head, which no model here has.
@@ -67,7 +71,6 @@ def load_complete(model_class: Any, folder: Path, **settings: Any) -> Any:
     Raises:
         UnusableWeights: tensors are missing, superfluous, or of another shape.
     """
-    check_files(folder)
     model, info = model_class.from_pretrained(
         folder, output_loading_info=True, ignore_mismatched_sizes=True, **settings
     )
@@ -104,17 +107,17 @@ def _tensors_are(names: Collection[str]) -> str:
 
 
 def check_files(folder: Path) -> None:
-    """Check the files of weights in ``folder`` without reading the weights.
+    """Check the files of a model in ``folder`` without reading the weights.
 
     Raises:
-        UnusableWeights: there are none, one is missing, damaged or a git-LFS pointer.
+        UnusableWeights: it has no weights, or one of its files is missing, damaged or a git-LFS pointer.
     """
     files, index = _weight_files(folder)
     if not files:
         raise UnusableWeights(f"it has no {SAFE_WEIGHTS_NAME} or {WEIGHTS_NAME}")
     if missing := [file.name for file in files if not file.is_file()]:
         raise UnusableWeights(f"{missing[0]}, which {index} lists, is missing: {_AGAIN}")
-    for file in files:
+    for file in (*files, *(folder / name for name in _SETTINGS if (folder / name).is_file())):
         if damage := _damage(file):
             raise UnusableWeights(f"{file.name} {damage}")
 
