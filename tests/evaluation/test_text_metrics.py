@@ -43,7 +43,8 @@ def test_meteor_is_the_documented_one() -> None:
 
 def test_wordnet_is_really_consulted() -> None:
     assert text_metrics.meteor([("car", "auto"), ("car", "dog")]) == [0.5, 0.0]
-    assert "WordNet 3.0" in text_metrics.ensure_wordnet() and "2007" in text_metrics.ensure_wordnet()
+    description = text_metrics.load_wordnet().description
+    assert "WordNet 3.0" in description and "2007" in description
 
 
 def test_rouge_counts_words_not_order() -> None:
@@ -89,9 +90,7 @@ def test_what_cannot_be_scored_is_refused() -> None:
 
 
 def test_wordnet_is_made_ready_in_an_empty_home(tmp_path: Path) -> None:
-    code = (
-        "from vlmcomp.evaluation import text_metrics as m; print(m.ensure_wordnet()); print(m.meteor([('red', 'red')]))"
-    )
+    code = "from vlmcomp.evaluation import text_metrics as m; print(m.load_wordnet().description); print(m.meteor([('red', 'red')]))"
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path), "HOME": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr

