@@ -1,39 +1,78 @@
-"""Files: atomic writes, digests, and the user's cache folder."""
+"""Files: atomic writes, full disks, digests, and the user's cache folder."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import re
+import shutil
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 CACHE_DIR_ENV = "VLMCOMP_CACHE"  # environment variable that overrides the cache folder
 _BLOCK_BYTES = 1 << 22
+# errno of a disk that is full, over its quota, or read-only, and of a file that exceeds the largest size
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+_TEMPORARY_PREFIX = ".vlmcomp-"
 _NUMBERS = re.compile(r"\[\s+([-+.\deE,\s]+?)\s+\]")
 
 
 def cache_dir() -> Path:
-    """The user's cache folder: ``$VLMCOMP_CACHE``, else vlmcomp in ``$XDG_CACHE_HOME`` or ~/.cache."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get(CACHE_DIR_ENV) or Path(base) / "vlmcomp").expanduser()
+    """The user's cache folder: ``$VLMCOMP_CACHE``, else vlmcomp in ``$XDG_CACHE_HOME`` or ~/.cache.
+
+    Raises:
+        OSError: there is no home folder.
+    """
+    try:
+        if own := os.environ.get(CACHE_DIR_ENV):
+            return Path(own).expanduser()
+        return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "vlmcomp"
+    except RuntimeError:
+        raise OSError(f"there is no home folder for a cache: let {CACHE_DIR_ENV} name a folder") from None
 
 
 def check_writable(folder: Path) -> None:
-    """Check before long work that files can be written below ``folder``, which is created if necessary.
+    """Check before long work that files can be written to ``folder``, or to the folder in which it will be made.
 
     Raises:
         OSError: they cannot; the message names the folder and the reason.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        with tempfile.TemporaryFile(dir=_existing_part(folder)) as file:
+            file.write(b"x")  # on a full disk even an empty file can be made
     except OSError as error:
         raise OSError(f"{folder} cannot be written ({error.strerror}): give another folder") from None
+
+
+def check_new_folder(folder: Path) -> None:
+    """Check before long work that ``new_folder`` can write ``folder``.
+
+    Raises:
+        ValueError: it is not empty.
+        OSError: it cannot be written.
+    """
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise ValueError(f"{folder} is not an empty folder: choose a new one")
+    check_writable(folder)
+
+
+def free_bytes(folder: Path) -> int:
+    """Bytes free on the disk of ``folder``, which need not exist.
+
+    Raises:
+        OSError: the folder cannot be reached.
+    """
+    return shutil.disk_usage(_existing_part(folder)).free
+
+
+def _existing_part(path: Path) -> Path:
+    """``path``, or the closest folder above it that exists."""
+    return next(part for part in (path, *path.absolute().parents) if part.is_symlink() or part.exists())
 
 
 def sha256_of_files(files: Iterable[Path], on_bytes: Callable[[int], None] | None = None) -> str:
@@ -58,32 +97,123 @@ def short_digest(files: Iterable[Path]) -> str:
     return f"sha256:{sha256_of_files(files)[:16]}"
 
 
-def write_json(path: Path, data: dict[str, Any]) -> None:
-    """Write ``data`` atomically for people and diffs: indented, floats to six significant digits."""
-    text = json.dumps(_round_floats(data), indent=2, ensure_ascii=False, allow_nan=False)
-    text = _NUMBERS.sub(lambda m: "[" + " ".join(m[1].split()) + "]", text)  # a list of numbers on one line
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, f"{text}\n")
+def disk_error(error: BaseException | None) -> OSError | None:
+    """The ``OSError`` of a disk that is full or read-only, if that is why ``error`` was raised; otherwise None.
+
+    Libraries in Rust and C++ (safetensors, tokenizers, PyTorch) raise errors of their own, which only name it or follow
+    from it.
+    """
+    while error is not None:
+        for code in _DISK_ERRORS:
+            reason = os.strerror(code)
+            if getattr(error, "errno", None) == code or f"(os error {code})" in str(error) or reason in str(error):
+                return error if isinstance(error, OSError) and error.errno else OSError(code, reason)
+        error = error.__cause__ or error.__context__
+    return None
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write ``text`` atomically: a reader finds the old file or the new one."""
-    write_bytes(path, text.encode())
+@contextmanager
+def naming_disk_errors(path: Path) -> Iterator[None]:
+    """Inside the context every error of a full or read-only disk is an ``OSError`` that names ``path``."""
+    try:
+        yield
+    except Exception as error:
+        found = disk_error(error)
+        if found is None:
+            raise
+        raise OSError(found.errno, found.strerror, str(path)) from error
+
+
+@contextmanager
+def temporary_folder(parent: Path) -> Iterator[Path]:
+    """A new folder in ``parent``, which is deleted at the end of the block."""
+    folder = Path(tempfile.mkdtemp(prefix=_TEMPORARY_PREFIX, dir=parent))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder, whose files are in ``folder`` after the block, or nowhere if it fails.
+
+    Raises:
+        ValueError: ``folder`` is not empty.
+        OSError: it cannot be written.
+    """
+    check_new_folder(folder)
+    with naming_disk_errors(folder), temporary_folder(_existing_part(folder)) as partial:
+        yield partial
+        partial.chmod(0o755)  # mkdtemp's 0700 would hide it from others
+        if folder.is_dir():  # perhaps a mounted one, which cannot be replaced
+            move_files(partial, folder)
+        else:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            partial.rename(folder)
+
+
+def move_files(source: Path, target: Path) -> None:
+    """Move the files of the folder ``source`` to ``target``, on the same disk, in place of those of the same name."""
+    target.mkdir(parents=True, exist_ok=True)
+    for file in source.iterdir():
+        os.replace(file, target / file.name)
+
+
+@contextmanager
+def new_version(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write that replaces ``path`` at the end of the block; an error leaves ``path`` as it was.
+
+    A device or a pipe, such as /dev/stdout, is written itself.
+    """
+    with naming_disk_errors(path):
+        if path.exists() and not path.is_file():
+            with path.open("wb") as stream:
+                yield stream
+            return
+        target = Path(os.path.realpath(path))  # a symbolic link stays one
+        handle, temporary = tempfile.mkstemp(prefix=_TEMPORARY_PREFIX, dir=target.parent)
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                yield stream
+                stream.flush()
+                os.fsync(handle)
+            os.chmod(temporary, 0o644)  # mkstemp's 0600 would hide published results from others
+            os.replace(temporary, target)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+
+def write_files(contents: Mapping[Path, bytes]) -> None:
+    """Replace every path by its new content, in this order, once all are written: a full disk changes none."""
+    with ExitStack() as versions:
+        for path, data in reversed(list(contents.items())):  # the stack ends in reverse order
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stream = versions.enter_context(new_version(path))
+            stream.write(data)
+            stream.flush()
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Replace ``path`` atomically; an interrupted write leaves it unchanged."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp's 0600 would hide published results from others
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    """Write ``data`` atomically: a reader finds the old file or the new one."""
+    write_files({path: data})
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` atomically."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, data: dict[str, Any]) -> None:
+    """Write ``data`` atomically, as ``to_json``."""
+    write_text(path, to_json(data))
+
+
+def to_json(data: dict[str, Any]) -> str:
+    """``data`` as JSON for people and diffs: indented, floats to six significant digits."""
+    text = json.dumps(_round_floats(data), indent=2, ensure_ascii=False, allow_nan=False)
+    return _NUMBERS.sub(lambda m: "[" + " ".join(m[1].split()) + "]", text) + "\n"  # a list of numbers on one line
 
 
 def _round_floats(value: Any) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -23,6 +22,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import tqdm
 
 from vlmcomp.feedback import Progress, format_bytes
+from vlmcomp.files import disk_error, free_bytes
 
 HUB_ERRORS = (OSError, EntryNotFoundError, HFValidationError, HTTPError, RuntimeError)
 
@@ -94,8 +94,7 @@ def download_snapshot(
 def _check_disk(repo_id: str, missing: int) -> None:
     """Raises ``ValueError`` if the Hub's cache has no room for ``missing`` bytes."""
     cache = Path(constants.HF_HUB_CACHE)
-    disk = next(folder for folder in (cache, *cache.parents) if folder.exists())
-    free = shutil.disk_usage(disk).free
+    free = free_bytes(cache)
     if missing > free:
         raise ValueError(
             f"{repo_id} needs {format_bytes(missing)} more on the disk of {cache}, which has {format_bytes(free)} "
@@ -146,6 +145,8 @@ def raise_hub_error(
         text = f"the Hub no longer has the revision {revision} of {repo_id}: see {page}/commits"
     elif isinstance(error, HFValidationError):
         text = f"the weights of {name} cannot be loaded from {repo_id}: it is neither a folder nor a Hub id"
+    elif full := disk_error(error):
+        text = f"{repo_id} cannot be written to {constants.HF_HUB_CACHE}: {full.strerror}"
     elif isinstance(error, LocalEntryNotFoundError):
         text = (
             f"the Hub cannot be reached, and {repo_id} was not downloaded completely before: try again with a network"
@@ -170,6 +171,8 @@ def raise_upload_error(error: Exception, repo: str, endpoint: str) -> NoReturn:
         text = f"{endpoint} refuses {repo} with {status}: {reason}"
     elif isinstance(error, HTTPError | ConnectionError | TimeoutError):
         text = f"{endpoint} cannot be reached: try again with a network, and without HF_HUB_OFFLINE"
+    elif full := disk_error(error):
+        text = f"{full.filename or constants.HF_HOME}: {full.strerror}"
     elif getattr(error, "strerror", None):
         text = f"{getattr(error, 'filename', None) or repo}: {error.strerror}"  # type: ignore[attr-defined]
     else:

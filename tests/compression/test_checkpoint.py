@@ -93,7 +93,7 @@ def test_an_int4_model_that_has_answered_on_such_a_cpu_is_not_saved(samples: lis
 
 def test_a_folder_in_use_is_refused_and_left_alone(built, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("precious")
-    with pytest.raises(ValueError, match="not empty"):
+    with pytest.raises(ValueError, match="not an empty folder"):
         checkpoint.save(built("llava-shapes/fp16"), tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from huggingface_hub import HfApi
 
-from vlmcomp import hub
+from vlmcomp import files, hub
 from vlmcomp.compression import checkpoint
 from vlmcomp.models import registry
 from vlmcomp.models.vlm import VLM
@@ -23,10 +23,11 @@ def upload_checkpoint(vlm: VLM, repo_id: str, private: bool) -> str:
 
     Raises:
         ValueError: the model cannot be saved, or one sentence on why the upload failed.
+        OSError: the folder for temporary files cannot hold the model.
     """
     api = HfApi()
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch) / "model"
+    with files.temporary_folder(Path(tempfile.gettempdir())) as scratch:
+        folder = scratch / "model"
         checkpoint.save(vlm, folder)
         try:
             url = api.create_repo(repo_id, private=private, exist_ok=True)

@@ -67,9 +67,7 @@ def update_folder(folder: Path, reports: Sequence[Report], root: Path) -> list[P
         if contents := _render(document, reports, root):
             updated.append(document)
             written |= contents
-    for path, content in written.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        files.write_bytes(path, content)
+    files.write_files(written)
     return updated
 
 
@@ -82,9 +80,7 @@ def update_file(document: Path, reports: Sequence[Report], root: Path) -> None:
     contents = _render(document, reports, root)
     if not contents:
         raise ValueError(f"{document} has no generated block: add the markers <!-- results:begin --> and end")
-    for path, content in contents.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        files.write_bytes(path, content)
+    files.write_files(contents)
 
 
 def _render(document: Path, reports: Sequence[Report], root: Path) -> dict[Path, bytes]:

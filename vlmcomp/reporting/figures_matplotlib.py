@@ -58,7 +58,7 @@ def save_all(
         task: the task of the quality (None: of each model its headline task).
 
     Returns:
-        The files written, each atomically.
+        The files written: all of them or, on a full disk, none.
 
     Raises:
         ValueError: nothing was measured that could be drawn.
@@ -73,14 +73,11 @@ def save_all(
     drawn = {str(point.recipe) for plot in plots for panel in plot.panels for point in panel.points}
     if missing := [r.recipe for r in mine if r.recipe not in drawn]:
         progress(f"left out, because they failed or do not compare with the others: {', '.join(missing)}")
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for plot in plots:
-        for extension, write in WRITERS.items():
-            path = folder / f"{plot.name}.{extension}"
-            files.write_bytes(path, write(plot))
-            paths.append(path)
-    return paths
+    contents = {
+        folder / f"{plot.name}.{extension}": write(plot) for plot in plots for extension, write in WRITERS.items()
+    }
+    files.write_files(contents)
+    return list(contents)
 
 
 def to_png(plot: Plot) -> bytes:

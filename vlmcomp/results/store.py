@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from vlmcomp.files import write_bytes, write_json
+from vlmcomp import files
 from vlmcomp.recipe import Recipe
 from vlmcomp.results.schema import Report
 
@@ -33,7 +33,7 @@ def report_path(hardware_slug: str, recipe: Recipe, root: Path = PRECOMPUTED) ->
 def save(report: Report, predictions: dict[str, Predictions] | None = None, root: Path = PRECOMPUTED) -> Path:
     """Write a report and its predictions atomically.
 
-    Predictions are written first: a report that exists has its predictions.
+    Both are replaced together, predictions first: a report that exists has its predictions.
 
     Args:
         report: its hardware and recipe determine the path.
@@ -44,11 +44,11 @@ def save(report: Report, predictions: dict[str, Predictions] | None = None, root
         The report's path.
     """
     path = report_path(report.hardware.slug, Recipe.parse(report.recipe), root)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    contents: dict[Path, bytes] = {}
     if predictions is not None:
         text = json.dumps(predictions, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-        write_bytes(_predictions_path(path), gzip.compress(text.encode(), mtime=0))
-    write_json(path, report.to_dict())
+        contents[_predictions_path(path)] = gzip.compress(text.encode(), mtime=0)
+    files.write_files(contents | {path: files.to_json(report.to_dict()).encode()})
     if predictions is None:
         _predictions_path(path).unlink(missing_ok=True)
     return path

@@ -151,23 +151,26 @@ class VariantCache:
 
 
 def default_cache() -> VariantCache:
-    """The cache of this user, in ``files.cache_dir()``.
+    """The cache of this user, in ``files.cache_dir()``; one that caches nothing, with a warning, where there is none.
 
     Its limit is ``$VLMCOMP_CACHE_GB`` (default 40; 0 caches nothing), but at most half of the free disk space.
 
     Raises:
         ValueError: the size is not a number.
     """
-    root = files.cache_dir()
     try:
         limit = float(os.environ.get(ENV_CACHE_GB) or _DEFAULT_GB) * 1e9
-        disk = next(folder for folder in (root, *root.absolute().parents) if folder.exists())
-        available = shutil.disk_usage(disk).free + sum(size for _, size in VariantCache(root, 0).entries())
-        return VariantCache(root, int(min(limit, available / 2)))
     except ValueError:
         raise ValueError(
             f"{ENV_CACHE_GB} is '{os.environ[ENV_CACHE_GB]}': give a number of GB, 0 for no cache"
         ) from None
+    try:
+        root = files.cache_dir()
+        available = files.free_bytes(root) + sum(size for _, size in VariantCache(root, 0).entries())
+    except OSError as error:
+        _log.warning("no variant is cached: %s", error)
+        return VariantCache(Path(), 0)
+    return VariantCache(root, int(min(limit, available / 2)))
 
 
 def _verify(entry: Path, key: CacheKey, report_fraction: Callable[[float], None]) -> None:

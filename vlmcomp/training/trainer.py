@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, replace
@@ -14,8 +13,9 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, ProcessorMixin
 
+from vlmcomp import files
 from vlmcomp.data.scenes import CANVAS
 from vlmcomp.models import architecture
 from vlmcomp.models.weight_files import reading, refuse_mismatched, refuse_missing
@@ -113,8 +113,8 @@ class Trainer:
             "history": self.history,
             "plan": asdict(self.plan),
         }
-        torch.save(state, self.work / "checkpoint.tmp")
-        os.replace(self.work / "checkpoint.tmp", self.work / "checkpoint.pt")
+        with files.new_version(self.work / "checkpoint.pt") as file:
+            torch.save(state, file)
 
     def _resume(self) -> tuple[str, list[dict[str, Any]]] | None:
         """Load the checkpoint; returns its stage and the states of that stage's optimizers."""
@@ -162,7 +162,7 @@ class Trainer:
         step = self.steps_done[stage]
         seconds = round(self.seconds)
         self.history.append({"stage": stage, "step": step, "seconds": seconds, **averages})
-        (self.work / "history.json").write_text(json.dumps(self.history, indent=1))
+        files.write_text(self.work / "history.json", json.dumps(self.history, indent=1))
 
     def _train_step(self, stage: str, batch: Batch, optimizers: Optimizers) -> dict[str, float]:
         batch = {name: value.to(self.device) for name, value in batch.items()}
@@ -217,5 +217,13 @@ def train(
     """
     trainer = Trainer(name, replace(TINY_MODELS[name].plan, **overrides), work, compiled, save_every)
     model = trainer.run()
-    model.to("cpu", torch.float16).save_pretrained(out)
-    trainer.processor.save_pretrained(out)
+    _save_model(model.to("cpu", torch.float16), trainer.processor, out)
+
+
+def _save_model(model: PreTrainedModel, processor: ProcessorMixin, out: Path) -> None:
+    """Write the files of a trained model to ``out`` once all of them are written; its other files stay."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with files.naming_disk_errors(out), files.temporary_folder(out.parent) as partial:
+        model.save_pretrained(partial)
+        processor.save_pretrained(partial)
+        files.move_files(partial, out)
