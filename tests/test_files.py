@@ -35,3 +35,25 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="cannot be written"):
         files.check_writable(tmp_path / "file" / "below")
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_of_two_writers_of_one_folder_the_first_wins(exists: bool, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    if exists:
+        folder.mkdir()
+    with pytest.raises(OSError, match="not empty"):
+        with files.new_folder(folder) as second:
+            with files.new_folder(folder) as first:
+                (first / "a").write_text("first")
+            (second / "a").write_text("second")
+            (second / "b").write_text("second")
+    assert [(path.name, path.read_text()) for path in folder.iterdir()] == [("a", "first")]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_link_to_a_file_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "real").write_text("old")
+    (tmp_path / "link").symlink_to("real")
+    files.write_text(tmp_path / "link", "new")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "real").read_text() == "new"

@@ -22,9 +22,10 @@ from vlmcomp.compression import checkpoint
 from vlmcomp.experiments.trial_log import Trial, TrialLog
 from vlmcomp.recipe import Recipe
 from vlmcomp.results import store
-from vlmcomp.serving import recorded, variant_cache
+from vlmcomp.serving import recorded
 from vlmcomp.serving.local import LocalBackend
 from vlmcomp.serving.variant_cache import VariantCache
+from vlmcomp.serving.variants import get_or_build
 from vlmcomp.training import trainer as training
 
 INT8 = Recipe.parse("llava-shapes/int8")
@@ -94,7 +95,7 @@ def test_the_app_answers_although_its_cache_is_full(tmp_path: Path, samples: lis
 
 
 def test_a_model_that_could_not_be_saved_is_unchanged(samples: list, tmp_path: Path) -> None:
-    vlm = variant_cache.get_or_build(INT8, "cpu")
+    vlm = get_or_build(INT8, "cpu")
     inputs = vlm.encode([samples[0][0]], [samples[0][1]])
     with torch.inference_mode():
         expected = vlm.model(**inputs).logits

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = {  # lowest first; the packages and modules of one layer do not know each other
-    0: ("recipe", "files", "feedback", "private_ops"),
+    0: ("recipe", "files", "feedback", "signals", "private_ops"),
     1: ("results",),
     2: ("hardware", "hub"),
     3: ("data",),

@@ -1,4 +1,4 @@
-"""Files: atomic writes, full disks, digests, and the user's cache folder."""
+"""Files: atomic writes, checks before long work, full disks, leftovers, digests, and the user's cache folder."""
 
 from __future__ import annotations
 
@@ -8,17 +8,23 @@ import json
 import os
 import re
 import shutil
+import socket
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
+
+import psutil
 
 CACHE_DIR_ENV = "VLMCOMP_CACHE"  # environment variable that overrides the cache folder
 _BLOCK_BYTES = 1 << 22
 # errno of a disk that is full, over its quota, or read-only, and of a file that exceeds the largest size
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
-_TEMPORARY_PREFIX = ".vlmcomp-"
+_TEMPORARY = re.compile(r"\.vlmcomp-(?P<machine>[0-9a-f]{8})-(?P<process>\d+)-\w+\.tmp")
+_ABANDONED_SECONDS = 86_400.0  # longer than anything is written
 _NUMBERS = re.compile(r"\[\s+([-+.\deE,\s]+?)\s+\]")
 
 
@@ -43,10 +49,25 @@ def check_writable(folder: Path) -> None:
         OSError: they cannot; the message names the folder and the reason.
     """
     try:
-        with tempfile.TemporaryFile(dir=_existing_part(folder)) as file:
-            file.write(b"x")  # on a full disk even an empty file can be made
+        place = _existing_part(folder)
+        remove_leftovers(place)
+        with tempfile.TemporaryFile(dir=place) as file:
+            file.write(b"x")  # an empty file can be made even on a full disk
     except OSError as error:
         raise OSError(f"{folder} cannot be written ({error.strerror}): give another folder") from None
+
+
+def check_file_writable(file: Path) -> None:
+    """Check before long work that ``file`` can be written.
+
+    Raises:
+        ValueError: it is a folder.
+        OSError: its folder cannot be written.
+    """
+    if file.is_dir():
+        raise ValueError(f"{file} is a folder: give the name of a file")
+    if file.is_file() or not file.exists():  # no device or pipe
+        check_writable(file.parent)
 
 
 def check_new_folder(folder: Path) -> None:
@@ -56,7 +77,7 @@ def check_new_folder(folder: Path) -> None:
         ValueError: it is not empty.
         OSError: it cannot be written.
     """
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+    if folder.is_file() or (folder.is_dir() and not _is_empty(folder)):
         raise ValueError(f"{folder} is not an empty folder: choose a new one")
     check_writable(folder)
 
@@ -126,12 +147,43 @@ def naming_disk_errors(path: Path) -> Iterator[None]:
 
 @contextmanager
 def temporary_folder(parent: Path) -> Iterator[Path]:
-    """A new folder in ``parent``, which is deleted at the end of the block."""
-    folder = Path(tempfile.mkdtemp(prefix=_TEMPORARY_PREFIX, dir=parent))
+    """A new folder in ``parent``, deleted at the end of the block; by ``remove_leftovers`` if the process is killed."""
+    remove_leftovers(parent)
+    folder = Path(tempfile.mkdtemp(".tmp", _temporary_prefix(), parent))
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@cache
+def machine_id() -> str:
+    """Eight hex digits of the machine, or the container, in which a process id is unique."""
+    namespace = Path("/proc/self/ns/pid")
+    container = namespace.stat().st_ino if namespace.exists() else 0
+    return hashlib.sha256(f"{socket.gethostname()} {container}".encode()).hexdigest()[:8]
+
+
+def _temporary_prefix() -> str:
+    return f".vlmcomp-{machine_id()}-{os.getpid()}-"
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete the temporary files and folders of this module that killed processes left in ``folder``."""
+    for path in folder.glob(".vlmcomp-*.tmp"):
+        with suppress(OSError):  # another process was first, or it is another user's
+            if _is_abandoned(path):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _is_abandoned(path: Path) -> bool:
+    """Whether ``path`` is temporary and its process has ended; on another machine, whether it is old."""
+    match = _TEMPORARY.fullmatch(path.name)
+    if match is None:
+        return False
+    if match["machine"] == machine_id() and not psutil.pid_exists(int(match["process"])):
+        return True
+    return time.time() - path.stat().st_mtime > _ABANDONED_SECONDS
 
 
 @contextmanager
@@ -143,14 +195,22 @@ def new_folder(folder: Path) -> Iterator[Path]:
         OSError: it cannot be written.
     """
     check_new_folder(folder)
+    exists = folder.is_dir()
     with naming_disk_errors(folder), temporary_folder(_existing_part(folder)) as partial:
         yield partial
         partial.chmod(0o755)  # mkdtemp's 0700 would hide it from others
-        if folder.is_dir():  # perhaps a mounted one, which cannot be replaced
-            move_files(partial, folder)
-        else:
+        if not exists:
             folder.parent.mkdir(parents=True, exist_ok=True)
             partial.rename(folder)
+        elif _is_empty(folder):  # perhaps a mounted one, which cannot be replaced
+            move_files(partial, folder)
+        else:
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), str(folder))
+
+
+def _is_empty(folder: Path) -> bool:
+    """Whether there is nothing but temporary files in ``folder``."""
+    return all(_TEMPORARY.fullmatch(path.name) for path in folder.iterdir())
 
 
 def move_files(source: Path, target: Path) -> None:
@@ -172,7 +232,8 @@ def new_version(path: Path) -> Iterator[IO[bytes]]:
                 yield stream
             return
         target = Path(os.path.realpath(path))  # a symbolic link stays one
-        handle, temporary = tempfile.mkstemp(prefix=_TEMPORARY_PREFIX, dir=target.parent)
+        remove_leftovers(target.parent)
+        handle, temporary = tempfile.mkstemp(".tmp", _temporary_prefix(), target.parent)
         try:
             with os.fdopen(handle, "wb") as stream:
                 yield stream

@@ -98,6 +98,17 @@ def test_a_folder_in_use_is_refused_and_left_alone(built, tmp_path: Path) -> Non
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
 
 
+def test_an_empty_folder_is_filled_where_it_is(built, tmp_path: Path) -> None:
+    """A mounted folder can be neither replaced nor renamed."""
+    out = tmp_path / "mounted"
+    out.mkdir()
+    identity = out.stat().st_ino
+    (tmp_path / "to").symlink_to(out)
+    checkpoint.save(built("llava-shapes/fp16"), tmp_path / "to")
+    assert out.stat().st_ino == identity and checkpoint.is_checkpoint(out) and (tmp_path / "to").is_symlink()
+    assert not [path for path in out.iterdir() if path.name.startswith(".")]
+
+
 def test_an_interrupted_build_leaves_nothing(built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     vlm = built("llava-shapes/fp16")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from vlmcomp import hardware
+from vlmcomp import files, hardware
 from vlmcomp.api.results import BenchmarkResult
 from vlmcomp.data import task_registry
 from vlmcomp.evaluation import runner
@@ -47,6 +47,7 @@ def benchmark(
 
     Raises:
         ValueError: an unknown model or task, or anything that ``compress`` refuses.
+        OSError: ``results_dir`` cannot be written; nothing is measured then.
 
     Example:
         >>> import vlmcomp
@@ -57,6 +58,8 @@ def benchmark(
     parsed = recipe if isinstance(recipe, Recipe) else Recipe.parse(recipe)
     config = BenchmarkConfig(tuple(tasks), num_samples, seed=seed, device=device, source=source)
     _validate(parsed, config)
+    if results_dir is not None:
+        files.check_writable(Path(results_dir))
     report, predictions = runner.benchmark(parsed, config, progress or (lambda text, fraction: None))
     if results_dir is not None:
         store.save(report, predictions, Path(results_dir))

@@ -5,27 +5,28 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from vlmcomp import files
 from vlmcomp.models import registry
 from vlmcomp.recipe import Recipe
 from vlmcomp.reporting import grid
 
 
 def check_compress(args: argparse.Namespace) -> None:
-    """Raises ``ValueError`` for a recipe that its model does not allow, or a folder that is in use."""
+    """Raises ``ValueError`` or ``OSError`` for a recipe that its model does not allow, or a folder that is in use or
+    cannot be written."""
     recipe = Recipe.parse(args.recipe)
-    out = Path(args.out)
     registry.validate_recipe(recipe)
     if args.calibration_data and not recipe.steps:
         raise ValueError(f"{recipe} prunes nothing: remove --calibration-data")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out} is not an empty folder: choose a new one")
+    files.check_new_folder(Path(args.out))
 
 
 def check_bench(args: argparse.Namespace) -> None:
-    """Raises ``ValueError`` for options that contradict each other."""
+    """Raises ``ValueError`` for options that contradict each other, ``OSError`` for a folder that cannot be written."""
     select_recipes(args)
     if args.quick and args.samples is not None:
         raise ValueError("--quick sets the number of samples: remove --samples")
+    files.check_writable(Path(args.out))
 
 
 def select_recipes(args: argparse.Namespace) -> tuple[list[Recipe], list[str]]:
@@ -49,17 +50,25 @@ def select_recipes(args: argparse.Namespace) -> tuple[list[Recipe], list[str]]:
 
 
 def check_experiment(args: argparse.Namespace) -> None:
-    """Raises ``ValueError`` for a number of seeds or a device that the experiments cannot use."""
+    """Raises ``ValueError`` or ``OSError`` for a number of seeds or a device that the experiments cannot use, or a file
+    that cannot be written."""
     if args.seeds < 1:
         raise ValueError("--seeds must be at least 1")
     if args.device == "cuda" and args.part != ["speed"]:
         raise ValueError("on a GPU only the speed is measured: give --part speed, or --device cpu")
+    if args.out:
+        file = Path(args.out)
+        files.check_file_writable(file)
+        if file.suffix == ".md":
+            raise ValueError(f"{file} is where the tables go: give the results another name, such as {file.stem}.json")
 
 
 def check_record(args: argparse.Namespace) -> None:
-    """Raises ``ValueError`` for a recipe that its model does not allow."""
+    """Raises ``ValueError`` for a recipe that its model does not allow, ``OSError`` for a folder that cannot be
+    written."""
     for recipe in recipes_to_record(args):
         registry.validate_recipe(recipe)
+    files.check_writable(Path(args.out))
 
 
 def recipes_to_record(args: argparse.Namespace) -> list[Recipe]:
@@ -69,10 +78,17 @@ def recipes_to_record(args: argparse.Namespace) -> list[Recipe]:
 
 
 def check_report(args: argparse.Namespace) -> None:
-    """Raises ``ValueError`` for options that contradict each other."""
+    """Raises ``ValueError`` for options that contradict each other, ``OSError`` for what cannot be written."""
     docs = args.docs or args.readme
     if docs and (args.model or args.hardware or args.task):
         option = "--docs" if args.docs else "--readme"
         raise ValueError(f"{option} shows every model: remove --model, --hardware and --task")
     if args.out and (docs or args.plots):
         raise ValueError("--out is for tables: remove it, or --docs and --plots")
+    if args.out:
+        files.check_file_writable(Path(args.out))
+    if docs:
+        Path(docs).stat()  # raises if it does not exist
+    folders = (args.plots, args.rescore and args.root, docs and (docs if Path(docs).is_dir() else Path(docs).parent))
+    for folder in filter(None, folders):
+        files.check_writable(Path(folder))

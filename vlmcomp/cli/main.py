@@ -12,6 +12,7 @@ from vlmcomp import files
 from vlmcomp.cli import extras, subcommands
 from vlmcomp.cli.options import Subcommands
 from vlmcomp.feedback import is_out_of_memory
+from vlmcomp.signals import Terminated, sigterm_as_interrupt
 
 EARLIER_NAMES = {"build": "compress", "study": "experiment"}  # of subcommands; still accepted
 
@@ -50,7 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one subcommand.
 
     Returns:
-        0; 1 if a recipe of a sweep failed; 2 for bad input, with one sentence on stderr; 130 if interrupted.
+        0; 1 if a recipe of a sweep failed; 2 for bad input, with one sentence on stderr; 130 if interrupted,
+        143 by SIGTERM.
     """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -59,13 +61,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words:
         words[0] = EARLIER_NAMES.get(words[0], words[0])
     try:
-        return _run(words)
+        with sigterm_as_interrupt():
+            return _run(words)
     except BrokenPipeError:  # the reader, such as head, has closed the pipe
         _discard_output()
         return 0
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         print("vlmcomp: interrupted; finished results are saved", file=sys.stderr)
-        return 130
+        return 143 if isinstance(error, Terminated) else 130
     except Exception as error:
         if not isinstance(error, ValueError | OSError | ImportError) and not is_out_of_memory(error):
             found = files.disk_error(error)

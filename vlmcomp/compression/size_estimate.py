@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 
+from vlmcomp import files
 from vlmcomp.compression.activation_stats import solver_memory_bytes
 from vlmcomp.compression.calibration import BATCH_SIZE
 from vlmcomp.compression.pruning.pruner import plan_steps
 from vlmcomp.compression.quantization.torchao import GROUP_SIZE
 from vlmcomp.compression.size import count_parameters
+from vlmcomp.feedback import format_bytes
 from vlmcomp.hardware import default_device
 from vlmcomp.models import architecture, registry
 from vlmcomp.models.configs import PUBLISHED_CONFIGS
@@ -29,6 +33,7 @@ _NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)  # 4 bits, a byte a block of 64, 4 bytes a 
 _BYTES_PER_WEIGHT = {"fp16": 2.0, "int8": 1.0, "int4": _NF4, "int8-torchao": 1.0, "int4-torchao": 0.5 + 4 / GROUP_SIZE}
 _BYTES_PER_ROW = {"int8": 4.0, "int8-torchao": 5.0}  # the scale, and torchao's zero point, which is 0
 _DECODER_PARTS = ("decoder attention", "decoder MLP")
+_CERTAIN = 0.9  # of an estimate is needed for certain
 _TOKENS_PER_SEQUENCE = 1024  # of a calibration batch
 
 
@@ -108,6 +113,25 @@ def _weight_bytes(
         result[part] -= 2.0 * _num_parameters(linear)
         result[part] += linear_bytes(linear, kept_fraction[part], precision, is_consumer)
     return result
+
+
+def check_free_space(recipe: Recipe, folder: Path, advice: str = "give another folder") -> None:
+    """Check before a build that there is room to save it.
+
+    Args:
+        recipe: what is built, from the weights of the registry.
+        folder: where it will be saved.
+        advice: how to choose another disk.
+
+    Raises:
+        OSError: it clearly has not.
+        ValueError: as ``estimate_weight_bytes``.
+    """
+    needed = int(sum(estimate_weight_bytes(recipe).values()))
+    free = files.free_bytes(folder)
+    if free < _CERTAIN * needed:
+        sizes = f"{recipe} needs {format_bytes(needed)}, and the disk has {format_bytes(free)} free"
+        raise OSError(errno.ENOSPC, f"{sizes}: make room, or {advice}", str(folder))
 
 
 def estimate_memory(recipe: Recipe) -> tuple[int, int]:

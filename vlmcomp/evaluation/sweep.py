@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from vlmcomp import files
+from vlmcomp.compression import size_estimate
 from vlmcomp.data import task_registry
 from vlmcomp.data.tasks import Task
 from vlmcomp.evaluation import latency
@@ -39,6 +41,7 @@ from vlmcomp.runtime.engine import Engine
 
 LineCallback = Callable[[str], None]
 _DEFAULT_CONFIG = BenchmarkConfig()
+_SECONDS_TO_CLEAN_UP = 20.0
 
 
 def run(
@@ -117,10 +120,21 @@ def _load_or_measure(
             log(f"{summary(report)} (reused)")
             return report
         _check_no_task_is_lost(path, recipe, config)
+    files.check_file_writable(path)
+    _check_scratch_space(recipe, config)
     report = _run_worker(recipe, config, root, path, show_status)
     _delete_prediction_logs(path)
     log(summary(report))
     return report
+
+
+def _check_scratch_space(recipe: Recipe, config: BenchmarkConfig) -> None:
+    """Raises ``OSError`` if the worker clearly cannot save ``recipe``, which it does to measure its size."""
+    if config.random_weights or config.source is not None:
+        return
+    with contextlib.suppress(ValueError):  # what cannot be built is a failure that the worker records
+        folder = Path(tempfile.gettempdir())
+        size_estimate.check_free_space(recipe, folder, "let TMPDIR name another folder")
 
 
 def _check_no_task_is_lost(path: Path, recipe: Recipe, config: BenchmarkConfig) -> None:
@@ -255,10 +269,19 @@ def _run_process(job: str, on_progress: LineCallback) -> tuple[int, list[str]]:
                     on_progress(line.removeprefix(PROGRESS_PREFIX).strip())
             code = process.wait()
         finally:
-            process.terminate()  # no effect on a process that has ended
-            process.wait()
+            _end(process)
         stderr.seek(0)
         return code, [line.strip() for line in stderr if line.strip()]
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """End the worker, which deletes its temporary files first; no effect on one that has ended."""
+    process.terminate()
+    try:
+        process.wait(_SECONDS_TO_CLEAN_UP)
+    except subprocess.TimeoutExpired:  # it is inside a library
+        process.kill()
+        process.wait()
 
 
 def _exit_reason(code: int, errors: list[str]) -> str:

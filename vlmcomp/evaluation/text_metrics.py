@@ -235,11 +235,16 @@ def _copy_from_wn(folder: Path) -> None:
     if data is None or not (data / "lexnames").exists():
         return  # later releases of wn carry no data
     target = folder / "corpora" / "wordnet"
-    if not target.exists():
+    if target.exists():
+        return
+    try:
         with files.new_folder(target) as partial:
             for file in data.iterdir():
                 if file.is_file():
                     (partial / file.name).write_bytes(file.read_bytes().replace(b"\r\n", b"\n"))
+    except (OSError, ValueError):
+        if not target.exists():  # otherwise another process was first
+            raise
 
 
 def _download() -> None:

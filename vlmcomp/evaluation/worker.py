@@ -17,6 +17,7 @@ from vlmcomp.evaluation.runner import benchmark
 from vlmcomp.recipe import Recipe
 from vlmcomp.results import store
 from vlmcomp.results.schema import Report
+from vlmcomp.signals import sigterm_as_interrupt
 
 PROGRESS_PREFIX = "vlmcomp-progress "  # of the lines that the sweep shows
 EXIT_CANNOT_WRITE = 74  # EX_IOERR of sysexits.h: the disk is full or read-only
@@ -31,7 +32,7 @@ def _main(job: dict[str, Any]) -> int:
         result = benchmark(recipe, config, _print_progress, prediction_logs(recipe, config, root))
         report, predictions = merge_tasks(*result, root)
     except KeyboardInterrupt:
-        return 128 + signal.SIGINT
+        return 128 + signal.SIGTERM
     except Exception as error:
         if files.disk_error(error):  # no failure of the recipe
             return _report_write_error(error)
@@ -64,4 +65,6 @@ def _report_write_error(error: Exception) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(_main(json.loads(sys.argv[1])))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Ctrl-C the sweep, which gets it too, sends SIGTERM
+    with sigterm_as_interrupt():
+        sys.exit(_main(json.loads(sys.argv[1])))

@@ -48,7 +48,7 @@ class PredictionLog:
     def append(self, batch: Predictions) -> None:
         """Add one batch; it is on disk when this returns."""
         self.batches.append(batch)
-        with self.file.open("a", encoding="utf-8") as file:
+        with files.naming_disk_errors(self.file), self.file.open("a", encoding="utf-8") as file:
             file.write(f"{json.dumps(batch)}\n")
             file.flush()
             os.fsync(file.fileno())

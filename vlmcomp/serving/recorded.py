@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -88,13 +88,24 @@ def pixel_digest(image: Image.Image) -> str:
     return hashlib.sha256(f"{upright.size}".encode() + upright.tobytes()).hexdigest()
 
 
+def check(device: str | None, root: Path) -> None:
+    """Check before recording that ``save`` will succeed.
+
+    Raises:
+        OSError: ``root`` cannot be written.
+        ValueError: there is no such device, or this machine's file is damaged.
+    """
+    file = root / get_hardware(device).slug / FILE_NAME
+    files.check_file_writable(file)
+    _saved_rows(file)
+
+
 def save(rows: Sequence[dict[str, object]], device: str | None, root: Path = store.PRECOMPUTED) -> Path:
     """Write ``rows`` to this machine's file, in place of older answers of the same recipes."""
     hardware = get_hardware(device)
     file = root / hardware.slug / FILE_NAME
     recipes = {row["recipe"] for row in rows}
-    old: Iterable[dict[str, object]] = json.loads(file.read_text(encoding="utf-8"))["answers"] if file.exists() else ()
-    others = [row for row in old if row["recipe"] not in recipes]
+    others = [row for row in _saved_rows(file) if row["recipe"] not in recipes]
     facts = {
         "hardware": asdict(hardware),
         "versions": provenance.package_versions(),
@@ -103,3 +114,13 @@ def save(rows: Sequence[dict[str, object]], device: str | None, root: Path = sto
     files.write_json(file, {**facts, "answers": [*others, *rows]})
     _load_all.cache_clear()
     return file
+
+
+def _saved_rows(file: Path) -> list[dict[str, object]]:
+    """The rows of ``file``; none if it does not exist."""
+    if not file.exists():
+        return []
+    try:
+        return list(json.loads(file.read_text(encoding="utf-8"))["answers"])
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{file} is damaged: move it away") from None

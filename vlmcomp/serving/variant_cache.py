@@ -96,11 +96,17 @@ class VariantCache:
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             with FileLock(self.root / ".lock", timeout=_LOCK_TIMEOUT):
-                self._remove_leftovers()
+                self._delete_temporary()
                 self._write(key, save)
         except (OSError, Timeout, ValueError) as error:
             _log.warning("%s is not cached in %s: %s", key.recipe, self.root, error)
         progress("ready", 1.0)
+
+    def remove_leftovers(self) -> None:
+        """Delete what killed processes left behind, unless another process is writing."""
+        if self.root.is_dir():
+            with contextlib.suppress(OSError, Timeout), FileLock(self.root / ".lock", timeout=0):
+                self._delete_temporary()
 
     def entries(self) -> list[tuple[Path, int]]:
         """All entries and their bytes, the least recently used first."""
@@ -143,7 +149,7 @@ class VariantCache:
             _discard(oldest)
         return True
 
-    def _remove_leftovers(self) -> None:
+    def _delete_temporary(self) -> None:
         """Delete what killed processes left behind. The caller holds the lock of all writers, so no process uses it."""
         for prefix in (_PARTIAL_PREFIX, _DISCARDED_PREFIX):
             for folder in self.root.glob(f"{prefix}*"):
@@ -170,7 +176,9 @@ def default_cache() -> VariantCache:
     except OSError as error:
         _log.warning("no variant is cached: %s", error)
         return VariantCache(Path(), 0)
-    return VariantCache(root, int(min(limit, available / 2)))
+    cache = VariantCache(root, int(min(limit, available / 2)))
+    cache.remove_leftovers()
+    return cache
 
 
 def _verify(entry: Path, key: CacheKey, report_fraction: Callable[[float], None]) -> None:

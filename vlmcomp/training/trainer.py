@@ -214,7 +214,10 @@ def train(
 
     Raises:
         ValueError: ``work`` belongs to another training plan, or its checkpoint is damaged.
+        OSError: ``out`` or ``work`` cannot be written.
     """
+    for folder in (out, work):
+        files.check_writable(folder)
     trainer = Trainer(name, replace(TINY_MODELS[name].plan, **overrides), work, compiled, save_every)
     model = trainer.run()
     _save_model(model.to("cpu", torch.float16), trainer.processor, out)

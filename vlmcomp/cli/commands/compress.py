@@ -10,6 +10,7 @@ from vlmcomp import hardware
 from vlmcomp.cli.options import stderr_progress
 from vlmcomp.compression import checkpoint, pipeline
 from vlmcomp.compression.size import count_parameters, weight_bytes
+from vlmcomp.compression.size_estimate import check_free_space
 from vlmcomp.data.calibration_data import load_calibration_file
 from vlmcomp.recipe import Recipe
 from vlmcomp.reporting.markdown import text_table
@@ -29,6 +30,8 @@ def run(args: argparse.Namespace) -> None:
     recipe = Recipe.parse(args.recipe)
     out = Path(args.out)
     hardware.get_hardware(args.device)  # raises before any work if that GPU does not exist
+    if args.source is None:
+        check_free_space(recipe, out)
     data = load_calibration_file(args.calibration_data) if args.calibration_data else None
     vlm = pipeline.compress(
         recipe, device=args.device, source=args.source, calibration_data=data, progress=stderr_progress()

@@ -14,6 +14,7 @@ from vlmcomp.experiments import run as experiments
 def run(args: argparse.Namespace) -> None:
     """Measures what the results of this machine lack, and prints all of them as tables."""
     file = Path(args.out) if args.out else experiments.log_path(device=args.device)
+    files.check_file_writable(file)
     log = trial_log.TrialLog(file, args.force, args.device)
     parts = args.part or list(experiments.EXPERIMENTS)
 

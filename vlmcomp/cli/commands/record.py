@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from vlmcomp import hardware
 from vlmcomp.cli.checks import recipes_to_record
 from vlmcomp.cli.options import stderr_progress
 from vlmcomp.runtime.engine import Engine
@@ -15,7 +14,8 @@ from vlmcomp.serving.variants import get_or_build
 
 def run(args: argparse.Namespace) -> None:
     """Records the answers to the app's examples, one file a recipe."""
-    hardware.get_hardware(args.device)
+    root = Path(args.out)
+    recorded.check(args.device, root)
     for recipe in recipes_to_record(args):
         vlm = get_or_build(recipe, args.device, variant_cache.default_cache(), stderr_progress())
-        print(f"{recipe}: {recorded.save(recording.record_answers(Engine(vlm)), args.device, Path(args.out))}")
+        print(f"{recipe}: {recorded.save(recording.record_answers(Engine(vlm)), args.device, root)}")

@@ -45,7 +45,6 @@ def run(args: argparse.Namespace) -> None:
     if not args.out:
         print(text)
         return
-    Path(args.out).parent.mkdir(parents=True, exist_ok=True)
     files.write_text(Path(args.out), text + "\n")
     print(f"wrote {len(reports)} reports of {root} to {args.out}")
 
