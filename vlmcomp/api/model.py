@@ -189,6 +189,7 @@ class Model:
 
         Raises:
             ValueError: as for ``save_pretrained``, or one sentence on why the upload failed.
+            OSError: the folder for temporary files (``TMPDIR``) cannot hold the model.
         """
         return upload_checkpoint(self._vlm, repo_id, private)
 
