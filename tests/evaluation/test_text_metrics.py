@@ -90,7 +90,10 @@ def test_what_cannot_be_scored_is_refused() -> None:
 
 
 def test_wordnet_is_made_ready_in_an_empty_home(tmp_path: Path) -> None:
-    code = "from vlmcomp.evaluation import text_metrics as m; print(m.load_wordnet().description); print(m.meteor([('red', 'red')]))"
+    code = (
+        "from vlmcomp.evaluation import text_metrics as m\n"
+        "print(m.load_wordnet().description); print(m.meteor([('red', 'red')]))"
+    )
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path), "HOME": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr

@@ -11,8 +11,7 @@ from typing import NoReturn
 from vlmcomp import files
 from vlmcomp.cli import extras, subcommands
 from vlmcomp.cli.options import Subcommands
-from vlmcomp.feedback import is_out_of_memory
-from vlmcomp.signals import Terminated, sigterm_as_interrupt
+from vlmcomp.feedback import Terminated, is_out_of_memory, sigterm_as_interrupt
 
 EARLIER_NAMES = {"build": "compress", "study": "experiment"}  # of subcommands; still accepted
 

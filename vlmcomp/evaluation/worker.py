@@ -14,10 +14,10 @@ from vlmcomp import files
 from vlmcomp.evaluation.config import BenchmarkConfig
 from vlmcomp.evaluation.provenance import collect_provenance, merge_tasks, prediction_logs
 from vlmcomp.evaluation.runner import benchmark
+from vlmcomp.feedback import sigterm_as_interrupt
 from vlmcomp.recipe import Recipe
 from vlmcomp.results import store
 from vlmcomp.results.schema import Report
-from vlmcomp.signals import sigterm_as_interrupt
 
 PROGRESS_PREFIX = "vlmcomp-progress "  # of the lines that the sweep shows
 EXIT_CANNOT_WRITE = 74  # EX_IOERR of sysexits.h: the disk is full or read-only
