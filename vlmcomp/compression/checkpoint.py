@@ -172,8 +172,8 @@ def load(folder: Path, device: str | None = None) -> VLM:
     dtype = compute_dtype(device, spec)
     with reading(folder, problem):
         check_files(folder)
-        loaded_processor = processor.load(folder)
         model = _load_model(folder, spec.family, recipe.precision, dtype, device)
+        loaded_processor = processor.load(folder, model.config)
     cast_weights_(model, dtype)
     if dtype == torch.float16:  # of weights that were stored in bfloat16 elsewhere
         for name, parameter in model.named_parameters():
