@@ -39,6 +39,24 @@ def no_processor_config(folder: Path) -> None:
     (folder / "processor_config.json").unlink()
 
 
+def no_facts(folder: Path) -> None:
+    """What only newer processors state besides the model's config is missing."""
+    names = ("image_seq_length", "patch_size", "temporal_patch_size", "merge_size", "image_processor_type")
+    _edit(folder / "preprocessor_config.json", lambda c: {k: v for k, v in c.items() if k not in names})
+    if "image_token_index" in (text := (folder / "config.json").read_text()) and '"blip-2"' in text:
+        _edit(folder / "config.json", lambda c: {k: v for k, v in c.items() if k != "image_token_index"})
+
+
+def no_generation_config(folder: Path) -> None:
+    (folder / "generation_config.json").unlink()
+
+
+def no_image_token(folder: Path) -> None:
+    """The tokenizer does not know the image token; its id is a reserved one."""
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).write_text((folder / name).read_text().replace('"<image>"', '"<reserved>"'))
+
+
 def fast_image_processor(folder: Path) -> None:
     """As Qwen3-VL's repositories name the class, with the video processor beside it."""
     _edit(
@@ -168,6 +186,7 @@ def layouts(name: str) -> dict[str, tuple[Step, ...]]:
     found = {
         "on the Hub": hub,
         "preprocessor_config.json alone": (preprocessor_config, no_processor_config),
+        "facts in config.json alone": (preprocessor_config, no_facts, no_processor_config, no_generation_config),
         "templates in tokenizer_config.json": (preprocessor_config, old_tokenizer, chat_template_in_tokenizer),
         "pytorch_model.bin": (pytorch_bin,),
     }

@@ -54,6 +54,9 @@ def load(spec: ModelSpec, source: str | None, progress: Progress) -> DenseModel:
     architecture.get_architecture(model)
     with reading(folder, f"the processor of {spec.name} in {origin} cannot be read"):
         loaded_processor = processor.load(folder, model.config, spec.min_max_pixels)
+        processor.match_image_token_(loaded_processor, model.config)
+    if model.generation_config.eos_token_id is None:
+        model.generation_config.eos_token_id = loaded_processor.tokenizer.eos_token_id
     return DenseModel(model.eval(), loaded_processor, revision)
 
 

@@ -18,9 +18,10 @@ from transformers import (
     ProcessorMixin,
 )
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+from transformers.utils import is_sentencepiece_available
 
 _VIDEO = "video_processor"
-_IMAGE_PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
+_IMAGE_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 _IMAGE_TOKENS = {"llava": "<image>"}  # of families whose processors do not add it to a tokenizer that lacks it
 _log = logging.getLogger(__name__)
@@ -45,16 +46,14 @@ def load(folder: Path, config: PreTrainedConfig, min_max_pixels: tuple[int, int]
 
     Args:
         folder: with the files of a processor and a tokenizer.
-        config: of the model; where it does not name the image token, that of the processor is written to it.
+        config: of the model.
         min_max_pixels: bounds that images are scaled to, within those of the checkpoint where the two overlap.
 
     Raises:
         OSError: a damaged file.
-        ValueError: a missing file, or a tokenizer that does not belong to the model.
+        ValueError: a missing file, or a tokenizer without tokens to pad with.
     """
-    for files in (_IMAGE_PROCESSOR_FILES, _TOKENIZER_FILES):
-        if not any((folder / name).is_file() for name in files):
-            raise ValueError(f"there is no {files[-1]}: copy it, as the model that was fine-tuned has it")
+    _check_files(folder)
     settings, _ = ProcessorMixin.get_processor_dict(folder)
     settings.pop(_VIDEO, None)
     image_processor = AutoImageProcessor.from_pretrained(folder, config=config, backend="pil")
@@ -65,9 +64,39 @@ def load(folder: Path, config: PreTrainedConfig, min_max_pixels: tuple[int, int]
     tokenizer = AutoTokenizer.from_pretrained(folder, config=config)
     _complete_tokenizer_(tokenizer, config)
     processor_class: Any = without_video_processor(PROCESSOR_MAPPING[type(config)])
-    processor = processor_class.from_args_and_dict([image_processor, tokenizer], settings | _processor_facts(config))
-    _match_image_token_(processor, config)
-    return processor
+    return processor_class.from_args_and_dict([image_processor, tokenizer], settings | _processor_facts(config))
+
+
+def match_image_token_(processor: Any, config: PreTrainedConfig) -> None:
+    """Check that model and processor mean the same image token, which is written to a ``config`` that names none.
+
+    Raises:
+        ValueError: they are of different models.
+    """
+    token = str(processor.image_token)
+    token_id = processor.tokenizer.convert_tokens_to_ids(token)
+    if config.image_token_id is None:
+        config.image_token_id = token_id
+    if config.image_token_id != token_id:
+        raise ValueError(
+            f"the image token {token} is {token_id} in the tokenizer and {config.image_token_id} in config.json: "
+            "both must be of one model"
+        )
+    num_embeddings = config.get_text_config().vocab_size
+    if token_id >= num_embeddings:
+        raise ValueError(
+            f"the image token {token} is {token_id} in the tokenizer, and the model knows {num_embeddings}"
+        )
+
+
+def _check_files(folder: Path) -> None:
+    """Raises ``ValueError`` if the processor or the tokenizer has no file, or none that can be converted."""
+    for files in (_IMAGE_PROCESSOR_FILES, _TOKENIZER_FILES):
+        found = [name for name in files if (folder / name).is_file()]
+        if not found:
+            raise ValueError(f"there is no {files[0]}: copy that of the model that it was fine-tuned from")
+    if found == ["tokenizer.model"] and not is_sentencepiece_available():
+        raise ValueError("there is no tokenizer.json, and tokenizer.model is only read after pip install sentencepiece")
 
 
 def special_tokens(processor: ProcessorMixin) -> list[str]:
@@ -133,16 +162,3 @@ def _complete_tokenizer_(tokenizer: PreTrainedTokenizerBase, config: PreTrainedC
         tokenizer.pad_token = tokenizer.eos_token
     if getattr(tokenizer, "add_eos_token", False):  # a setting for training
         tokenizer.add_eos_token = False
-
-
-def _match_image_token_(processor: ProcessorMixin, config: PreTrainedConfig) -> None:
-    """Check that model and processor mean the same image token; a config of BLIP-2 before 2024 names none."""
-    token = str(processor.image_token)
-    token_id = processor.tokenizer.convert_tokens_to_ids(token)
-    if config.image_token_id is None and token_id < config.get_text_config().vocab_size:
-        config.image_token_id = token_id
-    if config.image_token_id != token_id:
-        raise ValueError(
-            f"the tokenizer gives the image token {token} the id {token_id}, and config.json {config.image_token_id}: "
-            "they must be of one model"
-        )
