@@ -161,6 +161,7 @@ class _Request:
         self.decode = engine._decode
         self.generator = engine._generator
         self.vision_cache = vision_cache
+        self.max_new_tokens = 0
         self.tokens: list[int] = []
         self.times: list[float] = []
         synchronize(self.vlm.device)
@@ -180,6 +181,7 @@ class _Request:
         on_token: TokenCallback,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
+        self.max_new_tokens = max_new_tokens
         vision_context = use_vision_cache(self.vlm, self.vision_cache) if self.vision_cache else None
         self.generator.generate(self.inputs, max_new_tokens, min_new_tokens, on_token, should_stop, vision_context)
 
@@ -197,4 +199,10 @@ class _Request:
             total_ms=1000 * (last - self.preprocess_start) + saved_ms,
             finished=finished,
             shared_ms=saved_ms,
+            finish_reason=self._finish_reason(tokens) if finished else "",
         )
+
+    def _finish_reason(self, tokens: list[int]) -> str:
+        if tokens and tokens[-1] in generation.end_tokens(self.vlm.model.generation_config):
+            return "stop"
+        return "length" if len(tokens) == self.max_new_tokens else ""
