@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from transformers import GenerationConfig
+from transformers import AutoImageProcessor, GenerationConfig
 
 from tests.support.families import FAMILIES, write
 from vlmcomp.compression.pipeline import compress
@@ -24,6 +24,7 @@ from vlmcomp.runtime.engine import Engine
 
 QUESTIONS = ["What color is the shape?", "red?", "Question: is the red circle to the right of a blue shape? yes or no"]
 SIZES = [(96, 96), (140, 60), (50, 120)]
+SQUARE = {"height": 96, "width": 96}
 TOKENS = 6
 SETTINGS: dict[str, dict[str, Any]] = {  # what a tokenizer_config.json says; None: not there, as transformers' default
     "missing": {"padding_side": None},
@@ -32,6 +33,7 @@ SETTINGS: dict[str, dict[str, Any]] = {  # what a tokenizer_config.json says; No
     "truncating": {"padding_side": None, "max_length": 8, "truncation": True, "model_max_length": 8, "stride": 2},
     "padding": {"padding_side": "right", "padding": "max_length", "model_max_length": 900, "pad_to_multiple_of": 7},
     "no pad token": {"padding_side": None, "pad_token": None},
+    "end token after every text": {"add_bos_token": True, "add_eos_token": True},
 }
 
 
@@ -142,3 +144,35 @@ def test_a_window_shorter_than_the_prompt(name: str, source: Callable, tmp_path:
     assert single == [TOKENS] * len(QUESTIONS)
     texts = [engine.generate(i, q, TOKENS).text for i, q in zip(images, QUESTIONS)]
     assert engine.generate_batch(images, QUESTIONS, TOKENS) == texts
+
+
+@pytest.mark.parametrize(
+    "name, settings",
+    [
+        ("smolvlm-256m", {"do_image_splitting": False}),
+        ("smolvlm-256m", {"size": {"longest_edge": 96}}),  # six parts and the whole for one image, two for another
+        (
+            "llava-1.5-7b",
+            {"do_center_crop": True, "size": {"shortest_edge": 96}, "crop_size": {"height": 96, "width": 96}},
+        ),
+        ("qwen2.5-vl-3b", {"size": {"shortest_edge": 1024, "longest_edge": 9216}}),
+    ],
+)
+def test_settings_of_the_image_processor_are_obeyed(
+    name: str, settings: dict[str, Any], source: Callable, tmp_path: Path
+) -> None:
+    vlm = source(name)
+    vlm.processor.save_pretrained(tmp_path)
+    file = tmp_path / "processor_config.json"
+    config = json.loads(file.read_text())
+    config["image_processor"] |= settings
+    file.write_text(json.dumps(config))
+    stock = AutoImageProcessor.from_pretrained(tmp_path, backend="pil")
+    vlm.processor = processor.load(tmp_path, vlm.model.config)
+    engine = Engine(vlm)
+    images = _images()
+    for image, question in zip(images, QUESTIONS):
+        pixels = vlm.encode([image], [question])["pixel_values"]
+        assert torch.equal(pixels, stock(images=image, return_tensors="pt")["pixel_values"])
+    single = [engine.generate(i, q, TOKENS).text for i, q in zip(images, QUESTIONS)]
+    assert engine.generate_batch(images, QUESTIONS, TOKENS) == single
