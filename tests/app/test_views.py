@@ -197,6 +197,13 @@ def _answer(text: str) -> Answer:
     return Answer(text, 3, 10, 1.0, 2.0, 9.0, True)
 
 
+def test_a_cut_answer_says_so() -> None:
+    dense = Recipe("llava-shapes")
+    whole, cut = (replace(_answer("a red"), finish_reason=reason) for reason in ("stop", "length"))
+    shown = [cards.render(Comparison((Card(dense, "done", answer, device="cpu"),))) for answer in (whole, cut)]
+    assert "cut" not in shown[0] and "a red… <small>(cut at 3 tokens)</small>" in shown[1]
+
+
 def test_what_people_and_models_write_is_shown_as_text() -> None:
     dense, small = Recipe("llava-shapes"), Recipe("llava-shapes", (), "int8")
     told = (

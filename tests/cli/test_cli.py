@@ -60,6 +60,14 @@ BAD = {
     "nothing to bench": (["bench"], "--all"),
     "both": (["bench", "llava-shapes/int8", "--all"], "--all"),
     "task": (["bench", "llava-shapes/int8", "--task", "vqa"], "unknown task 'vqa'"),
+    "prompt without question": (
+        ["compress", "llava-shapes/int8", "--out", "x", "--prompt-template", "USER: <image>"],
+        "has {question} once",
+    ),
+    "prompt of a folder": (
+        ["ask", ".", "--image", "scene.png", "--question", "a?", "--prompt-template", "<image>{question}"],
+        "remove --prompt-template",
+    ),
     "samples": (["bench", "llava-shapes/int8", "--samples", "-1"], "at least one"),
     "all of nothing": (["bench", "--all", "--model", "gpt-4"], "unknown model"),
     "no reports": (["report", "--root", "none"], "no reports in none"),

@@ -12,6 +12,7 @@ import pytest
 import torch
 from transformers import AutoConfig
 
+from tests.support.families import write
 from vlmcomp.models import architecture, random_init, registry
 from vlmcomp.models.dtypes import compute_dtype
 from vlmcomp.models.loading import SequentialLoader, load
@@ -89,10 +90,23 @@ def test_every_linear_of_a_layer_is_attention_or_mlp(built) -> None:
     assert named == {id(m) for block in blocks for m in block.modules() if isinstance(m, torch.nn.Linear)}
 
 
-def test_pixels_of_the_zoo_reach_the_processor(tmp_path: Path) -> None:
-    from tests.support.families import write
-
+@pytest.mark.parametrize(
+    "carried, wanted",
+    [
+        ({"min_pixels": 3136, "max_pixels": 12845056}, (200704, 1003520)),  # as on the Hub: the registry's bounds
+        ({"min_pixels": 3136, "max_pixels": 401408}, (200704, 401408)),
+        ({"min_pixels": 50176, "max_pixels": 50176}, (50176, 50176)),  # a model trained on small images keeps them
+    ],
+)
+def test_images_are_scaled_within_the_bounds_of_registry_and_checkpoint(
+    carried: dict[str, int], wanted: tuple[int, int], tmp_path: Path
+) -> None:
     entry = registry.get_model_spec("qwen2-vl-2b")
-    reader = load(entry, str(write(entry.name, tmp_path)), lambda text, share: None).processor
-    size = reader.image_processor.size
-    assert (size["shortest_edge"], size["longest_edge"]) == entry.min_max_pixels
+    folder = write(entry.name, tmp_path)
+    file = folder / "processor_config.json"
+    settings = json.loads(file.read_text())
+    del settings["image_processor"]["size"]
+    settings["image_processor"] |= carried
+    file.write_text(json.dumps(settings))
+    size = load(entry, str(folder), lambda text, share: None).processor.image_processor.size
+    assert (size["shortest_edge"], size["longest_edge"]) == wanted

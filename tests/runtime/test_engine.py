@@ -28,6 +28,18 @@ def test_stream_batch_and_generate_agree(built, samples: list, recipe: str) -> N
     assert Engine(vlm).generate_batch([image], [question]) == [whole.text]
 
 
+def test_an_answer_says_why_it_ended(built, samples: list) -> None:
+    image, question, _ = samples[0]
+    engine = Engine(built("llava-shapes/fp16"))
+    whole = engine.generate(image, question)
+    cut = engine.generate(image, question, whole.new_tokens - 1)
+    assert whole.finish_reason == "stop" and not whole.is_cut
+    assert cut.finish_reason == "length" and cut.is_cut
+    assert engine.generate(image, question, whole.new_tokens).finish_reason == "stop"
+    reasons = [part.finish_reason for part in engine.stream(image, question, whole.new_tokens - 1)]
+    assert reasons == [""] * (len(reasons) - 1) + ["length"]
+
+
 def test_fixed_length_is_exact_and_times_add_up(built, samples: list) -> None:
     image, question, _ = samples[0]
     answer = Engine(built("llava-shapes/fp16")).generate(image, question, max_new_tokens=9, min_new_tokens=9)

@@ -24,6 +24,7 @@ def benchmark(
     seed: int = 0,
     device: str | None = None,
     source: str | None = None,
+    prompt_template: str | None = None,
     results_dir: str | Path | None = None,
     progress: Progress | None = None,
 ) -> BenchmarkResult:
@@ -39,6 +40,7 @@ def benchmark(
         seed: selects the questions if there are more than ``num_samples``.
         device: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``. Default: a GPU if there is one.
         source: folder or Hub id of the original weights, if they are not those of the model's authors.
+        prompt_template: prompt that these weights were trained with, if it is not that of the model's authors.
         results_dir: folder to write the report and the predictions to. Default: nothing is written.
         progress: called with a text and the fraction done, from 0 to 1.
 
@@ -56,7 +58,9 @@ def benchmark(
         4
     """
     parsed = recipe if isinstance(recipe, Recipe) else Recipe.parse(recipe)
-    config = BenchmarkConfig(tuple(tasks), num_samples, seed=seed, device=device, source=source)
+    config = BenchmarkConfig(
+        tuple(tasks), num_samples, seed=seed, device=device, source=source, prompt_template=prompt_template
+    )
     _validate(parsed, config)
     if results_dir is not None:
         files.check_writable(Path(results_dir))
@@ -67,6 +71,6 @@ def benchmark(
 
 
 def _validate(recipe: Recipe, config: BenchmarkConfig) -> None:
-    registry.validate_recipe(recipe)
+    registry.with_prompt_template(registry.validate_recipe(recipe), config.prompt_template)
     config.validate()
     hardware.get_hardware(config.device)  # raises if the GPU does not exist

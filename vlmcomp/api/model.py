@@ -201,6 +201,7 @@ def compress(
     calibration_data: CalibrationData | None = None,
     device: str | None = None,
     source: str | None = None,
+    prompt_template: str | None = None,
     progress: Progress | None = None,
 ) -> Model:
     """Download, prune and quantize a model.
@@ -212,6 +213,8 @@ def compress(
             iterable of such triples. Default: generated scenes of shapes. At least 2 samples; 256 or more are better.
         device: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``. Default: a GPU if there is one.
         source: folder or Hub id of the original weights, if they are not those of the model's authors.
+        prompt_template: prompt that these weights were trained with, such as
+            ``"USER: <image>\\n{question} ASSISTANT:"``, if it is not that of the model's authors; saved with the model.
         progress: called with a text and the fraction done, from 0 to 1.
 
     Returns:
@@ -236,7 +239,14 @@ def compress(
         raise ValueError(f"{parsed} removes nothing: calibration data is for recipes that prune")
     hardware.get_hardware(device)  # raises if the GPU does not exist
     samples = None if calibration_data is None else _read_calibration(calibration_data)
-    vlm = pipeline.compress(parsed, device=device, source=source, calibration_data=samples, progress=progress)
+    vlm = pipeline.compress(
+        parsed,
+        device=device,
+        source=source,
+        prompt_template=prompt_template,
+        calibration_data=samples,
+        progress=progress,
+    )
     return Model(vlm)
 
 

@@ -20,8 +20,9 @@ def compare(image: str | None, question: str, recipes: list[str]) -> list[dict[s
         recipes: variants such as "llava-shapes/int8"; at most six.
 
     Returns:
-        One record per variant: recipe, answer, whether it agrees with FP16, times in milliseconds, bytes of the
-        weights, the device it ran on, or where and when it was recorded, and the error if it failed.
+        One record per variant: recipe, answer, why it ended ("stop", or "length" if the limit of tokens cut it),
+        whether it agrees with FP16, times in milliseconds, bytes of the weights, the device it ran on, or where and
+        when it was recorded, and the error if it failed.
     """
     with user_errors():
         if not isinstance(recipes, list):
@@ -36,6 +37,7 @@ def _record(card: handlers.Card) -> dict[str, Any]:
     return {
         "recipe": str(card.recipe),
         "answer": answer.text if answer else None,
+        "finish_reason": answer.finish_reason or None if answer else None,
         "agrees_with_fp16": card.agrees,
         "ttft_ms": answer.ttft_ms if answer else None,
         "tokens_per_second": answer.tokens_per_second if answer else None,

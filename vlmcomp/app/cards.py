@@ -47,6 +47,8 @@ def _body(card: Card, baseline: Card | None) -> str:
     text = html.escape(answer.text)
     if card.agrees is False and baseline is not None and baseline.answer is not None:
         text = highlight_changes(baseline.answer.text, answer.text)
+    if answer.is_cut:
+        text += f"… <small>(cut at {answer.new_tokens} tokens)</small>"
     return f'<p class="answer">{text or "(empty answer)"}</p>{_measurements(card)}{_live_status(card)}'
 
 

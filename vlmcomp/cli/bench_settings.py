@@ -29,6 +29,7 @@ def make_config(args: argparse.Namespace) -> BenchmarkConfig:
         quick=args.quick,
         device=args.device,
         source=args.source,
+        prompt_template=args.prompt_template,
         encoder=args.bertscore_model,
         random_weights=random,
         num_layers=args.layers,

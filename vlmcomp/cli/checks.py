@@ -12,10 +12,10 @@ from vlmcomp.reporting import grid
 
 
 def check_compress(args: argparse.Namespace) -> None:
-    """Raises ``ValueError`` or ``OSError`` for a recipe that its model does not allow, or a folder that is in use or
-    cannot be written."""
+    """Raises ``ValueError`` or ``OSError`` for a recipe or a prompt that its model does not allow, or a folder that is
+    in use or cannot be written."""
     recipe = Recipe.parse(args.recipe)
-    registry.validate_recipe(recipe)
+    registry.with_prompt_template(registry.validate_recipe(recipe), args.prompt_template)
     if args.calibration_data and not recipe.steps:
         raise ValueError(f"{recipe} prunes nothing: remove --calibration-data")
     files.check_new_folder(Path(args.out))
@@ -44,8 +44,9 @@ def select_recipes(args: argparse.Namespace) -> tuple[list[Recipe], list[str]]:
         raise ValueError("--weights random answers no questions: give recipes, without --task, --source and --all")
     models = [args.model] if args.model else grid.bundled_models()
     recipes = recipes or [recipe for model in models for recipe in grid.buildable_recipes(model)]
-    if args.source and len({recipe.model for recipe in recipes}) > 1:
-        raise ValueError("--source contains the weights of one model: give only its recipes, or --all with --model")
+    if (args.source or args.prompt_template) and len({recipe.model for recipe in recipes}) > 1:
+        option = "--source" if args.source else "--prompt-template"
+        raise ValueError(f"{option} is for the weights of one model: give only its recipes, or --all with --model")
     return recipes, models
 
 

@@ -72,14 +72,21 @@ def add_device(sub: argparse.ArgumentParser) -> None:
 
 
 def add_weights_options(sub: argparse.ArgumentParser) -> None:
-    """Adds ``--device`` and ``--source``: where a recipe is built, and from which weights."""
+    """Adds ``--device``, ``--source`` and ``--prompt-template``: where a recipe is built, and from which weights."""
     add_device(sub)
     sub.add_argument("--source", help="folder or Hub id of the unpruned FP16 weights, instead of the model's own")
+    text = r"prompt that these weights were trained with, such as 'USER: <image>\n{question} ASSISTANT:'"
+    sub.add_argument("--prompt-template", metavar="TEXT", type=_unescape_newlines, help=text)
 
 
 def add_results_folder(sub: argparse.ArgumentParser, name: str = "--root") -> None:
     """Adds the option ``name``: the folder of the reports."""
     sub.add_argument(name, metavar="DIR", default=str(store.PRECOMPUTED), help="folder of the reports")
+
+
+def _unescape_newlines(text: str) -> str:
+    """``text`` with a line break for every backslash and n, which shells do not write as one."""
+    return text.replace("\\n", "\n")
 
 
 def _device(text: str) -> str:

@@ -79,6 +79,7 @@ def save(vlm: VLM, folder: Path) -> None:
 
 def _metadata(vlm: VLM) -> dict[str, Any]:
     """Content of recipe.json; its keys are a file format."""
+    own_prompt = vlm.spec.prompt != registry.get_model_spec(vlm.spec.name).prompt
     return {
         "recipe": str(vlm.recipe),
         "vlmcomp": __version__,
@@ -86,7 +87,7 @@ def _metadata(vlm: VLM) -> dict[str, Any]:
         "backend": vlm.quantization_backend,
         "build_seconds": round(vlm.build_seconds, 2),
         "pruned": [asdict(result) for result in vlm.pruned],
-    }
+    } | ({"prompt_template": vlm.spec.prompt} if own_prompt else {})
 
 
 def _write_dtype(file: Path, dtype: str) -> None:
@@ -168,12 +169,13 @@ def load(folder: Path, device: str | None = None) -> VLM:
         metadata = _read_metadata(folder)
     recipe = metadata["recipe"]
     require_backend(recipe.precision)
-    spec = registry.get_model_spec(recipe.model)
+    prompt_template = metadata.pop("prompt_template")
+    spec = registry.with_prompt_template(registry.get_model_spec(recipe.model), prompt_template)
     dtype = compute_dtype(device, spec)
     with reading(folder, problem):
         check_files(folder)
-        loaded_processor = processor.load(folder)
         model = _load_model(folder, spec.family, recipe.precision, dtype, device)
+        loaded_processor = processor.load(folder, model.config)
     cast_weights_(model, dtype)
     if dtype == torch.float16:  # of weights that were stored in bfloat16 elsewhere
         for name, parameter in model.named_parameters():
@@ -208,10 +210,12 @@ def _load_model(folder: Path, family: str, precision: str, dtype: torch.dtype, d
 
 
 def _read_metadata(folder: Path) -> dict[str, Any]:
-    """The fields of a ``VLM`` that ``_metadata`` has written."""
+    """The fields of a ``VLM`` that ``_metadata`` has written, and the prompt template, None for the registry's."""
     data = json.loads((folder / FILE).read_text(encoding="utf-8"))
     try:
+        prompt_template = data.get("prompt_template")
         return {
+            "prompt_template": None if prompt_template is None else str(prompt_template),
             "recipe": Recipe.parse(data["recipe"]),
             "storage_dtype": data["dtype_stored"],
             "quantization_backend": data["backend"],

@@ -36,6 +36,7 @@ def compress(
     *,
     device: str | None = None,
     source: str | None = None,
+    prompt_template: str | None = None,
     dense: DenseModel | None = None,
     calibration_data: Iterable[tuple[Image.Image, str, str]] | None = None,
     method: PruningMethod | None = None,
@@ -47,6 +48,7 @@ def compress(
         recipe: its steps are applied in the order written, quantization last.
         device: "cuda", "cpu", ...; a GPU if there is one, by default.
         source: folder or Hub id of the dense weights; the registry's by default.
+        prompt_template: prompt that the dense weights were trained with; the registry's by default.
         dense: replaces loading; its model is modified.
         calibration_data: (image, question, answer) samples to prune by; synthetic scenes of shapes by default.
         method: how pruned units are selected and made up for.
@@ -58,7 +60,7 @@ def compress(
     """
     require_backend(recipe.precision)
     report = progress or _no_progress
-    spec = registry.validate_recipe(recipe)
+    spec = registry.with_prompt_template(registry.validate_recipe(recipe), prompt_template)
     start = time.perf_counter()
     dense = dense or load(spec, source, report)
     device = device or default_device()

@@ -23,6 +23,7 @@ class BenchmarkConfig:
         seed: selects the samples of tasks and of latency.
         device: for example "cuda:0"; None for the default device.
         source: folder or Hub repository of the dense weights, instead of the registry's.
+        prompt_template: prompt that the dense weights were trained with, instead of the registry's.
         encoder: the BERTScore encoder, one of ``text_metrics.ENCODERS``.
         batch_size: questions answered at once by tasks.
         max_new_tokens: tokens of an answer to a task, at most.
@@ -39,6 +40,7 @@ class BenchmarkConfig:
     seed: int = 0
     device: str | None = None
     source: str | None = None
+    prompt_template: str | None = None
     encoder: str = "auto"
     batch_size: int = 16
     max_new_tokens: int = 64

@@ -51,7 +51,13 @@ def _weights_origin(recipe: Recipe, config: BenchmarkConfig) -> str:
 
 
 def weights_provenance(recipe: Recipe, config: BenchmarkConfig) -> tuple[str, str | None]:
-    """Source of the dense weights, and their version: a Hub revision, or a digest of local files."""
+    """Source of the dense weights with a prompt template that is not the registry's, and their version: a Hub revision,
+    or a digest of local files."""
+    source, version = _weights_version(recipe, config)
+    return source + (f", prompted by {config.prompt_template!r}" if config.prompt_template else ""), version
+
+
+def _weights_version(recipe: Recipe, config: BenchmarkConfig) -> tuple[str, str | None]:
     spec = registry.get_model_spec(recipe.model)
     if config.random_weights:
         return random_init.weights_description(spec, config.num_layers), None

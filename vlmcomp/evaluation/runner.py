@@ -78,7 +78,13 @@ def build_for_benchmark(
     """The VLM of ``recipe`` with the weights of ``config``. Random weights are pruned with few calibration samples:
     they contain nothing worth preserving."""
     if not config.random_weights:
-        return pipeline.compress(recipe, device=config.device, source=config.source, progress=progress)
+        return pipeline.compress(
+            recipe,
+            device=config.device,
+            source=config.source,
+            prompt_template=config.prompt_template,
+            progress=progress,
+        )
     return pipeline.compress(
         recipe,
         device=config.device,

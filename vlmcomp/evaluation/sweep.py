@@ -91,7 +91,7 @@ def run(
 def _validate(recipes: Sequence[Recipe], config: BenchmarkConfig) -> None:
     config.validate()
     for recipe in recipes:
-        spec = registry.validate_recipe(recipe)
+        spec = registry.with_prompt_template(registry.validate_recipe(recipe), config.prompt_template)
         if config.random_weights:
             random_init.check_supported(spec, config.num_layers)
 

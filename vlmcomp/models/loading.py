@@ -49,10 +49,14 @@ def load(spec: ModelSpec, source: str | None, progress: Progress) -> DenseModel:
     origin = source or spec.name_or_path
     with reading(folder, f"the weights of {spec.name} in {origin} cannot be read"):
         check_files(folder)
-        loaded_processor = processor.load(folder, spec.min_max_pixels)
         refuse_packed(folder)
         model: PreTrainedModel = load_complete(AutoModelForImageTextToText, folder, dtype="auto")
     architecture.get_architecture(model)
+    with reading(folder, f"the processor of {spec.name} in {origin} cannot be read"):
+        loaded_processor = processor.load(folder, model.config, spec.min_max_pixels)
+        processor.match_image_token_(loaded_processor, model.config)
+    if model.generation_config.eos_token_id is None:
+        model.generation_config.eos_token_id = loaded_processor.tokenizer.eos_token_id
     return DenseModel(model.eval(), loaded_processor, revision)
 
 

@@ -1,15 +1,30 @@
-"""Processors for image and text, with and without torchvision."""
+"""Processors for image and text, from every layout of files: those of transformers 5 and those of older repositories.
+
+The model's config decides what both know, such as the number of image tokens: older processors lack these facts.
+"""
 
 from __future__ import annotations
 
+import logging
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoProcessor, ProcessorMixin
-from transformers.models.auto.processing_auto import processor_class_from_name
+from transformers import (
+    AutoImageProcessor,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+)
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+from transformers.utils import is_sentencepiece_available
 
 _VIDEO = "video_processor"
+_IMAGE_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+_IMAGE_TOKENS = {"llava": "<image>"}  # of families whose processors do not add it to a tokenizer that lacks it
+_log = logging.getLogger(__name__)
 
 
 @cache
@@ -26,21 +41,124 @@ def without_video_processor(processor_class: type[ProcessorMixin]) -> type[Proce
     return type(processor_class.__name__, (processor_class,), members)
 
 
-def load(folder: Path, min_max_pixels: tuple[int, int] | None = None) -> ProcessorMixin:
-    """The processor of the checkpoint in ``folder``; images are scaled to within ``min_max_pixels``.
+def load(folder: Path, config: PreTrainedConfig, min_max_pixels: tuple[int, int] | None = None) -> ProcessorMixin:
+    """The processor of the checkpoint in ``folder``, with Pillow's image processing on every machine.
+
+    Args:
+        folder: with the files of a processor and a tokenizer.
+        config: of the model.
+        min_max_pixels: bounds that images are scaled to, within those of the checkpoint where the two overlap.
 
     Raises:
-        OSError: no processor, or it is damaged.
+        OSError: a damaged file.
+        ValueError: a missing file, or a tokenizer without tokens to pad with.
     """
-    config, _ = ProcessorMixin.get_processor_dict(folder)
-    class_name = config.get("processor_class")
-    processor_class: Any
-    if class_name is None:
-        processor_class = AutoProcessor
-    else:
-        processor_class = without_video_processor(processor_class_from_name(class_name))
-    processor = processor_class.from_pretrained(folder)
+    _check_files(folder)
+    settings, _ = ProcessorMixin.get_processor_dict(folder)
+    settings.pop(_VIDEO, None)
+    image_processor = AutoImageProcessor.from_pretrained(folder, config=config, backend="pil")
+    for name, value in _image_processor_facts(config).items():
+        setattr(image_processor, name, value)
     if min_max_pixels is not None:
-        shortest, longest = min_max_pixels
-        processor.image_processor.size = {"shortest_edge": shortest, "longest_edge": longest}
-    return processor
+        _limit_pixels_(image_processor, min_max_pixels)
+    tokenizer = AutoTokenizer.from_pretrained(folder, config=config)
+    _complete_tokenizer_(tokenizer, config)
+    processor_class: Any = without_video_processor(PROCESSOR_MAPPING[type(config)])
+    return processor_class.from_args_and_dict([image_processor, tokenizer], settings | _processor_facts(config))
+
+
+def match_image_token_(processor: Any, config: PreTrainedConfig) -> None:
+    """Check that model and processor mean the same image token, which is written to a ``config`` that names none.
+
+    Raises:
+        ValueError: they are of different models.
+    """
+    token = str(processor.image_token)
+    token_id = processor.tokenizer.convert_tokens_to_ids(token)
+    if config.image_token_id is None:
+        config.image_token_id = token_id
+    if config.image_token_id != token_id:
+        raise ValueError(
+            f"the image token {token} is {token_id} in the tokenizer and {config.image_token_id} in config.json: "
+            "both must be of one model"
+        )
+    num_embeddings = config.get_text_config().vocab_size
+    if token_id >= num_embeddings:
+        raise ValueError(
+            f"the image token {token} is {token_id} in the tokenizer, and the model knows {num_embeddings}"
+        )
+
+
+def _check_files(folder: Path) -> None:
+    """Raises ``ValueError`` if the processor or the tokenizer has no file, or none that can be converted."""
+    for files in (_IMAGE_PROCESSOR_FILES, _TOKENIZER_FILES):
+        found = [name for name in files if (folder / name).is_file()]
+        if not found:
+            raise ValueError(f"there is no {files[0]}: copy that of the model that it was fine-tuned from")
+    if found == ["tokenizer.model"] and not is_sentencepiece_available():
+        raise ValueError("there is no tokenizer.json, and tokenizer.model is only read after pip install sentencepiece")
+
+
+def special_tokens(processor: ProcessorMixin) -> list[str]:
+    """The texts that tokenizer or processor turn into something else than text, longest first."""
+    tokenizer = processor.tokenizer
+    added = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
+    own = (str(value) for name, value in vars(processor).items() if name.endswith(("_token", "_tag")) and value)
+    return sorted({*tokenizer.all_special_tokens, *added, *own}, key=len, reverse=True)
+
+
+def _image_processor_facts(config: PreTrainedConfig) -> dict[str, int]:
+    """Attributes of the image processor that follow from the model's config."""
+    vision = config.vision_config
+    if config.model_type == "paligemma":
+        return {"image_seq_length": _num_patches(vision)}
+    if hasattr(vision, "spatial_merge_size"):
+        names = {"patch_size": "patch_size", "temporal_patch_size": "temporal_patch_size"}
+        names["merge_size"] = "spatial_merge_size"
+        return {name: getattr(vision, source) for name, source in names.items()}
+    return {}
+
+
+def _processor_facts(config: PreTrainedConfig) -> dict[str, Any]:
+    """Attributes of the processor that follow from the model's config."""
+    vision = config.vision_config
+    if config.model_type == "llava":
+        return {
+            "patch_size": vision.patch_size,
+            "vision_feature_select_strategy": config.vision_feature_select_strategy,
+            "num_additional_image_tokens": int(vision.model_type == "clip_vision_model"),  # its class token
+        }
+    if config.model_type == "blip-2":
+        return {"num_query_tokens": config.num_query_tokens}
+    if config.model_type == "idefics3":
+        return {"image_seq_len": _num_patches(vision) // config.scale_factor**2}
+    return {}
+
+
+def _num_patches(vision: PreTrainedConfig) -> int:
+    return (vision.image_size // vision.patch_size) ** 2
+
+
+def _limit_pixels_(image_processor: Any, min_max_pixels: tuple[int, int]) -> None:
+    size = image_processor.size
+    shortest = max(min_max_pixels[0], size["shortest_edge"])
+    longest = min(min_max_pixels[1], size["longest_edge"])
+    if shortest <= longest:
+        image_processor.size = {"shortest_edge": shortest, "longest_edge": longest}
+
+
+def _complete_tokenizer_(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> None:
+    """Give ``tokenizer`` a padding token that the model knows, and its image token; prompts get no end token."""
+    image_token = _IMAGE_TOKENS.get(config.model_type)
+    if image_token and image_token not in tokenizer.get_vocab() and len(tokenizer) == config.image_token_id:
+        tokenizer.add_tokens([image_token], special_tokens=True)
+    pad = tokenizer.pad_token_id
+    if pad is None or pad >= config.get_text_config().vocab_size:
+        if tokenizer.eos_token_id is None:
+            raise ValueError("the tokenizer names neither a padding token nor an end token: add them to its files")
+        _log.warning(
+            "the tokenizer names no padding token of the model: batches are padded with %s", tokenizer.eos_token
+        )
+        tokenizer.pad_token = tokenizer.eos_token
+    if getattr(tokenizer, "add_eos_token", False):  # a setting for training
+        tokenizer.add_eos_token = False

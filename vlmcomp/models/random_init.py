@@ -106,22 +106,11 @@ def _copy_token_ids(config: PreTrainedConfig, source: PreTrainedConfig) -> None:
 
 def _adapt_processor(spec: ModelSpec, config: PreTrainedConfig, standin: str) -> ProcessorMixin:
     """The processor of the bundled model ``standin``, set to the image size and patches of ``config``."""
-    adapted = processor.load(Path(standin), spec.min_max_pixels)
-    images = adapted.image_processor
-    vision = config.vision_config
+    adapted = processor.load(Path(standin), config)
     if spec.min_max_pixels is None:
-        images.size = {"height": vision.image_size, "width": vision.image_size}
+        side = config.vision_config.image_size
+        adapted.image_processor.size = {"height": side, "width": side}
     else:
-        images.patch_size = vision.patch_size
-    side = getattr(vision, "image_size", 0) // vision.patch_size
-    settings = {
-        "patch_size": vision.patch_size,
-        "image_seq_length": side**2,
-        "num_query_tokens": getattr(config, "num_query_tokens", None),
-    }
-    for name, value in settings.items():
-        if spec.min_max_pixels is None and hasattr(adapted, name):
-            setattr(adapted, name, value)
-    if hasattr(images, "image_seq_length"):
-        images.image_seq_length = side**2
+        shortest, longest = spec.min_max_pixels
+        adapted.image_processor.size = {"shortest_edge": shortest, "longest_edge": longest}
     return adapted

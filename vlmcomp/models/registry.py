@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vlmcomp.models.architecture import ARCHITECTURES
@@ -76,6 +76,7 @@ class ModelSpec:
         return "trained here" if self.bundled else "hub"
 
 
+IMAGE_TOKENS = ("<image>", "<|image_pad|>")
 _LLAVA = "USER: <image>\n{question} ASSISTANT:"
 _BLIP2 = "Question: {question} Answer:"
 _PALIGEMMA = "<image>answer en {question}"
@@ -192,6 +193,21 @@ def get_model_spec(name: str) -> ModelSpec:
     if name not in MODELS:
         raise ValueError(f"unknown model '{name}': choose one of {', '.join(MODELS)}")
     return MODELS[name]
+
+
+def with_prompt_template(spec: ModelSpec, template: str | None) -> ModelSpec:
+    """``spec`` for weights that were trained with another prompt; None keeps its own.
+
+    Raises:
+        ValueError: the template has not one ``{question}`` and as many image tokens as the model's own.
+    """
+    if template is None:
+        return spec
+    for token in ("{question}", *IMAGE_TOKENS):
+        if template.count(token) != spec.prompt.count(token):
+            times = "once" if token in spec.prompt else "nowhere"
+            raise ValueError(f"a prompt template of {spec.name} has {token} {times}, as in {spec.prompt!r}")
+    return replace(spec, prompt=template)
 
 
 def validate_recipe(recipe: Recipe) -> ModelSpec:

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from PIL import Image
 from transformers import PreTrainedModel, ProcessorMixin
 
+from vlmcomp.models.processor import special_tokens
 from vlmcomp.models.registry import ModelSpec
 from vlmcomp.recipe import Recipe
 from vlmcomp.results.schema import PruningResult
 
 TOKEN_PRUNER = "vlmcomp_sight"  # attribute of a model whose image tokens are pruned
+# Arguments of a processor for prompts; those left out would be read from tokenizer_config.json.
+_TEXT_SETTINGS: dict[str, Any] = {
+    "return_tensors": "pt",
+    "padding_side": "left",
+    "pad_to_multiple_of": None,
+    "truncation": False,
+    "max_length": None,
+    "stride": 0,
+    "add_special_tokens": True,
+}
 
 
 class TokenPruner(Protocol):
@@ -66,9 +77,9 @@ class VLM:
             questions: inserted into the model's prompt template.
             answers: appended to the prompts. Prompts alone are padded on the left, whole sequences on the right.
         """
-        special_tokens = self.processor.tokenizer.all_special_tokens
-        prompts = [self.spec.prompt.format(question=_remove_tokens(q, special_tokens)) for q in questions]
-        settings = {"return_tensors": "pt", "padding": len(prompts) > 1}
+        tokens = special_tokens(self.processor)
+        prompts = [self.spec.prompt.replace("{question}", _remove_tokens(q, tokens)) for q in questions]
+        settings = _TEXT_SETTINGS | {"padding": len(prompts) > 1}
         if answers is not None:
             settings |= {"padding": True, "padding_side": "right"}
             if self.spec.is_prefix_lm:

@@ -11,6 +11,8 @@ class Answer:
 
     ``ttft_ms`` is the time from the prepared inputs to the first token. ``shared_ms`` of ``ttft_ms`` and ``total_ms``
     were not spent but added, so that variants compare: another variant had already encoded the image.
+    ``finish_reason`` is ``stop`` if the answer ended with an end token, ``length`` if the limit of new tokens cut it,
+    and empty before it is finished.
     """
 
     text: str
@@ -21,6 +23,12 @@ class Answer:
     total_ms: float  # preprocessing included
     finished: bool
     shared_ms: float = 0.0
+    finish_reason: str = ""
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the limit of new tokens ended the answer."""
+        return self.finish_reason == "length"
 
     @property
     def decode_ms_per_token(self) -> float:

@@ -120,9 +120,12 @@ class Engine:
         inputs = self.vlm.encode(images, questions)
         with device_context(self.vlm.device):
             ids = generation.generate(self.vlm.model, inputs, max_new_tokens=max_new_tokens)
-        new_ids = ids[:, inputs["input_ids"].shape[1] :]
-        texts = self.vlm.processor.tokenizer.batch_decode(new_ids, skip_special_tokens=True)
-        return [text.strip() for text in texts]
+        new_ids = ids[:, inputs["input_ids"].shape[1] :].tolist()
+        end_ids = generation.end_tokens(self.vlm.model.generation_config)
+        return [self._decode(_through_end(row, end_ids)) for row in new_ids]
+
+    def _decode(self, tokens: list[int]) -> str:
+        return self.vlm.processor.tokenizer.decode(tokens, skip_special_tokens=True).strip()
 
     def time_generate(self, images: list[Image.Image], questions: list[str], new_tokens: int) -> float:
         """Seconds from encoded inputs to the end of a batch of answers of exactly ``new_tokens`` tokens each."""
@@ -142,6 +145,12 @@ class Engine:
         return time.perf_counter() - start
 
 
+def _through_end(tokens: list[int], end_ids: list[int]) -> list[int]:
+    """``tokens`` up to the first end token: what follows is padding, which a tokenizer may take for text."""
+    end = next((index for index, token in enumerate(tokens, 1) if token in end_ids), len(tokens))
+    return tokens[:end]
+
+
 class _Request:
     """One question: its inputs, and the tokens generated so far with their times."""
 
@@ -149,8 +158,10 @@ class _Request:
         self, engine: Engine, image: Image.Image, question: str, vision_cache: VisionCache | None = None
     ) -> None:
         self.vlm = engine.vlm
+        self.decode = engine._decode
         self.generator = engine._generator
         self.vision_cache = vision_cache
+        self.max_new_tokens = 0
         self.tokens: list[int] = []
         self.times: list[float] = []
         synchronize(self.vlm.device)
@@ -170,6 +181,7 @@ class _Request:
         on_token: TokenCallback,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
+        self.max_new_tokens = max_new_tokens
         vision_context = use_vision_cache(self.vlm, self.vision_cache) if self.vision_cache else None
         self.generator.generate(self.inputs, max_new_tokens, min_new_tokens, on_token, should_stop, vision_context)
 
@@ -179,7 +191,7 @@ class _Request:
         saved_ms = 1000 * self.vision_cache.saved_seconds if self.vision_cache and count else 0.0
         last = self.times[count - 1] if count else self.start
         return Answer(
-            text=self.vlm.processor.tokenizer.decode(tokens, skip_special_tokens=True).strip(),
+            text=self.decode(tokens),
             new_tokens=count,
             prompt_tokens=self.inputs["input_ids"].shape[1],
             preprocess_ms=1000 * (self.start - self.preprocess_start),
@@ -187,4 +199,10 @@ class _Request:
             total_ms=1000 * (last - self.preprocess_start) + saved_ms,
             finished=finished,
             shared_ms=saved_ms,
+            finish_reason=self._finish_reason(tokens) if finished else "",
         )
+
+    def _finish_reason(self, tokens: list[int]) -> str:
+        if tokens and tokens[-1] in generation.end_tokens(self.vlm.model.generation_config):
+            return "stop"
+        return "length" if len(tokens) == self.max_new_tokens else ""

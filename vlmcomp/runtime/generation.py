@@ -16,7 +16,7 @@ from transformers import Cache, DynamicCache, GenerationConfig, PreTrainedModel
 from vlmcomp import feedback
 from vlmcomp.models import architecture
 from vlmcomp.runtime.config import CAPTURE_AFTER_TOKENS, CAPTURED, COMPILED, GENERATE, STATIC
-from vlmcomp.runtime.decode_mode import best_decode_mode, supports_fast_decode
+from vlmcomp.runtime.decode_mode import best_decode_mode, greedy_settings, supports_fast_decode
 from vlmcomp.runtime.decode_step import DecodeStep, build_decode_step, cache_argument, has_argument
 from vlmcomp.runtime.device import device_context
 
@@ -32,7 +32,7 @@ TokenCallback = Callable[[int, float], None]  # of a token id and the time.perf_
 @torch.inference_mode()
 def generate(model: PreTrainedModel, inputs: dict[str, torch.Tensor], **settings: Any) -> torch.Tensor:
     """Greedy token ids (B, T) by transformers' ``generate``, prompts included."""
-    return model.generate(**inputs, do_sample=False, num_beams=1, **settings)
+    return model.generate(**inputs, **greedy_settings(model.generation_config) | settings)
 
 
 class _TimingStreamer:
@@ -135,8 +135,8 @@ class GreedyGenerator:
             self._step = None  # NaNs would stay in its cache
             raise ValueError(f"the model's numbers are out of the range of {self.embed.weight.dtype}: no answer")
         prompt_length = inputs["input_ids"].shape[1]
-        end_tokens = _end_tokens(self.model.generation_config)
-        end_index = torch.tensor(end_tokens, dtype=torch.long, device=logits.device)
+        end_ids = end_tokens(self.model.generation_config)
+        end_index = torch.tensor(end_ids, dtype=torch.long, device=logits.device)
         step: DecodeStep | None = None
         for number in range(1, max_new_tokens + 1):
             if number <= min_new_tokens:
@@ -149,7 +149,7 @@ class GreedyGenerator:
             else:
                 token = int(choice)
             on_token(token, time.perf_counter())
-            if token in end_tokens or number == max_new_tokens or should_stop():
+            if token in end_ids or number == max_new_tokens or should_stop():
                 break
             if step is None:
                 step = self._prepare_step(prompt_length + max_new_tokens, cache, token, position, prompt_length)
@@ -235,7 +235,8 @@ def _clone_input(head: torch.nn.Module, args: tuple[torch.Tensor]) -> tuple[torc
     return (args[0].clone(memory_format=torch.contiguous_format),)
 
 
-def _end_tokens(settings: GenerationConfig) -> list[int]:
+def end_tokens(settings: GenerationConfig) -> list[int]:
+    """Ids of the tokens that end an answer."""
     tokens = settings.eos_token_id
     if tokens is None:
         return []

@@ -25,11 +25,20 @@ def run(args: argparse.Namespace) -> None:
     recipe = None if folder.is_dir() else Recipe.parse(args.recipe_or_folder)
     hardware.get_hardware(args.device)
     if recipe is None:
+        if args.prompt_template is not None:
+            raise ValueError(f"{folder} has a prompt template of its own: remove --prompt-template")
         vlm = checkpoint.load(folder, args.device)
     else:
         registry.validate_recipe(recipe)
-        vlm = pipeline.compress(recipe, device=args.device, source=args.source, progress=stderr_progress())
+        vlm = pipeline.compress(
+            recipe,
+            device=args.device,
+            source=args.source,
+            prompt_template=args.prompt_template,
+            progress=stderr_progress(),
+        )
     answer = Engine(vlm).generate(image, question, args.max_new_tokens)
     print(answer.text)
     speed = f"first token {answer.ttft_ms:.1f} ms, {answer.tokens_per_second:.1f} tokens/s"
-    print(f"{vlm.recipe} on {vlm.device.type}: {answer.new_tokens} tokens, {speed}", file=sys.stderr)
+    cut = " (cut there: see --max-new-tokens)" if answer.is_cut else ""
+    print(f"{vlm.recipe} on {vlm.device.type}: {answer.new_tokens} tokens{cut}, {speed}", file=sys.stderr)

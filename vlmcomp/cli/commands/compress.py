@@ -34,7 +34,12 @@ def run(args: argparse.Namespace) -> None:
         check_free_space(recipe, out)
     data = load_calibration_file(args.calibration_data) if args.calibration_data else None
     vlm = pipeline.compress(
-        recipe, device=args.device, source=args.source, calibration_data=data, progress=stderr_progress()
+        recipe,
+        device=args.device,
+        source=args.source,
+        prompt_template=args.prompt_template,
+        calibration_data=data,
+        progress=stderr_progress(),
     )
     checkpoint.save(vlm, out)
     print(f"precision: {vlm.quantization_backend}, computed in {vlm.compute_dtype}")
