@@ -101,8 +101,8 @@ OF_AN_EXTRA = {
     "vlmcomp/experiments/optipfair_baseline.py": "requirements-dev.txt",
     "vlmcomp/reporting/figures_matplotlib.py": "requirements-bench.txt",
 }
-# triton comes with a PyTorch for CUDA, and is imported nowhere else
-ALWAYS = {*sys.stdlib_module_names, "vlmcomp", "triton"}
+# triton comes with a PyTorch for CUDA, and is imported nowhere else; pillow_heif may be missing
+ALWAYS = {*sys.stdlib_module_names, "vlmcomp", "triton", "pillow_heif"}
 
 
 @pytest.mark.parametrize("path", [ROOT / "app.py", *MODULES], ids=lambda path: str(path.relative_to(ROOT)))

@@ -61,7 +61,12 @@ def _add_ask(subcommands: Subcommands) -> None:
     sub = subcommands.add("ask", "vlmcomp.cli.commands.ask:run", text, example)
     text = f"{RECIPE}; or a folder that 'vlmcomp compress' wrote"
     sub.add_argument("recipe_or_folder", metavar="RECIPE|DIR", help=text)
-    sub.add_argument("--image", required=True, metavar="FILE", help="PNG, JPEG or WebP")
+    sub.add_argument(
+        "--image",
+        required=True,
+        metavar="FILE",
+        help="PNG, JPEG, WebP, AVIF, GIF, BMP or TIFF, or HEIC with pillow-heif",
+    )
     sub.add_argument("--question", required=True, metavar="TEXT")
     text = "maximum length of the answer (default: 64)"
     sub.add_argument("--max-new-tokens", type=int, default=64, metavar="N", help=text)
