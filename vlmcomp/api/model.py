@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from PIL import Image
@@ -15,7 +15,7 @@ from vlmcomp import hardware
 from vlmcomp.api.hub_checkpoint import download_checkpoint, upload_checkpoint
 from vlmcomp.compression import checkpoint, pipeline
 from vlmcomp.compression.size import weight_bytes
-from vlmcomp.data.calibration_data import load_calibration_file
+from vlmcomp.data.calibration_data import CheckedSamples, load_calibration_file, open_calibration_samples
 from vlmcomp.data.images import normalize_question, open_image
 from vlmcomp.feedback import Progress, format_bytes
 from vlmcomp.models import registry
@@ -199,6 +199,7 @@ def compress(
     steps: str | None = None,
     *,
     calibration_data: CalibrationData | None = None,
+    bad_rows: str = "error",
     device: str | None = None,
     source: str | None = None,
     progress: Progress | None = None,
@@ -210,6 +211,8 @@ def compress(
         steps: pruning steps and precision, such as ``"glu30+int8"``.
         calibration_data: samples to prune by: a JSON Lines file with ``image``, ``question`` and ``answer``, or an
             iterable of such triples. Default: generated scenes of shapes. At least 2 samples; 256 or more are better.
+        bad_rows: what to do with rows of the calibration data that cannot be used: ``"error"``, or ``"skip"``, which
+            counts them in ``Model.pruning``.
         device: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``. Default: a GPU if there is one.
         source: folder or Hub id of the original weights, if they are not those of the model's authors.
         progress: called with a text and the fraction done, from 0 to 1.
@@ -235,8 +238,15 @@ def compress(
     if calibration_data is not None and not parsed.steps:
         raise ValueError(f"{parsed} removes nothing: calibration data is for recipes that prune")
     hardware.get_hardware(device)  # raises if the GPU does not exist
-    samples = None if calibration_data is None else _read_calibration(calibration_data)
-    vlm = pipeline.compress(parsed, device=device, source=source, calibration_data=samples, progress=progress)
+    samples, skipped = (None, []) if calibration_data is None else _read_calibration(calibration_data, bad_rows)
+    vlm = pipeline.compress(
+        parsed,
+        device=device,
+        source=source,
+        calibration_data=samples,
+        skipped_rows=len(skipped),
+        progress=progress,
+    )
     return Model(vlm)
 
 
@@ -282,16 +292,7 @@ def _parse_recipe(recipe: str | Recipe, steps: str | None) -> Recipe:
     return Recipe.parse(f"{recipe}/{steps}")
 
 
-def _read_calibration(data: CalibrationData) -> list[tuple[Image.Image, str, str]]:
-    """The samples with their images opened.
-
-    Raises:
-        ValueError: a sample is no triple, or its image cannot be read.
-    """
+def _read_calibration(data: CalibrationData, bad_rows: str) -> CheckedSamples:
     if isinstance(data, str | Path):
-        return load_calibration_file(data)
-    samples: list[Any] = list(data)
-    for number, sample in enumerate(samples):
-        if not isinstance(sample, tuple | list) or len(sample) != 3:
-            raise ValueError(f"calibration sample {number} is not (image, question, answer)")
-    return [(open_image(image), question, answer) for image, question, answer in samples]
+        return load_calibration_file(data, bad_rows)
+    return open_calibration_samples(data, bad_rows)

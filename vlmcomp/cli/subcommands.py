@@ -9,6 +9,7 @@ from vlmcomp.cli.options import (
     RECIPE,
     LazyFunction,
     Subcommands,
+    add_bad_rows,
     add_device,
     add_renamed,
     add_results_folder,
@@ -52,6 +53,7 @@ def _add_compress(subcommands: Subcommands) -> None:
     sub.add_argument("--out", required=True, metavar="DIR", help=text)
     text = "calibration data for pruning: JSON Lines with image (a path), question and answer (default: drawn scenes)"
     add_renamed(sub, "--calibration-data", "--calibration", metavar="FILE", help=text)
+    add_bad_rows(sub)
     add_weights_options(sub)
 
 
@@ -114,6 +116,7 @@ def _bench_options(sub: argparse.ArgumentParser) -> None:
     add_renamed(sub, "--bertscore-model", "--encoder", metavar="NAME", default="auto", help=text)
     add_results_folder(sub, "--out")
     sub.add_argument("--force", action="store_true", help="measure again even if a report exists")
+    add_bad_rows(sub)
     text = "only measure the latency again, of all recipes in alternation"
     add_renamed(sub, "--latency-only", "--retime", action="store_true", help=text)
     add_weights_options(sub)
