@@ -94,7 +94,7 @@ def test_the_pushed_files_alone_serve_the_app_and_answer(tmp_path: Path) -> None
 # Modules that import packages of an extra, and the extra's file; every other module needs requirements.txt alone.
 OF_AN_EXTRA = {
     "vlmcomp/data/easy_vqa.py": "requirements-bench.txt",
-    "vlmcomp/data/hub_tasks.py": "requirements-bench.txt",
+    "vlmcomp/data/hub_samples.py": "requirements-bench.txt",
     "vlmcomp/data/parquet.py": "requirements-bench.txt",
     "vlmcomp/evaluation/evaluate_module.py": "requirements-bench.txt",
     "vlmcomp/evaluation/text_metrics.py": "requirements-bench.txt",

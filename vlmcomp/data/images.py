@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageFile
 
 try:
     from pillow_heif import register_heif_opener
@@ -81,7 +81,8 @@ def _upright(image: Image.Image) -> Image.Image:
 
     ``ImageOps.exif_transpose`` also rewrites the other tags, which fails on those of many cameras.
     """
-    key_scale = _KEY_SCALE.get(image.tile[0].args if getattr(image, "tile", None) else "", 1)
+    tile = image.tile if isinstance(image, ImageFile.ImageFile) else []  # how a file stores its pixels
+    key_scale = _KEY_SCALE.get(str(tile[0].args), 1) if tile else 1
     image.load()
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)

@@ -107,7 +107,8 @@ def _open_row_image(image: Path, row: str) -> Image.Image:
 @lru_cache(maxsize=8)
 def _make_task(file: Path, rows: tuple[_Row, ...], stamps: tuple[files.Stamp | None, ...], bad_rows: str) -> Task:
     """The task of the rows; ``stamps`` are those of their images."""
-    digests = {row.image: _digest(row.image) for row, stamp in zip(rows, stamps) if row.image and stamp}
+    paths = {row.image for row, stamp in zip(rows, stamps) if row.image and stamp}
+    digests: dict[Path | None, str] = {path: _digest(path) for path in paths}
     samples: list[Sample] = []
     bad: list[BadRow] = []
     for row in rows:
