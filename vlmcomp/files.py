@@ -15,10 +15,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from stat import S_ISREG
 from typing import IO, Any
 
 import psutil
 
+Stamp = tuple[int, int, int, int]  # of a file's state: see ``stamp``
 CACHE_DIR_ENV = "VLMCOMP_CACHE"  # environment variable that overrides the cache folder
 _BLOCK_BYTES = 1 << 22
 # errno of a disk that is full, over its quota, or read-only, and of a file that exceeds the largest size
@@ -111,6 +113,15 @@ def sha256_of_files(files: Iterable[Path], on_bytes: Callable[[int], None] | Non
                 if on_bytes is not None:
                     on_bytes(len(block))
     return digest.hexdigest()
+
+
+def stamp(file: Path) -> Stamp | None:
+    """What changes whenever the content of ``file`` does; None if it is no regular file that can be read about."""
+    try:
+        found = file.stat()
+    except (OSError, ValueError):  # ValueError: a null byte in the path
+        return None
+    return (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns) if S_ISREG(found.st_mode) else None
 
 
 def short_digest(files: Iterable[Path]) -> str:

@@ -14,10 +14,10 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
 
-from tests.support.bad_images import accepted, grey16, refused
+from tests.support.bad_images import accepted, refused
 from tests.support.served import BLUE, QUESTION, app
 from vlmcomp.app import results
-from vlmcomp.data.images import MAX_QUESTION, open_image
+from vlmcomp.data.images import MAX_QUESTION
 
 FP16 = ["llava-shapes/fp16"]
 GOOD = Image.open(BLUE).convert("RGB")
@@ -69,14 +69,6 @@ def test_an_odd_file_of_a_good_image_is_answered_rightly(client: Client, tmp_pat
     file.write_bytes(ACCEPTED[name])
     (card,) = client.predict(handle_file(file), QUESTION, FP16, api_name="/compare")
     assert card["answer"] == "blue" and card["error"] is None
-
-
-def test_sixteen_bits_a_pixel_keep_their_greys(tmp_path: Path) -> None:
-    ramp = Image.linear_gradient("L").resize((96, 96))
-    file = tmp_path / "deep.png"
-    file.write_bytes(grey16(ramp))
-    read = open_image(file).convert("L")
-    assert max(abs(read.getpixel((x, y)) - ramp.getpixel((x, y))) for x in (0, 50, 95) for y in range(96)) <= 1
 
 
 def test_more_bytes_than_an_upload_may_have_are_refused(client: Client, tmp_path: Path) -> None:

@@ -94,15 +94,15 @@ def test_the_pushed_files_alone_serve_the_app_and_answer(tmp_path: Path) -> None
 # Modules that import packages of an extra, and the extra's file; every other module needs requirements.txt alone.
 OF_AN_EXTRA = {
     "vlmcomp/data/easy_vqa.py": "requirements-bench.txt",
-    "vlmcomp/data/hub_tasks.py": "requirements-bench.txt",
+    "vlmcomp/data/hub_samples.py": "requirements-bench.txt",
     "vlmcomp/data/parquet.py": "requirements-bench.txt",
     "vlmcomp/evaluation/evaluate_module.py": "requirements-bench.txt",
     "vlmcomp/evaluation/text_metrics.py": "requirements-bench.txt",
     "vlmcomp/experiments/optipfair_baseline.py": "requirements-dev.txt",
     "vlmcomp/reporting/figures_matplotlib.py": "requirements-bench.txt",
 }
-# triton comes with a PyTorch for CUDA, and is imported nowhere else
-ALWAYS = {*sys.stdlib_module_names, "vlmcomp", "triton"}
+# triton comes with a PyTorch for CUDA, and is imported nowhere else; pillow_heif may be missing
+ALWAYS = {*sys.stdlib_module_names, "vlmcomp", "triton", "pillow_heif"}
 
 
 @pytest.mark.parametrize("path", [ROOT / "app.py", *MODULES], ids=lambda path: str(path.relative_to(ROOT)))

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.support.made_models import tiny_llava, token_ids
@@ -134,6 +135,18 @@ def _finite(stats: ActivationStats) -> None:
 def test_bad_calibration_sets_are_named(built: Callable, bad: list, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         calibration_batches(built("llava-shapes/fp16"), bad)
+
+
+def test_a_sample_is_seen_upright_and_on_white(built: Callable, samples: list) -> None:
+    vlm = built("llava-shapes/fp16")
+    turned = []
+    for image, question, answer in samples:
+        stored = image.convert("RGBA").transpose(Image.Transpose.ROTATE_90)
+        stored.getexif()[0x0112] = 6
+        stored.info["exif"] = stored.getexif().tobytes()
+        turned.append((stored, question, answer))
+    for expected, found in zip(calibration_batches(vlm, samples), calibration_batches(vlm, turned), strict=True):
+        assert torch.equal(expected.hidden, found.hidden)
 
 
 def test_one_sample_is_enough_to_prune() -> None:

@@ -27,8 +27,8 @@ def _file(folder: Path, *rows: object) -> Path:
 
 
 def test_calibration_comes_from_a_file(tmp_path: Path) -> None:
-    samples = load_calibration_file(_file(tmp_path, GOOD, "", GOOD, GOOD))
-    assert len(samples) == 3 and samples[0][1:] == ("What color is the shape?", "red")
+    samples, skipped = load_calibration_file(_file(tmp_path, GOOD, "", GOOD, GOOD))
+    assert len(samples) == 3 and not skipped and samples[0][1:] == ("What color is the shape?", "red")
     vlm = compress(Recipe.parse("llava-shapes/glu30+fp16"), device="cpu", calibration_data=samples)
     assert vlm.pruned[0].calibration.startswith("3 samples")
 
@@ -41,7 +41,7 @@ def test_calibration_comes_from_a_file(tmp_path: Path) -> None:
             "line 1: .* image, question, answer",
         ),
         "without images": ([{"question": "What?", "answer": "red"}], "line 1: .* image, question, answer"),
-        "image gone": ([GOOD, GOOD | {"image": "b.png"}], "b.png"),
+        "image gone": ([GOOD, GOOD | {"image": "b.png"}], "line 2: there is no image file .*b.png; 1 of 2 rows is bad"),
         "not JSON": ([GOOD, "image,question"], "line 2: it must be a JSON object"),
         "empty answer": ([GOOD | {"answer": " "}], "non-empty"),
         "one sample": ([GOOD], "at least 2 samples"),

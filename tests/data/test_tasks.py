@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import random
 import re
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from vlmcomp.data.questions import TYPES
 from vlmcomp.data.scenes import sample_scene
@@ -127,53 +124,6 @@ def test_rows_hold_what_the_scores_were_made_of(built) -> None:
 def test_the_same_batches_give_the_same_answers(built) -> None:
     engine, samples = Engine(built("llava-shapes/fp16")), get_task("shapes-vqa").sample(8)
     assert predict(engine, samples, 8, 64) == predict(engine, samples, 8, 64)
-
-
-def _write(folder: Path, *lines: object) -> str:
-    Image.new("RGB", (40, 30), "red").save(folder / "red.png")
-    text = "\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines)
-    (folder / "task.jsonl").write_text(text, encoding="utf-8")
-    return str(folder)
-
-
-def test_a_folder_of_ones_own_is_a_task(tmp_path: Path, built) -> None:
-    one = {"image": "red.png", "question": "What color is it?", "answer": "Red"}
-    many = {"image": "red.png", "question": "And now?", "answers": ["red"] * 2 + ["Crimson"], "id": "x", "type": "hard"}
-    task = get_task(_write(tmp_path, one, "", many))
-    first, second = task.sample()
-    assert (first.id, first.type, first.reference, first.references) == ("1", "question", "Red", ())
-    assert (second.id, second.type, second.reference) == ("x", "hard", "red") and len(second.references) == 3
-    assert first.image.size == (40, 30) and task.num_samples(None) == 2 and task.name == tmp_path.name
-    quality, rows = measure(Engine(built("llava-shapes/fp16")), task, encoder="minilm")
-    assert quality.samples == 2 and quality.vqa_accuracy is None  # not every question has several answers
-    assert rows[1]["references"] == many["answers"] and score(task, rows, 0, "minilm") == quality
-
-
-@pytest.mark.parametrize(
-    ("line", "sentence"),
-    [
-        ("{", "line 1: it must be a JSON object"),
-        ('["image"]', "line 1: it must be a JSON object"),
-        ('{"image": "red.png", "question": "?"}', "line 1: it must be a JSON object with image, question and answer"),
-        ('{"image": "red.png", "question": "?", "answer": " "}', "line 1: .* must be non-empty strings"),
-        ('{"image": "red.png", "question": "?", "answers": 5}', "line 1: it must be a JSON object"),
-        ('{"image": "red.png", "question": "?", "answers": "yes"}', "line 1: it must be a JSON object"),
-        ('{"image": "red.png", "question": "?", "answers": []}', "line 1: .* must be non-empty strings"),
-        ('{"image": "blue.png", "question": "?", "answer": "a"}', "line 1: there is no image"),
-        ("", "it has no questions"),
-    ],
-)
-def test_a_bad_folder_names_its_line(line: str, sentence: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=sentence):
-        get_task(_write(tmp_path, line))
-
-
-def test_a_folder_with_one_id_twice_or_without_a_task(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="cannot be read"):
-        get_task(str(tmp_path))
-    row = {"image": "red.png", "question": "?", "answer": "a", "id": "same"}
-    with pytest.raises(ValueError, match="two lines have the same id"):
-        get_task(_write(tmp_path, row, row))
 
 
 def test_rescoring_needs_no_model_and_changes_nothing_but_scores() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import logging
 import os
@@ -32,6 +33,13 @@ def test_storing_what_was_loaded_changes_no_byte(tmp_path: Path) -> None:
     store.save(report, store.load_predictions(report, tmp_path), tmp_path)
     assert {f: f.read_bytes() for f in tmp_path.rglob("*") if f.is_file()} == before
     assert len(before) == 2
+
+
+def test_an_editors_byte_order_mark_does_no_harm(tmp_path: Path) -> None:
+    file = store.save(made.report(), made.rows("red"), tmp_path)
+    report = store.load(file)
+    file.write_bytes(codecs.BOM_UTF8 + file.read_bytes().replace(b"\n", b"\r\n"))
+    assert store.load(file) == report
 
 
 def test_the_file_is_for_people_too(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, Features, Image, List, Value
+from datasets import Dataset, Features, Image, List, Value, load_dataset
 from PIL import Image as Pillow
 
 TEXT, NUMBER = Value("string"), Value("int64")
@@ -135,3 +135,9 @@ def write(name: str, folder: Path, shards: int = 2) -> Path:
             data.to_parquet(folder / f"{start}-{part:05d}-of-{shards:05d}.parquet", batch_size=2)
         Dataset.from_dict({"x": [1]}).to_parquet((folder / start).parent / "train-00000-of-00001.parquet")
     return folder
+
+
+def rewrite(shard: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """Replace every row of a Parquet file by what ``change`` makes of it."""
+    data = load_dataset("parquet", data_files=str(shard), split="train")
+    Dataset.from_list([change(row) for row in data], features=data.features).to_parquet(shard)

@@ -22,6 +22,7 @@ def benchmark(
     tasks: Sequence[str] = tuple(task_registry.TASKS),
     num_samples: int | None = None,
     seed: int = 0,
+    bad_rows: str = "error",
     device: str | None = None,
     source: str | None = None,
     prompt_template: str | None = None,
@@ -38,6 +39,8 @@ def benchmark(
         tasks: names of tasks (``vlmcomp bench --help`` lists them), or folders with a ``task.jsonl``.
         num_samples: questions of each task. Default: the number that each task defines.
         seed: selects the questions if there are more than ``num_samples``.
+        bad_rows: what to do with rows of your own tasks that cannot be used: ``"error"``, or ``"skip"``, which counts
+            them in the report. All are checked before the model is built.
         device: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``. Default: a GPU if there is one.
         source: folder or Hub id of the original weights, if they are not those of the model's authors.
         prompt_template: prompt that these weights were trained with, if it is not that of the model's authors.
@@ -59,7 +62,13 @@ def benchmark(
     """
     parsed = recipe if isinstance(recipe, Recipe) else Recipe.parse(recipe)
     config = BenchmarkConfig(
-        tuple(tasks), num_samples, seed=seed, device=device, source=source, prompt_template=prompt_template
+        tuple(tasks),
+        num_samples,
+        seed=seed,
+        device=device,
+        source=source,
+        prompt_template=prompt_template,
+        bad_rows=bad_rows,
     )
     _validate(parsed, config)
     if results_dir is not None:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeAlias
 
 import torch
-from PIL import Image
 
 from vlmcomp import hardware
+from vlmcomp.api.arguments import CalibrationData, ImageInput, check_length, parse_recipe, read_calibration
 from vlmcomp.api.hub_checkpoint import download_checkpoint, upload_checkpoint
 from vlmcomp.compression import checkpoint, pipeline
 from vlmcomp.compression.size import weight_bytes
-from vlmcomp.data.calibration_data import load_calibration_file
 from vlmcomp.data.images import normalize_question, open_image
 from vlmcomp.feedback import Progress, format_bytes
 from vlmcomp.models import registry
@@ -23,10 +21,7 @@ from vlmcomp.models.vlm import VLM
 from vlmcomp.recipe import Recipe
 from vlmcomp.results.answer import Answer
 from vlmcomp.results.schema import PruningResult
-from vlmcomp.runtime.engine import MAX_NEW_TOKENS, Engine
-
-ImageInput: TypeAlias = "str | Path | Image.Image"
-CalibrationData: TypeAlias = "str | Path | Iterable[tuple[ImageInput, str, str]]"
+from vlmcomp.runtime.engine import Engine
 
 
 class Model:
@@ -100,7 +95,7 @@ class Model:
             >>> answer.text, answer.new_tokens
             ('There are no circles.', 6)
         """
-        _check_length(max_new_tokens)
+        check_length(max_new_tokens)
         return self.engine.generate(open_image(image), normalize_question(question), max_new_tokens)
 
     def stream(self, image: ImageInput, question: str, max_new_tokens: int = 64) -> Iterator[Answer]:
@@ -125,7 +120,7 @@ class Model:
             >>> text
             'There are no circles.'
         """
-        _check_length(max_new_tokens)
+        check_length(max_new_tokens)
         return self.engine.stream(open_image(image), normalize_question(question), max_new_tokens)
 
     def generate(self, images: Sequence[ImageInput], questions: Sequence[str], max_new_tokens: int = 64) -> list[str]:
@@ -148,7 +143,7 @@ class Model:
             >>> model.generate(["assets/examples/scene-6.png"] * 2, ["How many circles are there?"] * 2)
             ['There are no circles.', 'There are no circles.']
         """
-        _check_length(max_new_tokens)
+        check_length(max_new_tokens)
         if len(images) != len(questions):
             raise ValueError(f"{len(images)} images and {len(questions)} questions: pass one question for each image")
         if not images:
@@ -199,6 +194,7 @@ def compress(
     steps: str | None = None,
     *,
     calibration_data: CalibrationData | None = None,
+    bad_rows: str = "error",
     device: str | None = None,
     source: str | None = None,
     prompt_template: str | None = None,
@@ -211,6 +207,8 @@ def compress(
         steps: pruning steps and precision, such as ``"glu30+int8"``.
         calibration_data: samples to prune by: a JSON Lines file with ``image``, ``question`` and ``answer``, or an
             iterable of such triples. Default: generated scenes of shapes. At least 2 samples; 256 or more are better.
+        bad_rows: what to do with rows of the calibration data that cannot be used: ``"error"``, or ``"skip"``, which
+            counts them in ``Model.pruning``.
         device: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``. Default: a GPU if there is one.
         source: folder or Hub id of the original weights, if they are not those of the model's authors.
         prompt_template: prompt that these weights were trained with, such as
@@ -233,18 +231,19 @@ def compress(
         ...
         ValueError: ffn30 does not fit llava-shapes, whose MLP is gated: use glu30
     """
-    parsed = _parse_recipe(recipe, steps)
+    parsed = parse_recipe(recipe, steps)
     registry.validate_recipe(parsed)
     if calibration_data is not None and not parsed.steps:
         raise ValueError(f"{parsed} removes nothing: calibration data is for recipes that prune")
     hardware.get_hardware(device)  # raises if the GPU does not exist
-    samples = None if calibration_data is None else _read_calibration(calibration_data)
+    samples, skipped = (None, []) if calibration_data is None else read_calibration(calibration_data, bad_rows)
     vlm = pipeline.compress(
         parsed,
         device=device,
         source=source,
         prompt_template=prompt_template,
         calibration_data=samples,
+        skipped_rows=len(skipped),
         progress=progress,
     )
     return Model(vlm)
@@ -277,31 +276,3 @@ def load(folder_or_repo: str | Path, *, device: str | None = None, revision: str
     if not folder.is_dir():
         folder = download_checkpoint(str(folder_or_repo), revision)
     return Model(checkpoint.load(folder, device))
-
-
-def _check_length(max_new_tokens: int) -> None:
-    if not 1 <= max_new_tokens <= MAX_NEW_TOKENS:
-        raise ValueError(f"max_new_tokens is {max_new_tokens}: it must be 1 to {MAX_NEW_TOKENS}")
-
-
-def _parse_recipe(recipe: str | Recipe, steps: str | None) -> Recipe:
-    if steps is None:
-        return recipe if isinstance(recipe, Recipe) else Recipe.parse(recipe)
-    if isinstance(recipe, Recipe) or "/" in recipe:
-        raise ValueError(f"{recipe} already says what to do: leave out steps, or give a model name")
-    return Recipe.parse(f"{recipe}/{steps}")
-
-
-def _read_calibration(data: CalibrationData) -> list[tuple[Image.Image, str, str]]:
-    """The samples with their images opened.
-
-    Raises:
-        ValueError: a sample is no triple, or its image cannot be read.
-    """
-    if isinstance(data, str | Path):
-        return load_calibration_file(data)
-    samples: list[Any] = list(data)
-    for number, sample in enumerate(samples):
-        if not isinstance(sample, tuple | list) or len(sample) != 3:
-            raise ValueError(f"calibration sample {number} is not (image, question, answer)")
-    return [(open_image(image), question, answer) for image, question, answer in samples]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from PIL.Image import DecompressionBombError
+from gradio.processing_utils import save_base64_to_cache
 
 from vlmcomp.app import cards, handlers
 from vlmcomp.app.details import data_uri
@@ -25,17 +25,20 @@ NO_KNOWN_ANSWER: dict[str, str] = {}
 
 
 class Upload(gr.Image):
-    """An image component that reports an unreadable file as one sentence."""
+    """An image component that passes the uploaded bytes on as they are: ``open_image`` alone decodes them.
+
+    Gradio would decode what comes within a URL in any format that Pillow knows, and encode it again.
+    """
 
     is_template = True  # rendered as the component it extends
 
-    def preprocess(self, payload: Any) -> Any:
+    def preprocess(self, payload: Any) -> str | None:
+        if payload is None or not (payload.url or "").startswith("data:"):
+            return payload and payload.path
         try:
-            return super().preprocess(payload)
-        except (OSError, SyntaxError, ValueError, DecompressionBombError):
-            raise gr.Error(
-                "the image cannot be read: use a PNG, JPEG or WebP file of normal size", print_exception=False
-            ) from None
+            return save_base64_to_cache(payload.url, self.GRADIO_CACHE)
+        except (OSError, ValueError):
+            raise gr.Error("the image cannot be read: its URL holds no base64", print_exception=False) from None
 
 
 @dataclass(frozen=True)

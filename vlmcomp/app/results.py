@@ -147,7 +147,8 @@ def select(found: Sequence[Report], view: ResultFilter) -> Selection:
 
 def _quality_conditions(quality: Quality) -> tuple[object, ...]:
     """What two scores must share to be comparable."""
-    return quality.task_sha256, quality.samples, quality.seed, quality.bertscore_encoder, quality.meteor_data
+    questions = (quality.version, quality.task_sha256, quality.samples, quality.seed)
+    return *questions, quality.bertscore_encoder, quality.meteor_data
 
 
 def comparable(shown: Sequence[Report], axis: str) -> list[list[Report]]:

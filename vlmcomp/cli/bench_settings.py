@@ -13,7 +13,7 @@ from vlmcomp.evaluation.config import QUICK_SAMPLES, BenchmarkConfig
 
 
 def check(args: argparse.Namespace) -> None:
-    """Raises ``ValueError`` for unknown tasks and encoders, impossible numbers, and missing packages."""
+    """Raises ``ValueError`` for unknown tasks and encoders, bad rows, impossible numbers, and missing packages."""
     config = make_config(args)
     if not args.latency_only:
         _require_packages(config.tasks, args.bertscore_model)
@@ -33,6 +33,7 @@ def make_config(args: argparse.Namespace) -> BenchmarkConfig:
         encoder=args.bertscore_model,
         random_weights=random,
         num_layers=args.layers,
+        bad_rows=args.bad_rows,
     )
 
 

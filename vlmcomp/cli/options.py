@@ -6,10 +6,11 @@ import argparse
 import importlib
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from vlmcomp.data.bad_rows import BAD_ROWS, BadRow
 from vlmcomp.results import store
 
 Run = Callable[[argparse.Namespace], int | None]  # returns the exit status; None is 0
@@ -79,6 +80,12 @@ def add_weights_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--prompt-template", metavar="TEXT", type=_unescape_newlines, help=text)
 
 
+def add_bad_rows(sub: argparse.ArgumentParser) -> None:
+    """Adds ``--bad-rows``."""
+    text = "rows of your own files that cannot be used: error stops at once, skip leaves them out and counts them"
+    sub.add_argument("--bad-rows", choices=BAD_ROWS, default=BAD_ROWS[0], help=f"{text} (default: {BAD_ROWS[0]})")
+
+
 def add_results_folder(sub: argparse.ArgumentParser, name: str = "--root") -> None:
     """Adds the option ``name``: the folder of the reports."""
     sub.add_argument(name, metavar="DIR", default=str(store.PRECOMPUTED), help="folder of the reports")
@@ -93,6 +100,12 @@ def _device(text: str) -> str:
     if not re.fullmatch(r"cpu|cuda(:\d+)?", text):
         raise argparse.ArgumentTypeError(f"'{text}' is not a device: use cpu, cuda or cuda:N")
     return text
+
+
+def print_skipped(bad: Sequence[BadRow]) -> None:
+    """Prints on stderr which rows are left out, one line each."""
+    for row in bad:
+        print(f"skipped: {row.reason}", file=sys.stderr)
 
 
 def stderr_progress() -> Callable[[str, float], None]:

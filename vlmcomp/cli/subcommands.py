@@ -9,6 +9,7 @@ from vlmcomp.cli.options import (
     RECIPE,
     LazyFunction,
     Subcommands,
+    add_bad_rows,
     add_device,
     add_renamed,
     add_results_folder,
@@ -52,6 +53,7 @@ def _add_compress(subcommands: Subcommands) -> None:
     sub.add_argument("--out", required=True, metavar="DIR", help=text)
     text = "calibration data for pruning: JSON Lines with image (a path), question and answer (default: drawn scenes)"
     add_renamed(sub, "--calibration-data", "--calibration", metavar="FILE", help=text)
+    add_bad_rows(sub)
     add_weights_options(sub)
 
 
@@ -61,7 +63,12 @@ def _add_ask(subcommands: Subcommands) -> None:
     sub = subcommands.add("ask", "vlmcomp.cli.commands.ask:run", text, example)
     text = f"{RECIPE}; or a folder that 'vlmcomp compress' wrote"
     sub.add_argument("recipe_or_folder", metavar="RECIPE|DIR", help=text)
-    sub.add_argument("--image", required=True, metavar="FILE", help="PNG, JPEG or WebP")
+    sub.add_argument(
+        "--image",
+        required=True,
+        metavar="FILE",
+        help="PNG, JPEG, WebP, AVIF, GIF, BMP or TIFF, or HEIC with pillow-heif",
+    )
     sub.add_argument("--question", required=True, metavar="TEXT")
     text = "maximum length of the answer (default: 64)"
     sub.add_argument("--max-new-tokens", type=int, default=64, metavar="N", help=text)
@@ -109,6 +116,7 @@ def _bench_options(sub: argparse.ArgumentParser) -> None:
     add_renamed(sub, "--bertscore-model", "--encoder", metavar="NAME", default="auto", help=text)
     add_results_folder(sub, "--out")
     sub.add_argument("--force", action="store_true", help="measure again even if a report exists")
+    add_bad_rows(sub)
     text = "only measure the latency again, of all recipes in alternation"
     add_renamed(sub, "--latency-only", "--retime", action="store_true", help=text)
     add_weights_options(sub)

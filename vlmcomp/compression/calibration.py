@@ -12,6 +12,7 @@ from PIL import Image
 from transformers import PreTrainedModel
 
 from vlmcomp.compression.visual_tokens import pruner as visual_tokens
+from vlmcomp.data.images import open_image
 from vlmcomp.models import architecture
 from vlmcomp.models.forward_override import override_forward
 from vlmcomp.models.vlm import VLM
@@ -216,6 +217,10 @@ def _checked_sample(vlm: VLM, index: int, sample: Any) -> tuple[Image.Image, str
             f"calibration sample {index} must be an image, a question and an answer, "
             f"not {', '.join(type(part).__name__ for part in sample)}"
         )
+    try:
+        image = open_image(image)
+    except ValueError as error:
+        raise ValueError(f"calibration sample {index}: {error}") from None
     return image, question, answer, _num_tokens(vlm, f"{question} {answer}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 import torch
 from PIL import Image
@@ -20,7 +21,8 @@ from vlmcomp.compression.quantization.quantize import (
 )
 from vlmcomp.compression.shape_checks import check_shapes
 from vlmcomp.compression.visual_tokens.pruner import attach_
-from vlmcomp.data.calibration_data import synthetic_calibration_data
+from vlmcomp.data.bad_rows import format_skipped
+from vlmcomp.data.calibration_data import short_digest, synthetic_calibration_data
 from vlmcomp.feedback import Progress
 from vlmcomp.hardware import default_device
 from vlmcomp.models import architecture, registry
@@ -39,6 +41,7 @@ def compress(
     prompt_template: str | None = None,
     dense: DenseModel | None = None,
     calibration_data: Iterable[tuple[Image.Image, str, str]] | None = None,
+    skipped_rows: int = 0,
     method: PruningMethod | None = None,
     progress: Progress | None = None,
 ) -> VLM:
@@ -51,6 +54,7 @@ def compress(
         prompt_template: prompt that the dense weights were trained with; the registry's by default.
         dense: replaces loading; its model is modified.
         calibration_data: (image, question, answer) samples to prune by; synthetic scenes of shapes by default.
+        skipped_rows: number of rows of their file that could not be used, for the record.
         method: how pruned units are selected and made up for.
         progress: called with a text and the fraction done.
 
@@ -69,7 +73,9 @@ def compress(
     loader.load_non_decoder()
     vlm = _uncompressed_vlm(dense, recipe, spec, loader.dtype)
     if recipe.steps:
-        vlm.pruned = _prune(vlm, loader, calibration_data, method, report)
+        pruned = _prune(vlm, loader, calibration_data, method, report)
+        note = f", {format_skipped(skipped_rows)}" if skipped_rows else ""
+        vlm.pruned = [replace(result, calibration=f"{result.calibration}{note}") for result in pruned]
     else:
         _load_and_quantize_layers(vlm, loader, report)
     if recipe.precision != "fp16":
@@ -109,11 +115,15 @@ def _prune(
     if vlm.recipe.visual_tokens_pruned:
         attach_(vlm.model, vlm.recipe.visual_tokens_pruned)
     report("calibrating", 0.1)
-    if calibration_data is None:
-        calibration_data = synthetic_calibration_data(vlm.spec.num_calibration_samples)
-    batches = calibration_batches(vlm, calibration_data)
+    default = synthetic_calibration_data(vlm.spec.num_calibration_samples)
+    samples = list(default if calibration_data is None else calibration_data)
+    batches = calibration_batches(vlm, samples)
     callbacks = _layer_callbacks(loader, vlm.recipe.precision)
-    return prune_decoder_(vlm.model, vlm.recipe.steps, batches, method, _layer_progress(report, vlm.recipe), callbacks)
+    progress = _layer_progress(report, vlm.recipe)
+    pruned = prune_decoder_(vlm.model, vlm.recipe.steps, batches, method, progress, callbacks)
+    if calibration_data is None:
+        return pruned
+    return [replace(result, calibration=f"{result.calibration}, {short_digest(samples)}") for result in pruned]
 
 
 def _load_and_quantize_layers(vlm: VLM, loader: SequentialLoader, report: Progress) -> None:

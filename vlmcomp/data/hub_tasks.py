@@ -3,62 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cache, partial
-from itertools import chain
+from functools import cache, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
 
-from vlmcomp import hub
-from vlmcomp.data.parquet import ParquetImages, list_shards, load_text_columns
-from vlmcomp.data.tasks import Sample, Task, majority_answer
-from vlmcomp.files import short_digest
-
-if TYPE_CHECKING:
-    from datasets import Dataset
+from vlmcomp import files, hub
+from vlmcomp.data.hub_samples import HubTask, load_samples
+from vlmcomp.data.parquet import list_shards
+from vlmcomp.data.tasks import Task
 
 DEFAULT_NUM_SAMPLES = 1000
-_BATCH = 1000  # rows of text that are read together
-
-
-@dataclass(frozen=True)
-class HubTask:
-    """A data set on the Hub and the meaning of its columns.
-
-    A column ``a.b`` is the field b of a struct a, or of each struct in a list.
-
-    Attributes:
-        files: glob pattern of the shards with the questions.
-        answers: column with the answers of several people; without ``reference`` the most common one is the reference.
-        images: glob pattern of the shards with the images, if they are separate; their ``id`` is ``image_id``.
-    """
-
-    name: str
-    title: str
-    repo_id: str
-    revision: str
-    license: str
-    files: str
-    id: str
-    type: str | None = None
-    question: str = "question"
-    answers: str | None = None
-    reference: str | None = None
-    image: str = "image"
-    images: str | None = None
-    image_id: str | None = None
-
-    @property
-    def columns(self) -> list[str]:
-        """The text columns to read."""
-        paths = (self.id, self.type, self.question, self.answers, self.reference, self.image_id)
-        return list(dict.fromkeys(path.partition(".")[0] for path in paths if path))
-
-    @property
-    def patterns(self) -> list[str]:
-        """Glob patterns of all shards."""
-        return [pattern for pattern in (self.files, self.images) if pattern]
 
 
 HUB_TASKS = {
@@ -114,11 +67,11 @@ HUB_TASKS = {
 }
 
 
-def get_hub_task(name: str) -> Task | None:
+def get_hub_task(name: str, bad_rows: str = "error") -> Task | None:
     """The Hub task ``name``, or None if it is not one.
 
     ``name@REVISION`` selects another revision, ``name=DIR`` reads a local copy. The first use downloads the shards of
-    the split to the Hub's cache.
+    the split to the Hub's cache. ``bad_rows``: what to do with rows whose columns are not as described.
 
     Raises:
         ValueError: one sentence on why the task is not available: no network, no such revision or folder, or
@@ -132,14 +85,16 @@ def get_hub_task(name: str) -> Task | None:
     if mark and not rest:
         raise ValueError(f"'{name}' is not a task: write {task_name}, {task_name}@REVISION or {task_name}=DIR")
     if mark != "=":
-        return _from_hub(hub_task, rest or hub_task.revision)
+        return _from_hub(hub_task, rest or hub_task.revision, bad_rows)
     if not Path(rest).is_dir():
         raise ValueError(f"there is no folder {rest} for the task {task_name}")
-    return _from_folder(hub_task, Path(rest).resolve())
+    folder = Path(rest).resolve()
+    shards = [shard for pattern in hub_task.patterns for shard in list_shards(folder, pattern, hub_task.repo_id)]
+    return _from_folder(hub_task, folder, tuple((shard, files.stamp(shard)) for shard in shards), bad_rows)
 
 
 @cache
-def _from_hub(hub_task: HubTask, revision: str) -> Task:
+def _from_hub(hub_task: HubTask, revision: str, bad_rows: str) -> Task:
     """Download the task, with a progress bar on the terminal."""
     from tqdm import tqdm
 
@@ -154,18 +109,19 @@ def _from_hub(hub_task: HubTask, revision: str) -> Task:
             folder, commit = hub.download_dataset_files(hub_task.repo_id, revision, hub_task.patterns, progress)
         except ValueError as error:
             raise ValueError(f"{error}; or give a copy: --task {hub_task.name}=DIR") from None
-    return _make_task(hub_task, folder, f"{hub_task.repo_id}@{commit[:12]}")
+    return _make_task(hub_task, folder, f"{hub_task.repo_id}@{commit[:12]}", bad_rows)
 
 
-@cache
-def _from_folder(hub_task: HubTask, folder: Path) -> Task:
-    """The task from a local copy; a digest of its files is the version."""
-    shards = chain.from_iterable(list_shards(folder, pattern, hub_task.repo_id) for pattern in hub_task.patterns)
-    return _make_task(hub_task, folder, short_digest(shards))
+@lru_cache(maxsize=8)
+def _from_folder(
+    hub_task: HubTask, folder: Path, shards: tuple[tuple[Path, files.Stamp | None], ...], bad_rows: str
+) -> Task:
+    """The task from a local copy; a digest of its shards, which are read again when a stamp changes, is the version."""
+    return _make_task(hub_task, folder, files.short_digest(shard for shard, _ in shards), bad_rows)
 
 
-def _make_task(hub_task: HubTask, folder: Path, version: str) -> Task:
-    samples = _load_samples(hub_task, folder)
+def _make_task(hub_task: HubTask, folder: Path, version: str, bad_rows: str) -> Task:
+    samples, skipped = load_samples(hub_task, folder, bad_rows)
     return Task(
         name=hub_task.name,
         title=hub_task.title,
@@ -175,101 +131,5 @@ def _make_task(hub_task: HubTask, folder: Path, version: str) -> Task:
         default_num_samples=min(DEFAULT_NUM_SAMPLES, len(samples)),
         append_short_answer_prompt=True,
         metric="VQA accuracy" if hub_task.answers else "exact match",
+        skipped=skipped,
     )
-
-
-def _load_samples(hub_task: HubTask, folder: Path) -> _HubSamples:
-    """The samples of the shards in ``folder``; raises ``ValueError`` if these are not as ``hub_task`` describes."""
-    files = list_shards(folder, hub_task.files, hub_task.repo_id)
-    texts = load_text_columns(files, hub_task.columns, hub_task.repo_id)
-    image_rows = None
-    if hub_task.images:
-        files = list_shards(folder, hub_task.images, hub_task.repo_id)
-        image_ids = load_text_columns(files, ["id"], hub_task.repo_id)["id"]
-        image_rows = {image_id: row for row, image_id in enumerate(image_ids)}
-    samples = _HubSamples(hub_task, texts, ParquetImages(files, hub_task.image, hub_task.repo_id), image_rows)
-    if not len(samples):
-        raise ValueError(f"{folder} has no questions")
-    if len(texts.unique(hub_task.id)) < len(samples):
-        raise ValueError(f"{folder}: two questions have the same {hub_task.id}")
-    if image_rows is not None:
-        missing = [image_id for image_id in texts.unique(hub_task.image_id) if image_id not in image_rows]
-        if missing:
-            raise ValueError(f"{folder}: {len(missing)} images are missing, {missing[0]} for one")
-    samples[0]  # fails early if the columns have other contents
-    return samples
-
-
-class _HubSamples(Sequence[Sample]):
-    """The samples of a Hub task, made from memory-mapped texts on access.
-
-    ``image_rows`` maps an image id to its row in ``images``; None if each question has its own image.
-    """
-
-    def __init__(
-        self, hub_task: HubTask, texts: Dataset, images: ParquetImages, image_rows: dict[str, int] | None
-    ) -> None:
-        self._hub_task = hub_task
-        self._texts = texts
-        self._images = images
-        self._image_rows = image_rows
-
-    def __len__(self) -> int:
-        return len(self._texts)
-
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Sample]: ...
-    def __getitem__(self, index: int | slice) -> Sample | Sequence[Sample]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        number = range(len(self))[index]  # negative indices, and IndexError
-        return self._sample(number, self._texts[number])
-
-    def __iter__(self) -> Iterator[Sample]:
-        number = 0
-        for batch in self._texts.iter(_BATCH):
-            for cells in zip(*batch.values()):
-                yield self._sample(number, dict(zip(batch, cells)))
-                number += 1
-
-    def _sample(self, number: int, row: dict[str, Any]) -> Sample:
-        """The sample of the row ``number``; raises ``ValueError`` if its columns are not as described."""
-        columns = self._hub_task
-        try:
-            answers = [_as_text(answer) for answer in _read_path(row, columns.answers)] if columns.answers else []
-            if columns.answers and len(answers) < 2:
-                raise ValueError("fewer than two answers")
-            return Sample(
-                id=str(row[columns.id]),
-                type=_as_text(_read_path(row, columns.type)) if columns.type else "question",
-                question=_as_text(_read_path(row, columns.question)).strip(),
-                reference=self._reference(row, answers),
-                load_image=partial(self._images.load_image, self._image_row(number, row)),
-                references=tuple(answers),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"row {number} does not read as one of {columns.repo_id} ({error})") from None
-
-    def _reference(self, row: dict[str, Any], answers: Sequence[str]) -> str:
-        path = self._hub_task.reference
-        return _as_text(_read_path(row, path)) if path else majority_answer(answers)
-
-    def _image_row(self, number: int, row: dict[str, Any]) -> int:
-        column = self._hub_task.image_id
-        return number if self._image_rows is None or column is None else self._image_rows[row[column]]
-
-
-def _read_path(row: Any, path: str) -> Any:
-    """The field at a dotted ``path``: of a struct, or of each struct in a list."""
-    value = row
-    for name in path.split("."):
-        value = [item[name] for item in value] if isinstance(value, list) else value[name]
-    return value
-
-
-def _as_text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{value!r:.40} is not a text")
-    return value

@@ -6,13 +6,17 @@ import hashlib
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from PIL import Image
 
 from vlmcomp.data.answer_matching import normalize
+from vlmcomp.data.bad_rows import BadRow, refuse
 from vlmcomp.results.store import Predictions
+
+_NUM_DECODERS = 4  # images that are in memory at once while they are checked
 
 
 @dataclass(frozen=True)
@@ -20,7 +24,8 @@ class Sample:
     """One question about an image.
 
     ``load_image`` loads or renders the image on each call, so a task keeps texts in memory and no pixels. Where several
-    people answered, ``references`` are their answers and ``reference`` is the most common one.
+    people answered, ``references`` are their answers and ``reference`` is the most common one. ``image_sha256`` is the
+    digest of the image's file, where the task's version does not stand for it.
     """
 
     id: str
@@ -29,6 +34,7 @@ class Sample:
     reference: str
     load_image: Callable[[], Image.Image] = field(repr=False)
     references: tuple[str, ...] = ()
+    image_sha256: str = ""
 
     @property
     def image(self) -> Image.Image:
@@ -45,6 +51,7 @@ class Task:
         append_short_answer_prompt: the questions do not ask for a short answer, so the model's own prompt for one is
             appended.
         metric: the score that the task's authors report.
+        skipped: rows of the user's files that cannot be used, and are not asked.
     """
 
     name: str
@@ -55,17 +62,27 @@ class Task:
     default_num_samples: int
     append_short_answer_prompt: bool = False
     metric: str = "exact match"
+    skipped: tuple[BadRow, ...] = ()
 
     @cached_property
     def all_samples(self) -> Sequence[Sample]:
-        """All samples, in the task's order."""
+        """All samples, in the task's order, those of ``skipped`` too."""
         return self.load_samples()
+
+    @property
+    def num_unreadable(self) -> int:
+        """Number of samples in ``skipped``; its other rows did not become samples."""
+        return sum(row.id is not None for row in self.skipped)
 
     @cached_property
     def sha256(self) -> str:
-        """Hex digest of the texts of all samples: equal digests mean equal questions and references."""
-        lines = ("\t".join((s.id, s.type, s.question, s.reference, *s.references)) for s in self.all_samples)
-        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+        """Hex digest of all samples: equal digests mean equal questions, references, image files and skips."""
+        lines = (
+            "\t".join((s.id, s.type, s.question, s.reference, *s.references, *filter(None, [s.image_sha256])))
+            for s in self.all_samples
+        )
+        skipped = (f"skipped\t{row.id}" for row in self.skipped if row.id is not None)
+        return hashlib.sha256("\n".join((*lines, *skipped)).encode()).hexdigest()
 
     def num_samples(self, requested: int | None) -> int:
         """Number of samples to use: the default if ``requested`` is None, and never more than there are.
@@ -80,7 +97,7 @@ class Task:
         return min(requested, len(self.all_samples))
 
     def sample(self, count: int | None = None, seed: int = 0, short_answer_prompt: str = "") -> list[Sample]:
-        """A random subset without repetition, in the task's order.
+        """A random subset without repetition, in the task's order; samples in ``skipped`` are left out of it.
 
         Args:
             count: number of samples; None for all.
@@ -91,9 +108,47 @@ class Task:
         if count is not None and self.num_samples(count) < len(samples):
             indices = random.Random(f"{self.name}-{self.version}-{seed}").sample(range(len(samples)), count)
             samples = [samples[index] for index in sorted(indices)]
+        skipped = {row.id for row in self.skipped}
+        samples = [s for s in samples if s.id not in skipped]
         if self.append_short_answer_prompt and short_answer_prompt:
             return [replace(s, question=f"{s.question} {short_answer_prompt}") for s in samples]
-        return list(samples)
+        return samples
+
+
+@lru_cache(maxsize=16)
+def check_images(task: Task, count: int, seed: int, bad_rows: str) -> Task:
+    """Decode the images of the samples that will be asked.
+
+    Args:
+        task: whose images are files.
+        count: number of samples, as ``Task.num_samples`` returns it.
+        seed: of the subset.
+        bad_rows: what to do with samples whose images cannot be read, one of ``BAD_ROWS``.
+
+    Returns:
+        The task, which skips those samples.
+
+    Raises:
+        ValueError: images cannot be read, and their samples may not be skipped or are all; the message names the first.
+    """
+    samples = task.sample(count, seed)
+    bad = find_unreadable(samples)
+    refuse(bad, len(samples), bad_rows)
+    return replace(task, skipped=(*task.skipped, *bad)) if bad else task
+
+
+def find_unreadable(samples: Sequence[Sample]) -> list[BadRow]:
+    """The samples whose images cannot be decoded, in order."""
+    with ThreadPoolExecutor(_NUM_DECODERS) as pool:
+        return [row for row in pool.map(_unreadable, samples) if row is not None]
+
+
+def _unreadable(sample: Sample) -> BadRow | None:
+    try:
+        sample.load_image()
+    except (OSError, ValueError) as error:
+        return BadRow(sample.id, str(error))
+    return None
 
 
 def with_image(sample: Sample) -> Sample:

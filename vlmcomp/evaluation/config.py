@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vlmcomp.data import task_registry
+from vlmcomp.data.tasks import Task
 from vlmcomp.evaluation import text_metrics
 
 QUICK_SAMPLES = 200
@@ -33,6 +34,7 @@ class BenchmarkConfig:
         quick: few samples; a report of more samples is accepted instead and never replaced.
         random_weights: the architecture with random weights, for latency, memory and size alone; requires no tasks.
         num_layers: layers of decoder and towers, at most; for random weights only.
+        bad_rows: what to do with rows of the user's files that cannot be used, one of ``bad_rows.BAD_ROWS``.
     """
 
     tasks: tuple[str, ...] = tuple(task_registry.TASKS)
@@ -50,16 +52,20 @@ class BenchmarkConfig:
     quick: bool = False
     random_weights: bool = False
     num_layers: int | None = None
+    bad_rows: str = "error"
+
+    def load_tasks(self) -> list[Task]:
+        """The tasks, checked as far as they will be asked; files that have not changed are read once a process.
+
+        Raises:
+            ValueError: as ``get_checked_task``.
+        """
+        return [task_registry.get_checked_task(name, self.num_samples, self.seed, self.bad_rows) for name in self.tasks]
 
     def validate(self) -> None:
         """Raises ``ValueError`` for unknown or contradictory settings."""
         if self.num_layers is not None and not self.random_weights:
             raise ValueError("a number of layers requires random weights")
-        tasks = [task_registry.get_task(name) for name in self.tasks]
-        for task in tasks:
-            task.num_samples(self.num_samples)
-        if len({task.name for task in tasks}) < len(tasks):
-            raise ValueError("two tasks have the same name: rename a folder, or give each task once")
         if self.random_weights and (self.tasks or self.source):
             raise ValueError("random weights answer no questions and have no source: omit tasks and source")
         if not self.tasks and not self.random_weights:
@@ -68,3 +74,6 @@ class BenchmarkConfig:
             raise ValueError(
                 f"unknown BERTScore encoder '{self.encoder}': choose from {', '.join(text_metrics.ENCODERS)}"
             )
+        names = [task.name for task in self.load_tasks()]  # last: it may read and decode many files
+        if len(set(names)) < len(names):
+            raise ValueError("two tasks have the same name: rename a folder, or give each task once")

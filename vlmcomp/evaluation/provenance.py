@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -67,10 +67,15 @@ def _weights_version(recipe: Recipe, config: BenchmarkConfig) -> tuple[str, str 
     return config.source or spec.source, _weights_digest(folder) if folder.is_dir() else None
 
 
-@cache
 def _weights_digest(folder: Path) -> str:
-    """Digest of the weight files in ``folder``."""
-    return files.short_digest(sorted(file for file in folder.iterdir() if file.suffix in (".safetensors", ".bin")))
+    """Digest of the weight files in ``folder``; those that have not changed are read once a process."""
+    weights = sorted(file for file in folder.iterdir() if file.suffix in (".safetensors", ".bin"))
+    return _digest_of_unchanged(tuple((file, files.stamp(file)) for file in weights))
+
+
+@lru_cache(maxsize=8)
+def _digest_of_unchanged(stamped: tuple[tuple[Path, files.Stamp | None], ...]) -> str:
+    return files.short_digest(file for file, _ in stamped)
 
 
 def prediction_logs(recipe: Recipe, config: BenchmarkConfig, root: Path) -> PredictionLogFactory:

@@ -87,7 +87,8 @@ def predict(
 
 def score(task: Task, rows: Predictions, seed: int, encoder: str = "auto") -> Quality:
     """Scores of the answers in ``rows``, computed without a model."""
-    return Quality(task.name, task.version, task.sha256, seed=seed, **_scores(rows, encoder))
+    facts = {"seed": seed, "skipped_rows": len(task.skipped)}
+    return Quality(task.name, task.version, task.sha256, **facts, **_scores(rows, encoder))
 
 
 def _scores(rows: Predictions, encoder: str) -> dict[str, Any]:
@@ -136,6 +137,6 @@ def rescore(report: Report, rows: Mapping[str, Predictions], encoder: str | None
             (e for e, description in ENCODER_DESCRIPTIONS.items() if old.bertscore_encoder.startswith(description)),
             "auto",
         )
-        facts = {name: getattr(old, name) for name in ("task", "version", "task_sha256", "seed")}
+        facts = {name: getattr(old, name) for name in ("task", "version", "task_sha256", "seed", "skipped_rows")}
         rescored[name] = Quality(**facts, **_scores(rows[name], encoder or used))
     return replace(report, quality=rescored)

@@ -46,6 +46,7 @@ def benchmark(
     Raises:
         ValueError: a recipe or a setting that cannot be measured.
     """
+    config.load_tasks()  # before the model is built: what is wrong with them must not show after it
     importlib.import_module("bitsandbytes")  # before memory is tracked: a library is no part of the model
     tracker = MemoryTracker(config.device)
     vlm = build_for_benchmark(recipe, config, progress)
@@ -126,7 +127,7 @@ def _measure_quality(
     """Scores and predictions by task."""
     scores: dict[str, Quality] = {}
     predictions: dict[str, Predictions] = {}
-    for task in map(task_registry.get_task, config.tasks):
+    for task in config.load_tasks():
         scores[task.name], predictions[task.name] = quality.measure(
             engine,
             task,

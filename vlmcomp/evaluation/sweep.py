@@ -18,7 +18,6 @@ from tqdm import tqdm
 
 from vlmcomp import files
 from vlmcomp.compression import size_estimate
-from vlmcomp.data import task_registry
 from vlmcomp.data.tasks import Task
 from vlmcomp.evaluation import latency
 from vlmcomp.evaluation.config import BenchmarkConfig
@@ -89,11 +88,11 @@ def run(
 
 
 def _validate(recipes: Sequence[Recipe], config: BenchmarkConfig) -> None:
-    config.validate()
     for recipe in recipes:
         spec = registry.with_prompt_template(registry.validate_recipe(recipe), config.prompt_template)
         if config.random_weights:
             random_init.check_supported(spec, config.num_layers)
+    config.validate()
 
 
 def _report_lock(path: Path, wait: bool) -> FileLock:
@@ -143,7 +142,7 @@ def _check_no_task_is_lost(path: Path, recipe: Recipe, config: BenchmarkConfig) 
         stored = store.load(path)
     except (OSError, ValueError):
         return
-    others = set(stored.quality) - {task_registry.get_task(name).name for name in config.tasks}
+    others = set(stored.quality) - {task.name for task in config.load_tasks()}
     if others and not same_provenance(stored, collect_provenance(recipe, config)):
         raise ValueError(
             f"{path} also contains {', '.join(sorted(others))}, measured by another version or on other weights: name "
@@ -222,7 +221,7 @@ def load_if_complete(path: Path, config: BenchmarkConfig) -> Report | None:
     source, revision = weights_provenance(Recipe.parse(report.recipe), config)
     same_weights = report.source == source and revision in (None, report.revision)
     same_timing = _timing_settings(report.latency) == (config.new_tokens, config.warmup, config.runs)
-    has_scores = all(_has_scores(report, task, config) for task in map(task_registry.get_task, config.tasks))
+    has_scores = all(_has_scores(report, task, config) for task in config.load_tasks())
     return report if same_weights and same_timing and has_scores else None
 
 
@@ -234,7 +233,7 @@ def _has_scores(report: Report, task: Task, config: BenchmarkConfig) -> bool:
     quality = report.quality.get(task.name)
     if quality is None or (quality.version, quality.seed) != (task.version, config.seed):
         return False
-    required = task.num_samples(config.num_samples)
+    required = task.num_samples(config.num_samples) - task.num_unreadable
     return quality.samples == required or (config.quick and quality.samples > required)
 
 

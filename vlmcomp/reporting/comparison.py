@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from vlmcomp.data.answer_matching import exact_match
 from vlmcomp.reporting.statistics import Interval, mcnemar_p_value, mean_interval, speed_interval
-from vlmcomp.results.schema import Latency, Report
+from vlmcomp.results.schema import Latency, Report, same_questions
 from vlmcomp.results.store import Predictions
 
 TOLERANCE = 0.02  # relative loss of the baseline's score below which quantization counts as free
@@ -119,6 +119,8 @@ def verdict(
     """
     sentences = [f"{after.recipe} against {before.recipe}."]
     for name in (name for name in after.quality if name in before.quality and task in (None, name)):
+        if not same_questions(after.quality[name], before.quality[name]):
+            raise ValueError(_OTHER_QUESTIONS)
         found = compare(before_predictions.get(name, []), after_predictions.get(name, []))
         sentences.append(_quality_sentence(name, found))
     if after.latency and before.latency:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from vlmcomp.recipe import PRECISIONS, Recipe
 from vlmcomp.reporting.comparison import PairedComparison, compare
-from vlmcomp.results.schema import Report, same_timing_session
+from vlmcomp.results.schema import Report, same_questions, same_timing_session
 from vlmcomp.results.store import Predictions
 
 PredictionLoader = Callable[[Report], Mapping[str, Predictions]]  # the predictions of a report, by task
@@ -105,6 +105,8 @@ def compare_to_baseline(
     """
     task = task or choose_headline_task([baseline, report])
     if task is None or task not in report.quality or task not in baseline.quality:
+        return None
+    if not same_questions(report.quality[task], baseline.quality[task]):
         return None
     before = load_predictions(baseline).get(task, [])
     after = load_predictions(report).get(task, [])

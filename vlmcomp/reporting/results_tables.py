@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from vlmcomp.data.bad_rows import format_skipped
 from vlmcomp.data.hub_tasks import HUB_TASKS
 from vlmcomp.data.task_registry import TASKS
 from vlmcomp.recipe import Recipe
@@ -93,7 +94,7 @@ def caption(reports: Sequence[Report]) -> str:
     if report.weights == RANDOM_WEIGHTS:
         parts.append("random weights: the architecture alone, without a quality score")
     parts.append(f"weights {report.source}" + (f" ({report.revision})" if report.revision else ""))
-    parts += [f"{q.task} {q.version}: {q.samples:,} questions" for q in report.quality.values()]
+    parts += [_questions(q) for q in report.quality.values()]
     parts += _timing_facts(report)
     if report.quality:
         scores = next(iter(report.quality.values()))
@@ -101,6 +102,11 @@ def caption(reports: Sequence[Report]) -> str:
     dates = sorted(r.date[:10] for r in reports)
     parts.append(f"measured {dates[0]}" + (f" to {dates[-1]}" if dates[-1] != dates[0] else ""))
     return f"{'; '.join(parts)}."
+
+
+def _questions(quality: Quality) -> str:
+    left_out = f" ({format_skipped(quality.skipped_rows)})" if quality.skipped_rows else ""
+    return f"{quality.task} {quality.version}: {quality.samples:,} questions{left_out}"
 
 
 def results_section(reports: Sequence[Report], load_predictions: PredictionLoader, task: str | None = None) -> str:

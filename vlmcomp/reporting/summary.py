@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vlmcomp.data.bad_rows import format_skipped
 from vlmcomp.results.schema import Quality, Report
 
 
@@ -16,4 +17,5 @@ def summary(report: Report) -> str:
 
 def _format_scores(quality: Quality) -> str:
     vqa = "" if quality.vqa_accuracy is None else f" (VQA accuracy {100 * quality.vqa_accuracy:.1f} %)"
-    return f"{quality.task} {100 * quality.exact_match:.1f} %{vqa}"
+    left_out = f" ({format_skipped(quality.skipped_rows)})" if quality.skipped_rows else ""
+    return f"{quality.task} {100 * quality.exact_match:.1f} %{vqa}{left_out}"

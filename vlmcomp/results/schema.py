@@ -138,7 +138,8 @@ class Quality:
 
     ``commonest_answer_by_type`` is the exact match of always giving the most common answer of a type.
     ``vqa_accuracy`` is the soft accuracy of the VQA challenge, for tasks with several reference answers a question;
-    exact match is then against their most common answer.
+    exact match is then against their most common answer. ``skipped_rows`` counts the rows of the user's files that
+    could not be used.
     """
 
     task: str
@@ -159,6 +160,12 @@ class Quality:
     answer_words: float  # mean number of words in an answer
     rouge1_stemmed: bool = False
     vqa_accuracy: float | None = None
+    skipped_rows: int = 0
+
+
+def same_questions(one: Quality, other: Quality) -> bool:
+    """Whether both are scores of the same questions about the same images."""
+    return (one.version, one.task_sha256) == (other.version, other.task_sha256)
 
 
 @dataclass(frozen=True)

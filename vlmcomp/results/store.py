@@ -62,7 +62,7 @@ def load(file: Path) -> Report:
         ValueError: damaged, of another schema version, or not at the path of its recipe and hardware.
     """
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
+        data = json.loads(file.read_bytes())  # an editor may have saved it with a byte order mark
         report = Report.from_dict(data)
         expected = report_path(report.hardware.slug, Recipe.parse(report.recipe), file.parent.parent.parent)
     except (ValueError, TypeError, AttributeError) as error:

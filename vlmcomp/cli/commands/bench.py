@@ -9,7 +9,7 @@ from pathlib import Path
 
 from vlmcomp.cli.bench_settings import make_config
 from vlmcomp.cli.checks import select_recipes
-from vlmcomp.cli.options import stderr_progress
+from vlmcomp.cli.options import print_skipped, stderr_progress
 from vlmcomp.evaluation import sweep
 from vlmcomp.evaluation.config import QUICK_SAMPLES, BenchmarkConfig
 from vlmcomp.recipe import Recipe
@@ -33,6 +33,8 @@ def run(args: argparse.Namespace) -> int | None:
         return 0
     if args.quick:
         print(_detectable_difference(QUICK_SAMPLES), file=sys.stderr)
+    for task in config.load_tasks():
+        print_skipped(task.skipped)
     reports = sweep.run(recipes, config, root=Path(args.out), force=args.force)
     failed = [r.recipe for r in reports if r.error is not None]
     if args.all:

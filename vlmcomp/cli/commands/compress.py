@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vlmcomp import hardware
-from vlmcomp.cli.options import stderr_progress
+from vlmcomp.cli.options import print_skipped, stderr_progress
 from vlmcomp.compression import checkpoint, pipeline
 from vlmcomp.compression.size import count_parameters, weight_bytes
 from vlmcomp.compression.size_estimate import check_free_space
@@ -32,13 +32,16 @@ def run(args: argparse.Namespace) -> None:
     hardware.get_hardware(args.device)  # raises before any work if that GPU does not exist
     if args.source is None:
         check_free_space(recipe, out)
-    data = load_calibration_file(args.calibration_data) if args.calibration_data else None
+    file = args.calibration_data
+    samples, skipped = load_calibration_file(file, args.bad_rows) if file else (None, [])
+    print_skipped(skipped)
     vlm = pipeline.compress(
         recipe,
         device=args.device,
         source=args.source,
         prompt_template=args.prompt_template,
-        calibration_data=data,
+        calibration_data=samples,
+        skipped_rows=len(skipped),
         progress=stderr_progress(),
     )
     checkpoint.save(vlm, out)
