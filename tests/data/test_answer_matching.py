@@ -12,6 +12,19 @@ def test_three_other_humans_make_an_answer_right(agree: int, accuracy: float) ->
     assert vqa_accuracy("red", ["red"] * agree + ["blue"] * (10 - agree)) == pytest.approx(accuracy)
 
 
+@pytest.mark.parametrize("people", [2, 3, 4])
+def test_few_people_count_by_their_share(people: int) -> None:
+    for agree in range(people + 1):
+        given = ["red"] * agree + ["blue"] * (people - agree)
+        assert vqa_accuracy("red", given) == pytest.approx(agree / people)
+
+
+@pytest.mark.parametrize("people", range(2, 13))
+def test_what_everybody_says_is_right_and_more_people_never_make_it_less(people: int) -> None:
+    scores = [vqa_accuracy("red", ["red"] * agree + ["blue"] * (people - agree)) for agree in range(people + 1)]
+    assert scores == sorted(scores) and scores[0] == 0 and scores[-1] == 1
+
+
 @pytest.mark.parametrize(
     ("text", "normal"),
     [

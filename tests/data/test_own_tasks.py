@@ -47,6 +47,13 @@ def test_a_folder_of_ones_own_is_a_task(tmp_path: Path, built) -> None:
     assert rows[1]["references"] == many["answers"] and score(task, rows, 0, "minilm") == quality
 
 
+def test_one_answer_beside_those_of_ten_people_keeps_them(tmp_path: Path) -> None:
+    ten = ["teal"] * 4 + ["green"] * 6
+    (sample,) = get_task(_write(tmp_path, ROW | {"answer": "teal", "answers": ten})).sample()
+    assert sample.references == tuple(ten)
+    assert sample.reference == "teal"  # as VQAv2 has its multiple-choice answer beside the ten
+
+
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [

@@ -1,4 +1,4 @@
-"""Whether an answer is correct: exact match for one reference, the VQA challenge's soft accuracy for ten."""
+"""How right an answer is: exact match for one reference, the VQA challenge's soft accuracy for several."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from itertools import combinations
 
-_FULL_AGREEMENT = 3  # annotators who must agree for an accuracy of 1
+_FULL_AGREEMENT = 3  # people, besides the one left out, who must agree for an accuracy of 1
 
 
 def normalize(text: str) -> str:
@@ -22,7 +22,8 @@ def exact_match(answer: str, reference: str) -> bool:
 def vqa_accuracy(answer: str, references: Sequence[str]) -> float:
     """Soft accuracy of the VQA challenge (Antol et al., arXiv 1505.00468), after its normalization.
 
-    The mean of min(annotators who agree / 3, 1) over all subsets that leave one annotator out.
+    The mean of min(people who agree / 3, 1) over all subsets that leave one person out. That is the share of people who
+    agree if they are four; of two or three people, to whom the formula would never give 1, it is that share as well.
 
     Raises:
         ValueError: fewer than two references.
@@ -32,6 +33,8 @@ def vqa_accuracy(answer: str, references: Sequence[str]) -> float:
     normalized = normalize_vqa(answer)
     matches = [normalize_vqa(reference) == normalized for reference in references]
     total = sum(matches)
+    if len(matches) <= _FULL_AGREEMENT:
+        return total / len(matches)
     return sum(min((total - match) / _FULL_AGREEMENT, 1.0) for match in matches) / len(matches)
 
 

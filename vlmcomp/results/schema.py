@@ -137,9 +137,9 @@ class Quality:
     """Scores of one task, each from 0 to 1; the predictions are stored beside the report.
 
     ``commonest_answer_by_type`` is the exact match of always giving the most common answer of a type.
-    ``vqa_accuracy`` is the soft accuracy of the VQA challenge, for tasks with several reference answers a question;
-    exact match is then against their most common answer. ``skipped_rows`` counts the rows of the user's files that
-    could not be used.
+    ``vqa_accuracy`` is the soft accuracy of the VQA challenge, for tasks with several reference answers a question: up
+    to four answers the share of people who agree, beyond that 1 if four agree. Exact match is then against their most
+    common answer. ``skipped_rows`` counts the rows of the user's files that could not be used.
     """
 
     task: str
