@@ -77,7 +77,7 @@ def test_a_task_is_offered_where_there_are_several_and_the_choice_is_honored() -
 
 def test_the_recommendation_is_by_the_chosen_task() -> None:
     for task, best in (("shapes-vqa", "int8"), ("vqav2", "int4"), (None, "int8")):
-        assert recommend_tab.advise(BOTH, "8GB", 5, "memory", task).best.recipe.name == best
+        assert recommend_tab.advise(BOTH, "8GB", 6, "memory", task).best.recipe.name == best
     found = recommend_tab.advise(REAL, "8GB", 100, "memory")
     assert found.measured and found.best.recipe.name == "int8" and "vqav2" in found.basis
     assert recommend_tab.task_dropdown(BOTH).visible and not recommend_tab.task_dropdown(REAL).visible

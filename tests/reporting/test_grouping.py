@@ -38,7 +38,7 @@ def test_a_row_against_its_baseline() -> None:
     assert row["What"] == "INT8"
     assert (row["Exact match %"], row["Same answer as FP16 %"]) == ("50.0", "75.0")
     assert row["Right to wrong, wrong to right"] == "0, 1"  # by the recorded answers
-    assert row["Points to FP16 (95 %)"] == "+25.0 (0.0 to +75.0)"
+    assert row["Points to FP16 (95 %)"] == "+25.0 (-52.7 to +80.6)"
     assert (row["Composite %"], row["METEOR %"], row["ROUGE-1 %"], row["BERTScore %"]) == (
         "60.0",
         "40.0",

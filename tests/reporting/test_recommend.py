@@ -71,7 +71,7 @@ def test_it_fits_and_stays_within_the_loss_by_the_intervals_lower_end(memory: in
     best = found.best
     assert best.required_bytes <= memory and best.weight_bytes <= best.required_bytes
     dense, mine = (ROWS[f"llava-shapes/{n}"]["shapes-vqa"] for n in ("fp16", best.recipe.name))
-    assert 100 * compare(dense, mine).difference.low >= -loss
+    assert best.recipe.name == "fp16" or 100 * compare(dense, mine).difference.low >= -loss
     assert not best.refused and best in found.candidates
 
 
@@ -128,6 +128,17 @@ def test_what_stands_in_the_way_is_said() -> None:
         Constraints("llava-shapes", 10_000_000, 5.0, "speed"), untimed, rows_of
     )
     assert told.best is None and "timed in turns" in told.reason
+
+
+def test_too_few_questions_are_told_and_leave_fp16() -> None:
+    few = {name: {"shapes-vqa": found["shapes-vqa"][:6]} for name, found in ROWS.items()}
+    reports = [replace(r, quality={n: replace(q, samples=6) for n, q in r.quality.items()}) for r in REPORTS]
+    wish = Constraints("llava-shapes", 10_000_000, 2.0, "memory")
+    told = recommendation.recommend_from_reports(wish, reports, lambda r: few.get(r.recipe, {}))
+    assert told.best.recipe.name == "fp16"
+    assert "6 questions are too few to show a loss within 2 points: it takes 183" in told.reason
+    assert "too few" not in advice(10_000_000, 5.0, "memory").reason
+    assert "no number of questions shows" in advice(10_000_000, 0.0, "memory").reason
 
 
 def test_arithmetic_takes_the_first_that_fits_and_claims_nothing_more() -> None:

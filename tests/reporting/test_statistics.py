@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from statistics import NormalDist
 
 import pytest
 
@@ -38,8 +39,10 @@ def test_a_variant_against_itself_differs_in_nothing() -> None:
     mine = _rows([True, False, True, True])
     found = comparison.compare(mine, mine)
     assert (found.agreement, found.regressions, found.improvements, found.p_value) == (1.0, 0, 0, 1.0)
-    assert vars(found.difference) == {"value": 0.0, "low": 0.0, "high": 0.0}
-    assert found.verdict == "no difference seen" and found.within_tolerance
+    assert found.difference.value == 0 and found.difference.high == -found.difference.low == pytest.approx(
+        0.602, abs=1e-3
+    )
+    assert found.verdict == "no difference seen" and not found.within_tolerance
 
 
 def test_flips_are_counted_and_the_order_of_rows_does_not_matter() -> None:
@@ -67,8 +70,36 @@ def test_a_large_loss_is_worse_and_a_small_one_on_few_questions_is_not_seen() ->
     assert (
         few.verdict == "no difference seen" and not few.within_tolerance
     )  # not seen is not the same as shown to be small
-    little = comparison.compare(_rows([True] * 1000), _rows([True] * 995 + [False] * 5))
+    little = comparison.compare(_rows([True] * 1000), _rows([True] * 994 + [False] * 6))
     assert little.verdict == "worse" and little.within_tolerance
+    fewer = comparison.compare(_rows([True] * 1000), _rows([True] * 995 + [False] * 5))
+    assert fewer.verdict == "no difference seen" and fewer.p_value > 0.05  # p is 0.0625
+
+
+def test_too_few_questions_say_so_and_their_interval_has_a_width() -> None:
+    found = comparison.compare(_rows([True] * 6), _rows([True] * 6))
+    assert not found.within_tolerance and found.loss == "too few questions to show a loss below 2 %"
+    assert found.difference.high == -found.difference.low == pytest.approx(1 - 0.025 ** (1 / 6))
+    many = comparison.compare(_rows([True] * 184), _rows([True] * 184))
+    assert many.loss == "less than 2 % lost" and many.retention.low > 0.98
+    lost = comparison.compare(_rows([True] * 500), _rows([True] * 400 + [False] * 100))
+    assert lost.loss == "more than 2 % lost" and lost.verdict == "worse"
+    unclear = comparison.compare(_rows([True] * 500), _rows([True] * 495 + [False] * 5))
+    assert unclear.loss == "less than 2 % lost is not shown" and unclear.verdict == "no difference seen"
+
+
+def test_what_is_printed_stays_on_its_side_of_the_threshold() -> None:
+    texts = {0.0499: "p = 0.0499", 0.05: "p = 0.05", 0.0501: "p = 0.05", 0.03125: "p = 0.031", 1e-9: "p < 0.0001"}
+    assert {p: paired_statistics.p_value_text(p) for p in texts} == texts
+    assert paired_statistics.Interval(-0.003, -0.0065, -0.0002).points() == ("-0.30", "-0.65", "-0.02")
+    assert paired_statistics.Interval(-0.003, -0.0065, 0.0002).points() == ("-0.3", "-0.7", "0.0")
+
+
+def test_thousands_of_changed_answers_have_a_p_value_at_once() -> None:
+    assert paired_statistics.mcnemar_p_value(20_000, 20_000) == 1
+    normal = 2 * NormalDist().cdf(-(1000 - 1) / 40_000**0.5)  # with the continuity correction
+    assert paired_statistics.mcnemar_p_value(20_500, 19_500) == pytest.approx(normal, rel=0.01)
+    assert paired_statistics.mcnemar_p_value(40_000, 0) == 0
 
 
 def test_intervals_hold_the_truth_about_as_often_as_they_promise() -> None:

@@ -15,7 +15,7 @@ _METHOD = """
 - **Exact match** is the main score: the share of answers that are the reference answer. METEOR gives an exact one-word
   answer only 0.5, so the composite, the mean of METEOR, ROUGE-1 and BERTScore F1, measures style as much as
   correctness.
-- **Differences to FP16** are paired by question, with a 95 % bootstrap interval. "No difference seen" means that the
+- **Differences to FP16** are paired by question, with a 95 % interval. "No difference seen" means that the
   interval contains 0. A recipe is off the Pareto frontier only if another one is significantly better in one measure
   and significantly worse in none: differences within the noise are ties.
 - **Speed** is compared only between models that were in memory together and timed in alternation, at batch size 1 and

@@ -50,11 +50,8 @@ def _at_least(value: float | None, bound: float | None) -> bool | None:
 
 
 def _loss_text(found: PairedComparison | None) -> str:
-    """Whether a difference of exact match is significant, and whether the interval bounds the loss by 2 %."""
-    if found is None:
-        return _NONE
-    bound = "less than 2 % lost" if found.within_tolerance else "less than 2 % lost is not shown"
-    return f"{bound}; {found.verdict}"
+    """Whether the interval bounds the loss by 2 %, and whether there is a significant difference."""
+    return _NONE if found is None else f"{found.loss}; {found.verdict}"
 
 
 def _quality_text(results: ModelResults, steps: Steps, precision: str) -> str:
@@ -67,6 +64,11 @@ def _quality_text(results: ModelResults, steps: Steps, precision: str) -> str:
 def _int8_within_tolerance(results: ModelResults) -> bool | None:
     found = results.compare((), "int8")
     return None if found is None else found.within_tolerance
+
+
+def _pruned_keeps_92_percent(results: ModelResults) -> bool | None:
+    found = results.compare((results.mlp_step,), "fp16")
+    return None if found is None or found.retention is None else found.retention.low >= 0.92
 
 
 def _mlp_against_heads(results: ModelResults) -> str:
@@ -149,8 +151,8 @@ CLAIMS = (
         "30 % of the MLP's neurons removed: quality",
         "92 % kept",
         lambda results: _quality_text(results, (results.mlp_step,), "fp16"),
-        lambda results: _at_least(results.quality((results.mlp_step,)), 0.92),
-        "least squares makes up for what is removed",
+        _pruned_keeps_92_percent,
+        "judged by the interval: least squares makes up for what is removed",
     ),
     Claim(
         "MLP neurons against heads",
@@ -231,8 +233,7 @@ def _titles(results: Sequence[ModelResults]) -> list[str]:
 
 def _score_interval_text(results: ModelResults, step: PruningStep) -> str:
     found = results.compare((step,), "fp16")
-    if not found or not found.baseline_score:
+    if found is None or found.retention is None:
         return _NONE
-    change = found.difference
-    bounds = (100 * (1 + x / found.baseline_score) for x in (change.value, change.low, change.high))
-    return "{:.1f} ({:.1f} to {:.1f})".format(*bounds)
+    kept = found.retention
+    return f"{100 * kept.value:.1f} ({100 * kept.low:.1f} to {100 * kept.high:.1f})"

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from vlmcomp.data.answer_matching import exact_match
-from vlmcomp.reporting.statistics import Interval, mcnemar_p_value, mean_interval, speed_interval
+from vlmcomp.reporting.paired_scores import PairedScores
+from vlmcomp.reporting.statistics import Interval, fewest_questions, p_value_text, speed_interval
 from vlmcomp.results.schema import Latency, Report, same_questions
 from vlmcomp.results.store import Predictions
 
@@ -21,9 +22,10 @@ Question = tuple[str, str, str]  # id, question, reference
 class PairedComparison:
     """A compressed model against its baseline on the same ``num_samples`` questions.
 
-    ``baseline_score`` and ``difference`` are exact-match shares. ``agreement``: share of answers that are identical.
-    ``regressions`` and ``improvements`` count the questions that went from right to wrong and from wrong to right;
-    ``p_value`` is that of McNemar's exact two-sided test on them.
+    ``baseline_score`` and ``difference`` are exact-match shares, ``retention`` is the score as a share of the
+    baseline's, None if that is 0. ``agreement``: share of answers that are identical. ``regressions`` and
+    ``improvements`` count the questions that went from right to wrong and from wrong to right; ``p_value`` is that of
+    McNemar's exact two-sided test on them, which the intervals invert.
     """
 
     num_samples: int
@@ -32,12 +34,25 @@ class PairedComparison:
     regressions: int
     improvements: int
     difference: Interval
+    retention: Interval | None
     p_value: float
 
     @property
     def within_tolerance(self) -> bool:
-        """Whether the interval excludes a loss of 2 % of the score or more."""
-        return self.difference.low > -TOLERANCE * self.baseline_score
+        """Whether the 95 % interval of the retention excludes a loss of 2 % of the score or more."""
+        return self.retention is not None and self.retention.low > 1 - TOLERANCE
+
+    @property
+    def loss(self) -> str:
+        """Whether less than 2 % of the score is lost, by the interval; ``too few questions`` if none could show it."""
+        tolerance = f"{100 * TOLERANCE:.0f} %"
+        if self.within_tolerance:
+            return f"less than {tolerance} lost"
+        if self.retention is not None and self.retention.high < 1 - TOLERANCE:
+            return f"more than {tolerance} lost"
+        if self.baseline_score * self.num_samples < fewest_questions(TOLERANCE):  # of those that can be lost
+            return f"too few questions to show a loss below {tolerance}"
+        return f"less than {tolerance} lost is not shown"
 
     @property
     def verdict(self) -> str:
@@ -47,13 +62,8 @@ class PairedComparison:
         return "better" if self.difference.value > 0 else "worse"
 
 
-def compare(before: Predictions, after: Predictions, seed: int = 0) -> PairedComparison:
-    """Compare the predictions of two models by exact match.
-
-    Args:
-        before: the baseline's.
-        after: the compressed model's, on the same questions in any order.
-        seed: of the bootstrap.
+def compare(before: Predictions, after: Predictions) -> PairedComparison:
+    """Compare the predictions of a baseline and of a compressed model, in any order, by exact match.
 
     Raises:
         ValueError: one has no predictions, or the questions differ.
@@ -65,16 +75,16 @@ def compare(before: Predictions, after: Predictions, seed: int = 0) -> PairedCom
         raise ValueError(_OTHER_QUESTIONS)
     pairs = [(by_question[_question(row)], row) for row in after]
     correct = [(exact_match(a["answer"], a["reference"]), exact_match(b["answer"], b["reference"])) for a, b in pairs]
-    regressions = correct.count((True, False))
-    improvements = correct.count((False, True))
+    scores = PairedScores([a for a, _ in correct], [b for _, b in correct])
     return PairedComparison(
         num_samples=len(pairs),
-        baseline_score=statistics.fmean(a for a, _ in correct),
+        baseline_score=scores.mean_before,
         agreement=statistics.fmean(a["answer"] == b["answer"] for a, b in pairs),
-        regressions=regressions,
-        improvements=improvements,
-        difference=mean_interval([b - a for a, b in correct], seed),
-        p_value=mcnemar_p_value(regressions, improvements),
+        regressions=sum(b < a for a, b in correct),
+        improvements=sum(b > a for a, b in correct),
+        difference=scores.difference(),
+        retention=scores.retention(),
+        p_value=scores.p_value(),
     )
 
 
@@ -95,7 +105,7 @@ def difference(before: Mapping[Question, bool], after: Mapping[Question, bool]) 
     """
     if set(before) != set(after):
         raise ValueError(_OTHER_QUESTIONS)
-    return mean_interval([correct - before[question] for question, correct in after.items()])
+    return PairedScores([before[question] for question in after], list(after.values())).difference()
 
 
 def verdict(
@@ -144,10 +154,11 @@ def _speed_sentence(before: Latency, after: Latency) -> str:
 def _quality_sentence(task: str, found: PairedComparison) -> str:
     value, low, high = found.difference.points()
     score = found.baseline_score + found.difference.value
-    loss = "less than 2 % is lost" if found.within_tolerance else "that less than 2 % is lost is not shown"
+    kept = found.retention
+    loss = found.loss + (f", {100 * kept.low:.1f} to {100 * kept.high:.1f} % kept" if kept else "")
     flips = f"{found.regressions} went from right to wrong and {found.improvements} from wrong to right"
     return (
         f"On {found.num_samples:,} questions of {task} exact match is {100 * score:.1f} % against "
         f"{100 * found.baseline_score:.1f} %, {value} points (95 % interval {low} to {high}): {found.verdict}; {loss}. "
-        f"{100 * found.agreement:.1f} % of the answers are the same; {flips} (McNemar p = {found.p_value:.2g})."
+        f"{100 * found.agreement:.1f} % of the answers are the same; {flips} (McNemar {p_value_text(found.p_value)})."
     )

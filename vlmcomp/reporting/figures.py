@@ -134,7 +134,7 @@ def _quality_pruned(groups: Sequence[_ModelGroup]) -> Plot | None:
     panels = _panels(groups, _quality_pruned_panel)
     if not panels:
         return None
-    bars = "16-bit weights. Bars: 95 % intervals of the difference to FP16, paired by question."
+    bars = "16-bit weights. Bars: 95 % intervals, paired by question."
     note = f"{_circumstances(groups)} {bars}"
     y_title = "Exact match kept, % of FP16"
     return Plot("kept-pruned", "Quality kept against share pruned", "Removed, %", y_title, panels, note, lines=True)
@@ -168,8 +168,8 @@ def _pruned_point(group: _ModelGroup, report: Report) -> Point | None:
     found = compare_to_baseline(group.load_predictions, report, group.baseline, group.task)
     y = 100 * score
     bounds = None
-    if found is not None and found.baseline_score:
-        bounds = shifted_interval(y, found.difference, 100 / found.baseline_score)
+    if found is not None and found.retention is not None:
+        bounds = shifted_interval(y, found.retention, 100)
     return Point(Recipe.parse(report.recipe), report.pruned[0].real_percent, y, None, bounds)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,51 +9,15 @@ from vlmcomp.feedback import format_bytes
 from vlmcomp.models import registry
 from vlmcomp.recipe import Recipe
 from vlmcomp.reporting import grouping
+from vlmcomp.reporting.constraints import GOALS as GOALS
+from vlmcomp.reporting.constraints import Constraints
+from vlmcomp.reporting.constraints import parse_bytes as parse_bytes
 from vlmcomp.reporting.grid import comparable_reports
 from vlmcomp.reporting.grouping import PredictionLoader
-from vlmcomp.reporting.statistics import Interval, speed_interval
+from vlmcomp.reporting.statistics import Interval, fewest_questions, speed_interval
 from vlmcomp.results.schema import Report
 
-GOALS = ("memory", "speed")
-_UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
-_AMOUNT = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?b)", re.IGNORECASE)
-
 SizeEstimator = Callable[[str], tuple[Mapping[str, int], Mapping[str, int]]]  # model -> weight and peak build bytes
-
-
-def parse_bytes(text: str) -> int:
-    """Bytes of ``8GB`` or ``4.5 MB``, in powers of ten.
-
-    Raises:
-        ValueError: another spelling, or zero.
-    """
-    found = _AMOUNT.fullmatch(text.strip()) if isinstance(text, str) and len(text) < 40 else None
-    if found is None or float(found[1]) <= 0:
-        raise ValueError(f"'{str(text)[:40]}' is not an amount of memory: write for example 8GB or 500MB")
-    return max(1, int(float(found[1]) * _UNITS[found[2].lower()]))
-
-
-@dataclass(frozen=True)
-class Constraints:
-    """What a recipe must satisfy, and what it is chosen for.
-
-    ``memory_bytes``: of the device. ``max_accuracy_drop``: percentage points of exact match. ``optimize_for``: one of
-    ``GOALS``.
-    """
-
-    model: str
-    memory_bytes: int
-    max_accuracy_drop: float
-    optimize_for: str
-
-    def __post_init__(self) -> None:
-        registry.get_model_spec(self.model)
-        if self.memory_bytes <= 0:
-            raise ValueError("the memory must be more than nothing: write for example 8GB")
-        if not (math.isfinite(self.max_accuracy_drop) and 0 <= self.max_accuracy_drop <= 100):
-            raise ValueError(f"a drop of {self.max_accuracy_drop:g} points is impossible: give 0 to 100")
-        if self.optimize_for not in GOALS:
-            raise ValueError(f"'{self.optimize_for}' is not a goal: use one of {', '.join(GOALS)}")
 
 
 @dataclass(frozen=True)
@@ -168,12 +130,14 @@ def recommend_from_reports(
     complete = [r for r in mine if r.error is None and r.size is not None and task in r.quality]
     candidates = tuple(_candidate(constraints, r, baseline, load_predictions, task) for r in complete)
     allowed = [c for c in candidates if not c.refused]
-    machine = baseline.hardware
-    basis = f"measured on {machine.name} ({machine.slug}), {baseline.quality[task].samples:,} questions of {task}"
+    machine, samples = baseline.hardware, baseline.quality[task].samples
+    basis = f"measured on {machine.name} ({machine.slug}), {samples:,} questions of {task}"
+    doubt = _doubt(constraints, samples)
     if not allowed:
-        return Recommendation(constraints, None, candidates, _no_candidate(constraints, candidates), "", basis, True)
+        reason = _no_candidate(constraints, candidates) + doubt
+        return Recommendation(constraints, None, candidates, reason, "", basis, True)
     best = min(allowed, key=_memory_key if constraints.optimize_for == "memory" else _speed_key)
-    reason = _reason(constraints, best, len(allowed), len(candidates))
+    reason = _reason(constraints, best, len(allowed), len(candidates)) + doubt
     return Recommendation(constraints, best, candidates, reason, _cost(best), basis, True)
 
 
@@ -263,6 +227,16 @@ def _reason(constraints: Constraints, best: Candidate, num_allowed: int, num_can
     if best.recipe == best.recipe.baseline:
         return f"{head}; none is seen to decode faster than FP16."
     return f"{head}; none of them is seen to decode faster than FP16, and this one is the least slow."
+
+
+def _doubt(constraints: Constraints, samples: int) -> str:
+    """A sentence if so few questions cannot show that any compressed model stays within the drop."""
+    if not constraints.max_accuracy_drop:
+        return " That nothing at all is lost no number of questions shows."
+    fewest = fewest_questions(constraints.max_accuracy_drop / 100)
+    if samples >= fewest:
+        return ""
+    return f" {samples:,} questions are too few to show a loss within {_points(constraints)}: it takes {fewest:,}."
 
 
 def _points(constraints: Constraints) -> str:

@@ -30,7 +30,7 @@ def results_table(
     columns: Sequence[str] | None = None,
     task: str | None = None,
 ) -> str:
-    """One row a recipe of one group; changes are to the group's own FP16 baseline, with bootstrap intervals.
+    """One row a recipe of one group; changes are to the group's own FP16 baseline, with 95 % intervals.
 
     Args:
         reports: one of the ``comparable_groups``.

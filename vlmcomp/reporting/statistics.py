@@ -1,13 +1,13 @@
-"""Intervals and tests for the difference between two compressed models."""
+"""Intervals and tests for the difference between two compressed models; those of scores are in ``paired_scores``."""
 
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from vlmcomp.reporting.gamma_sums import probability_below_zero
 from vlmcomp.results.schema import Latency, same_timing_session
 
 if TYPE_CHECKING:
@@ -15,21 +15,29 @@ if TYPE_CHECKING:
 
 RESAMPLES = 4000
 CONFIDENCE = 0.95
+SIGNIFICANCE = 0.05  # p-values below it are called a difference
+_FEWEST_FLIPS = 6  # that are significant if all have one direction: 2 / 2**6 < 0.05
 _CHUNK = 200  # resamples at a time, which bounds the memory
 
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with the bounds of its 95 % bootstrap interval."""
+    """An estimate with the bounds of its 95 % interval."""
 
     value: float
     low: float
     high: float
 
     def points(self) -> tuple[str, str, str]:
-        """Value and bounds of a share as signed percentage points; 0.0 has no sign."""
-        texts = (f"{100 * x:+.1f}" for x in (self.value, self.low, self.high))
-        return tuple("0.0" if text in ("+0.0", "-0.0") else text for text in texts)  # type: ignore[return-value]
+        """Value and bounds of a share as signed percentage points; 0.0 has no sign.
+
+        One decimal, and as many more as it takes to keep the bound of a significant difference off 0.
+        """
+        decimals = 1
+        while self.significant and abs(round(100 * min(self.low, self.high, key=abs), decimals)) == 0 and decimals < 9:
+            decimals += 1
+        value, low, high = (_signed(100 * x, decimals) for x in (self.value, self.low, self.high))
+        return value, low, high
 
     @property
     def significant(self) -> bool:
@@ -42,23 +50,47 @@ class Interval:
         return f"{1 + self.value:.2f}x ({1 + self.low:.2f} to {1 + self.high:.2f})"
 
 
+def _signed(number: float, decimals: int) -> str:
+    text = f"{number:+.{decimals}f}"
+    return text if float(text) else f"{0:.{decimals}f}"
+
+
 def mcnemar_p_value(regressions: int, improvements: int) -> float:
     """Two-sided p-value of the exact McNemar test: regressions and improvements are equally likely (McNemar 1947)."""
-    changes = regressions + improvements
-    tail = sum(math.comb(changes, k) for k in range(min(regressions, improvements) + 1))
-    return min(1.0, 2 * tail / 2**changes)
+    import numpy as np
+
+    fewer, more = sorted((regressions, improvements))
+    if not more:
+        return 1.0
+    # The binomial tail is the chance that one gamma variable exceeds another: no sum over thousands of changes.
+    return min(1.0, 2 * probability_below_zero(np.array([1.0, -1.0]), np.array([more, fewer + 1.0])))
+
+
+def p_value_text(p_value: float) -> str:
+    """``p = 0.03``, with as many digits as it takes to stay on its side of 0.05, or ``p < 0.0001``."""
+    if p_value < 0.0001:
+        return "p < 0.0001"
+    texts = (f"{p_value:.{digits}g}" for digits in range(2, 18))
+    return "p = " + next(text for text in texts if (float(text) < SIGNIFICANCE) == (p_value < SIGNIFICANCE))
 
 
 def minimum_detectable_difference(num_samples: int, changed: float) -> float:
-    """Half the 95 % interval of a paired difference of shares, if the share ``changed`` of the answers flips.
+    """The smallest difference of shares that McNemar's exact test sees, if the share ``changed`` of the answers flips.
 
-    Normal approximation with McNemar's variance, changed / num_samples: smaller differences are not significant.
+    With fewer than six flips there is none; six are counted then.
     """
-    return statistics.NormalDist().inv_cdf((1 + CONFIDENCE) / 2) * math.sqrt(changed / num_samples)
+    flips = max(round(changed * num_samples), _FEWEST_FLIPS)
+    seen = (more for more in range((flips + 1) // 2, flips + 1) if mcnemar_p_value(flips - more, more) < SIGNIFICANCE)
+    return (2 * next(seen) - flips) / num_samples
+
+
+def fewest_questions(loss: float) -> int:
+    """The number of questions from which scores that are all equal show a loss of at most ``loss``, above 0."""
+    return math.ceil(math.log((1 - CONFIDENCE) / 2) / math.log(1 - loss)) if loss < 1 else 1
 
 
 def mean_interval(values: Sequence[float], seed: int = 0) -> Interval:
-    """Mean of ``values`` with its percentile bootstrap interval (Efron 1979).
+    """Mean of unbounded ``values`` with its percentile bootstrap interval (Efron 1979).
 
     Raises:
         ValueError: no values.
@@ -68,7 +100,6 @@ def mean_interval(values: Sequence[float], seed: int = 0) -> Interval:
     if not len(values):
         raise ValueError("an interval needs at least one value")
     distinct, counts = np.unique(np.asarray(values, dtype=float), return_counts=True)
-    # A mean depends only on how often each distinct value is drawn, and right and wrong answers are three values.
     drawn = np.random.default_rng(seed).multinomial(len(values), counts / len(values), size=RESAMPLES)
     return _percentile_interval(float(np.mean(values)), drawn @ distinct / len(values))
 
