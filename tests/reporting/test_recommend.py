@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.support.made_reports import failed, report, rows
+from tests.support.made_reports import failed, quality, report, rows
 from vlmcomp.cli.main import main
 from vlmcomp.reporting import grid
 from vlmcomp.reporting import recommend as recommendation
@@ -32,7 +32,7 @@ def _made(name: str, size: int, ms: float, wrong: int, session: str = "s") -> tu
     timed = Latency(32, 80, 2, 1, [10.0] * 10, times, [100.0] * 10, session=session)
     found = report(
         f"llava-shapes/{name}",
-        exact=1 - wrong / COUNT,
+        quality={"shapes-vqa": quality(exact=1 - wrong / COUNT, samples=COUNT)},
         latency=timed,
         size=Size({"decoder MLP": size}, {"decoder MLP": size}, size),
         memory=Memory(1, 2, size + 1000, "rss"),
