@@ -23,7 +23,7 @@ from vlmcomp.data.answer_matching import exact_match
 from vlmcomp.models import registry
 from vlmcomp.recipe import Recipe
 from vlmcomp.reporting import grid
-from vlmcomp.reporting.comparison import compare, correct_by_question, difference
+from vlmcomp.reporting.comparison import compare, difference, scores_by_question
 from vlmcomp.reporting.palette import COLORS
 from vlmcomp.reporting.pareto import pareto_frontier
 from vlmcomp.reporting.plot import FRONTIER
@@ -106,7 +106,7 @@ def test_filters_leave_what_they_say() -> None:
         (VIEW, lambda r: Recipe.parse(r.recipe).model == "llava-shapes"),
         (ResultFilter(HARDWARE, techniques=("quantized",)), lambda r: Recipe.parse(r.recipe).technique == "quantized"),
         (ResultFilter(HARDWARE, fits_bytes=budget), lambda r: required_memory(r) <= budget),
-        (ResultFilter(HARDWARE, min_exact_match=0.86), lambda r: r.quality[TASK].exact_match >= 0.86),
+        (ResultFilter(HARDWARE, min_score=0.86), lambda r: r.quality[TASK].exact_match >= 0.86),
     ):
         wanted = [r for r in everything if law(results.find(HARDWARE, r))]
         assert _shown(replace(view, axis="size")) == wanted and 0 < len(wanted) < len(everything)
@@ -139,9 +139,9 @@ def test_times_that_were_not_taken_in_turns_share_no_line() -> None:
 
 def test_hits_give_the_same_interval_as_the_comparison() -> None:
     dense, small = (store.load_predictions(results.find(HARDWARE, f"llava-shapes/{n}"))[TASK] for n in ("fp16", "int4"))
-    assert difference(correct_by_question(dense), correct_by_question(small)) == compare(dense, small).difference
+    assert difference(scores_by_question(dense), scores_by_question(small)) == compare(dense, small).difference
     with pytest.raises(ValueError, match="same questions"):
-        difference(correct_by_question(dense), correct_by_question(small[1:]))
+        difference(scores_by_question(dense), scores_by_question(small[1:]))
 
 
 def test_a_live_answer_is_a_hollow_marker_at_its_recorded_quality() -> None:

@@ -269,8 +269,8 @@ def test_a_copy_is_benchmarked_kept_rescored_and_shown(
     assert "(reused)" in capsys.readouterr().out
     assert main.main(["report", "--root", out, "--rescore"]) == 0
     shown = capsys.readouterr().out
-    assert f"vqav2 {task.version}: 4 questions" in shown and "Exact match on vqav2" in shown
-    assert f"| {100 * found.exact_match:.1f} |" in shown and "vqav2 VQA accuracy %" in shown
+    assert f"vqav2 {task.version}: 4 questions" in shown and "VQA accuracy on vqav2" in shown
+    assert f"| {100 * found.exact_match:.1f} |" in shown and "vqav2 exact match %" in shown
     assert store.load_all(tmp_path / "results") == [report]
 
 

@@ -123,8 +123,8 @@ def test_every_other_task_that_was_measured_is_shown() -> None:
     assert list(table) == ["`llava-shapes/fp16`", "`llava-shapes/int8`"]
     row = {name: cell for name, cell in table["`llava-shapes/int8`"].items() if name != "Recipe"}
     assert row == {
-        "vqav2 exact match % (1,200)": "50.0",
-        "vqav2 VQA accuracy %": "55.0",
+        "vqav2 VQA accuracy % (1,200)": "55.0",
+        "vqav2 exact match %": "50.0",
         "my-folder exact match % (4)": "25.0",
     }
     assert results_tables.other_tasks_table(group) in results_tables.results_section(group, _rows)

@@ -128,7 +128,7 @@ def recommend(
     Args:
         model: one of ``list_models()``.
         memory: what the device has, such as ``"8GB"``.
-        max_accuracy_drop: percentage points of exact match that may be lost.
+        max_accuracy_drop: percentage points of the task's score that may be lost.
         optimize_for: ``"memory"`` or ``"speed"``.
         hardware: use only this machine's results.
         results_dir: folder with stored reports. Default: the results published with vlmcomp.

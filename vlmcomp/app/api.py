@@ -61,7 +61,7 @@ def recommend(
     Args:
         model: the model to compress, such as "llava-shapes".
         memory: the device's memory, such as "8GB" or "60MB".
-        loss_points: largest acceptable loss of exact match in percentage points, from 0 to 100.
+        loss_points: largest acceptable loss of the task's score in percentage points, from 0 to 100.
         goal: "memory" for the smallest recipe that qualifies, "speed" for the fastest.
         task: the task of the loss, such as "vqav2"; null for the one that most of the model's results share.
 

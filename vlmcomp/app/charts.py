@@ -15,7 +15,7 @@ from vlmcomp.app.results import ResultFilter
 from vlmcomp.feedback import format_bytes
 from vlmcomp.recipe import Recipe
 from vlmcomp.reporting.figures_plotly import line_trace, point_trace
-from vlmcomp.reporting.grouping import choose_headline_task
+from vlmcomp.reporting.grouping import choose_headline_task, find_metric, metric_title
 from vlmcomp.reporting.palette import COLORS, DRAWING_ORDER, MUTED
 from vlmcomp.reporting.plot import Point, pareto_line, quality_point
 from vlmcomp.reporting.recommend import required_memory
@@ -70,7 +70,7 @@ def points(shown: Sequence[Report], view: ResultFilter, task: str | None = None)
             x = interval.value
             x_bounds = (interval.low, interval.high)
         compared = results.against_fp16(report, task)[0]
-        y = 100 * report.quality[task].exact_match
+        y = 100 * report.quality[task].score
         difference = compared.difference if compared else None
         made.append(quality_point(report, x, x_bounds, y, difference, report.recipe in frontier))
     return made
@@ -84,7 +84,7 @@ def hover(report: Report, task: str) -> str:
     assert size is not None
     both, speed = results.against_fp16(report, task)
     lines = [f"<b>{report.recipe}</b>", Recipe.parse(report.recipe).label, ""]
-    lines.append(f"Exact match: {100 * quality.exact_match:.1f} % of {quality.samples:,} questions")
+    lines.append(f"{metric_title(quality.metric)}: {100 * quality.score:.1f} % of {quality.samples:,} questions")
     if both is not None:
         value, low, high = both.difference.points()
         lines.append(f"To FP16: {value} points ({low} to {high})")
@@ -101,7 +101,7 @@ def hover(report: Report, task: str) -> str:
 
 
 def scatter(view: ResultFilter, live: Sequence[LiveMeasurement] = (), opened: str | None = None) -> go.Figure:
-    """Exact match of the view's reports against decoding time or weight bytes."""
+    """The score of the view's reports against decoding time or weight bytes."""
     selection = results.select(results.reports(), view)
     shown = selection.shown
     task = selection.task
@@ -227,5 +227,6 @@ def _style(figure: go.Figure, view: ResultFilter, shown: Sequence[Report], task:
     title = f"Weights, {_scale(shown)[1]}" if view.axis == "size" else "Decoding, ms per token"
     x_title = {"text": f"{title} (less is better)", "font": {"size": 12}}  # must fit a phone
     figure.update_xaxes(title=x_title, zeroline=False, automargin=True, rangemode="normal")
-    y_title = f"Exact match on {task}, %" if task else "Exact match, %"
+    metric = metric_title(find_metric(shown, task))
+    y_title = f"{metric} on {task}, %" if task else f"{metric}, %"
     figure.update_yaxes(title=y_title, zeroline=False, automargin=True)

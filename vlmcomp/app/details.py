@@ -15,14 +15,14 @@ from PIL import Image
 from vlmcomp.app import results
 from vlmcomp.app.text_diff import highlight_changes
 from vlmcomp.data import task_registry
-from vlmcomp.data.answer_matching import exact_match
+from vlmcomp.data.answer_matching import choose_metric, score_answer
 from vlmcomp.data.tasks import Sample
 from vlmcomp.feedback import format_bytes
 from vlmcomp.recipe import Recipe
-from vlmcomp.reporting.grouping import choose_headline_task, find_baseline
+from vlmcomp.reporting.grouping import choose_headline_task, find_baseline, metric_title
 from vlmcomp.reporting.palette import COLORS
 from vlmcomp.reporting.recommend import required_memory
-from vlmcomp.results.schema import Report
+from vlmcomp.results.schema import EXACT_MATCH, Report
 
 MAX_REGRESSIONS = 6
 EMPTY = (
@@ -32,7 +32,7 @@ EMPTY = (
 
 @dataclass(frozen=True)
 class Regression:
-    """A question that FP16 answered correctly and the variant did not."""
+    """A question on which the variant scores less than FP16: by exact match it was right, and is wrong."""
 
     id: str
     type: str
@@ -49,12 +49,12 @@ def regressions(report: Report, task: str | None = None) -> list[Regression]:
         return []
     task = task or choose_headline_task([dense, report]) or ""
     before = {(r["id"], r["question"]): r for r in results.rows(dense).get(task, [])}
+    rows = results.rows(report).get(task, [])
+    metric = choose_metric([*before.values(), *rows])
     found = []
-    for row in results.rows(report).get(task, []):
+    for row in rows:
         old = before.get((row["id"], row["question"]))
-        if old is None or not exact_match(old["answer"], row["reference"]):
-            continue
-        if not exact_match(row["answer"], row["reference"]):
+        if old is not None and score_answer(row, metric) < score_answer(old, metric):
             answers = (row["reference"], old["answer"], row["answer"])
             found.append(Regression(row["id"], row["type"], row["question"], *answers))
     return sorted(found, key=lambda regression: (_similarity(regression), regression.id))
@@ -130,7 +130,7 @@ def _numbers(report: Report, task: str | None) -> str:
     both, speed = results.against_fp16(report, task)
     rows: list[tuple[str, str]] = []
     if quality is not None:
-        rows.append(("Exact match", f"{100 * quality.exact_match:.1f} % of {quality.samples:,}"))
+        rows.append((metric_title(quality.metric), f"{100 * quality.score:.1f} % of {quality.samples:,}"))
         if both is not None:
             value, low, high = both.difference.points()
             rows.append(("Points to FP16", f"{value} ({low} to {high})"))
@@ -175,9 +175,11 @@ def _regressions_section(report: Report, task: str | None) -> str:
     if comparison is None or task is None:
         return "<p>The answers of this recipe or of FP16 are not recorded.</p>"
     found = regressions(report, task)
+    changes = f"changed from right to wrong, {comparison.improvements} from wrong to right"
+    if comparison.metric != EXACT_MATCH:
+        changes = f"score less, {comparison.improvements} score more"
     head = (
-        f"<h4>Regressions against FP16</h4><p>{comparison.regressions} of {comparison.num_samples:,} answers "
-        f"changed from right to wrong, {comparison.improvements} from wrong to right."
+        f"<h4>Regressions against FP16</h4><p>{comparison.regressions} of {comparison.num_samples:,} answers {changes}."
     )
     if not found:
         return f"{head}</p>"

@@ -35,7 +35,7 @@ class ExploreComponents:
     techniques: gr.CheckboxGroup
     axis: gr.Radio
     memory_limit: gr.Slider
-    min_exact_match: gr.Slider
+    min_score: gr.Slider
     task: gr.Dropdown
     opened: gr.Dropdown
     plot: gr.Plot
@@ -52,7 +52,7 @@ class ExploreComponents:
             self.techniques,
             self.axis,
             self.memory_limit,
-            self.min_exact_match,
+            self.min_score,
             self.task,
         ]
 
@@ -216,7 +216,7 @@ def _filters(model: str) -> tuple[Any, ...]:
         hardware = gr.Dropdown(machines, value=first, label="Measured on", min_width=220)
         axis = gr.Radio([(t, n) for n, t in results.AXES.items()], value="speed", label="Chart", min_width=220)
         fits = gr.Slider(0, end, end, label="Fits in, MB", info="right end: no limit", min_width=200)
-        least = gr.Slider(0, 100, 0, step=1, label="Exact match of at least, %", min_width=200)
+        least = gr.Slider(0, 100, 0, step=1, label="Score of at least, %", min_width=200)
     with gr.Row(elem_classes="filters"):
         families = gr.CheckboxGroup(there, value=results.default_models(first, model), label="Family")
         techniques = gr.CheckboxGroup(list(COLORS), value=[], label="Technique (none: all)")
@@ -258,7 +258,7 @@ def build(model: str, live: gr.State) -> ExploreComponents:
     moved.then(**{k: v for k, v in again.items() if k != "trigger_mode"})
     for event in (made.families.input, made.techniques.input, made.axis.input, made.task.input, opened.input):
         event(**again)
-    for slider in (made.memory_limit, made.min_exact_match):
+    for slider in (made.memory_limit, made.min_score):
         slider.release(**again)
     for event, take in ((bridge.select, _clicked), (table.select, _row)):
         event(take, None, opened, **NO_PROGRESS).then(**{k: v for k, v in again.items() if k != "trigger_mode"})

@@ -23,7 +23,7 @@ class Link:
     """One state of the page; the names of the fields are those of the query.
 
     ``variants`` are names of recipes without the model, such as ``glu30+int8``; ``fits`` and ``memory`` are text such
-    as ``8GB``; ``least`` is exact match in percent and ``loss`` in percentage points.
+    as ``8GB``; ``least`` is the task's score in percent and ``loss`` in percentage points.
     """
 
     view: str = "compare"

@@ -37,7 +37,7 @@ def advise(model: str, memory: str, loss: float, goal: str, task: str | None = N
     Args:
         model: the model to compress.
         memory: memory of the device, such as ``8GB``.
-        loss: largest acceptable loss of exact match, in percentage points.
+        loss: largest acceptable loss of the task's score, in percentage points.
         goal: ``"memory"`` or ``"speed"``.
         task: the task of the loss (None: the model's headline task).
 
@@ -136,7 +136,7 @@ def build(model: str) -> RecommendComponents:
         with gr.Column(scale=2, min_width=300):
             models = gr.Dropdown([(m.title, m.name) for m in registry.MODELS.values()], value=model, label="Model")
             memory = gr.Textbox(DEFAULT_MEMORY, label="My device has", info="such as 8GB or 60MB", max_lines=1)
-            loss = gr.Slider(0, 20, 1, step=0.5, label="Acceptable loss of exact match, percentage points")
+            loss = gr.Slider(0, 20, 1, step=0.5, label="Acceptable loss, percentage points")
             goal = gr.Radio(GOALS, value="memory", label="Optimize for")
             task = task_dropdown(model)
             choose = gr.Button("Choose for me", variant="primary", elem_id="choose")

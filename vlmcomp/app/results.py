@@ -28,7 +28,7 @@ from vlmcomp.results.schema import Quality, Report
 AXES = {"speed": "Quality vs speed", "size": "Quality vs size"}
 # Reasons why a filter hides a report that could otherwise be shown
 TOO_LARGE = "does not fit"
-TOO_INACCURATE = "below the minimum exact match"
+TOO_INACCURATE = "below the minimum score"
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class ResultFilter:
         techniques: the compression techniques (none: all).
         axis: ``"speed"`` or ``"size"``, the x axis of the chart.
         fits_bytes: memory that a recipe may need to answer (None: any).
-        min_exact_match: fraction from 0 to 1.
+        min_score: of the task's score, from 0 to 1.
         task: the task of the quality; without results of it, the headline task of the shown reports.
     """
 
@@ -50,7 +50,7 @@ class ResultFilter:
     techniques: tuple[str, ...] = ()
     axis: str = "speed"
     fits_bytes: int | None = None
-    min_exact_match: float = 0.0
+    min_score: float = 0.0
     task: str | None = None
 
 
@@ -132,7 +132,7 @@ def select(found: Sequence[Report], view: ResultFilter) -> Selection:
             left_out.append((report, "not measured completely"))
         elif view.fits_bytes is not None and required_memory(report) > view.fits_bytes:
             left_out.append((report, TOO_LARGE))
-        elif report.quality[task].exact_match < view.min_exact_match:
+        elif report.quality[task].score < view.min_score:
             left_out.append((report, TOO_INACCURATE))
         else:
             passed.append(report)
@@ -203,7 +203,7 @@ def decoding(report: Report) -> Interval:
 
 HEAD = (
     "Recipe",
-    "Exact match %",
+    "Score %",
     "Points to FP16",
     "Composite %",
     "First token ms",
@@ -230,7 +230,7 @@ def table(view: ResultFilter) -> list[list[Any]]:
         lines.append(
             [
                 report.recipe,
-                round(100 * quality.exact_match, 1),
+                round(100 * quality.score, 1),
                 round(100 * both.difference.value, 1) if both else None,
                 round(100 * quality.composite, 1),
                 round(timed.ttft_ms_median, 1) if timed else None,
@@ -276,6 +276,8 @@ def _plain(report: Report, task: str | None) -> dict[str, Any]:
         "date": report.date,
         "error": report.error,
         "task": task or None,
+        "metric": quality.metric if quality else None,
+        "score": quality.score if quality else None,
         "exact_match": quality.exact_match if quality else None,
         "composite": quality.composite if quality else None,
         "ttft_ms": timed.ttft_ms_median if timed else None,

@@ -192,7 +192,7 @@ def _add_recommend(subcommands: Subcommands) -> None:
     text = "choose a recipe for a device from the measured results"
     sub = subcommands.add("recommend", "vlmcomp.cli.commands.recommend:run", text, example)
     sub.add_argument("--memory", required=True, metavar="SIZE", help="memory of the device, such as 8GB")
-    text = "largest acceptable loss of exact match, in percentage points (default: 1)"
+    text = "largest acceptable loss of the task's score, in percentage points (default: 1)"
     add_renamed(sub, "--max-accuracy-drop", "--loss", type=float, default=1.0, metavar="POINTS", help=text)
     text = "memory: the smallest recipe that qualifies; speed: the fastest (default: memory)"
     add_renamed(sub, "--optimize-for", "--for", choices=advice.GOALS, default="memory", help=text)

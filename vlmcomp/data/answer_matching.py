@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
+from typing import Any
+
+from vlmcomp.results.schema import EXACT_MATCH, VQA_ACCURACY
+from vlmcomp.results.store import Predictions
 
 _FULL_AGREEMENT = 3  # people, besides the one left out, who must agree for an accuracy of 1
 
@@ -36,6 +40,18 @@ def vqa_accuracy(answer: str, references: Sequence[str]) -> float:
     if len(matches) <= _FULL_AGREEMENT:
         return total / len(matches)
     return sum(min((total - match) / _FULL_AGREEMENT, 1.0) for match in matches) / len(matches)
+
+
+def choose_metric(predictions: Predictions) -> str:
+    """The score that judges a task: VQA accuracy if several people answered every question, else exact match."""
+    return VQA_ACCURACY if all("references" in row for row in predictions) else EXACT_MATCH
+
+
+def score_answer(prediction: Mapping[str, Any], metric: str) -> float:
+    """The score of one answer, from 0 to 1, by ``metric`` of ``choose_metric``."""
+    if metric == VQA_ACCURACY:
+        return vqa_accuracy(prediction["answer"], prediction["references"])
+    return float(exact_match(prediction["answer"], prediction["reference"]))
 
 
 def normalize_vqa(text: str) -> str:

@@ -10,6 +10,7 @@ from vlmcomp import files, hub
 from vlmcomp.data.hub_samples import HubTask, load_samples
 from vlmcomp.data.parquet import list_shards
 from vlmcomp.data.tasks import Task
+from vlmcomp.results.schema import EXACT_MATCH, VQA_ACCURACY
 
 DEFAULT_NUM_SAMPLES = 1000
 
@@ -130,6 +131,6 @@ def _make_task(hub_task: HubTask, folder: Path, version: str, bad_rows: str) -> 
         load_samples=lambda: samples,
         default_num_samples=min(DEFAULT_NUM_SAMPLES, len(samples)),
         append_short_answer_prompt=True,
-        metric="VQA accuracy" if hub_task.answers else "exact match",
+        metric=VQA_ACCURACY if hub_task.answers else EXACT_MATCH,
         skipped=skipped,
     )

@@ -15,6 +15,7 @@ from vlmcomp.data.bad_rows import BadRow, refuse
 from vlmcomp.data.images import open_image
 from vlmcomp.data.json_lines import parse_object, read_lines
 from vlmcomp.data.tasks import Sample, Task, find_unreadable, majority_answer
+from vlmcomp.results.schema import EXACT_MATCH, VQA_ACCURACY
 
 TASK_FILE = "task.jsonl"
 _COLUMNS = "image, question and answer"
@@ -122,7 +123,8 @@ def _make_task(file: Path, rows: tuple[_Row, ...], stamps: tuple[files.Stamp | N
     refuse(bad, len(rows), bad_rows)
     name = file.parent.name
     version = _version(rows, [digests.get(row.image, "") for row in rows])
-    return Task(name, name, version, "not stated", lambda: samples, len(samples), skipped=tuple(bad))
+    metric = VQA_ACCURACY if all(sample.references for sample in samples) else EXACT_MATCH
+    return Task(name, name, version, "not stated", lambda: samples, len(samples), metric=metric, skipped=tuple(bad))
 
 
 def _digest(image: Path) -> str:

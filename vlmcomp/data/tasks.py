@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import statistics
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,8 +13,9 @@ from functools import cached_property, lru_cache
 
 from PIL import Image
 
-from vlmcomp.data.answer_matching import normalize
+from vlmcomp.data.answer_matching import normalize, score_answer
 from vlmcomp.data.bad_rows import BadRow, refuse
+from vlmcomp.results.schema import EXACT_MATCH
 from vlmcomp.results.store import Predictions
 
 _NUM_DECODERS = 4  # images that are in memory at once while they are checked
@@ -50,7 +52,7 @@ class Task:
         default_num_samples: number of samples if none is requested.
         append_short_answer_prompt: the questions do not ask for a short answer, so the model's own prompt for one is
             appended.
-        metric: the score that the task's authors report.
+        metric: the score that judges it, which the task's authors report.
         skipped: rows of the user's files that cannot be used, and are not asked.
     """
 
@@ -61,7 +63,7 @@ class Task:
     load_samples: Callable[[], Sequence[Sample]]
     default_num_samples: int
     append_short_answer_prompt: bool = False
-    metric: str = "exact match"
+    metric: str = EXACT_MATCH
     skipped: tuple[BadRow, ...] = ()
 
     @cached_property
@@ -166,9 +168,13 @@ def majority_answer(answers: Sequence[str]) -> str:
     return next(answer for answer in non_blank if normalize(answer) == most_common)
 
 
-def majority_baseline(predictions: Predictions) -> dict[str, float]:
-    """Exact match of always giving the most common reference, by question type."""
-    references: dict[str, Counter[str]] = defaultdict(Counter)
+def majority_baseline(predictions: Predictions, metric: str = EXACT_MATCH) -> dict[str, float]:
+    """The score, by question type, of always giving the most common reference."""
+    by_type: dict[str, Predictions] = defaultdict(list)
     for prediction in predictions:
-        references[prediction["type"]][normalize(prediction["reference"])] += 1
-    return {question_type: max(counts.values()) / counts.total() for question_type, counts in references.items()}
+        by_type[prediction["type"]].append(prediction)
+    scores = {}
+    for question_type, rows in by_type.items():
+        always = majority_answer([row["reference"] for row in rows])
+        scores[question_type] = statistics.fmean(score_answer(row | {"answer": always}, metric) for row in rows)
+    return scores

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from vlmcomp.data.answer_matching import exact_match, vqa_accuracy
+from vlmcomp.data.answer_matching import choose_metric, score_answer
 from vlmcomp.data.tasks import Sample, Task, majority_baseline
 from vlmcomp.evaluation.text_metrics import ENCODER_DESCRIPTIONS, ROUGE_STEMMED, text_scores
 from vlmcomp.feedback import Progress
 from vlmcomp.results.journal import PredictionLog
-from vlmcomp.results.schema import Quality, Report
+from vlmcomp.results.schema import EXACT_MATCH, VQA_ACCURACY, Quality, Report
 from vlmcomp.results.store import Predictions
 
 if TYPE_CHECKING:
@@ -93,19 +93,15 @@ def score(task: Task, rows: Predictions, seed: int, encoder: str = "auto") -> Qu
 
 def _scores(rows: Predictions, encoder: str) -> dict[str, Any]:
     """The fields of a ``Quality`` that follow from the answers."""
-    matches: dict[str, list[bool]] = defaultdict(list)
-    for row in rows:
-        matches[row["type"]].append(exact_match(row["answer"], row["reference"]))
-    types = sorted(matches)
-    baseline = majority_baseline(rows)
-    vqa_scores = [vqa_accuracy(row["answer"], row["references"]) for row in rows if "references" in row]
+    exact, exact_by_type = _mean_scores(rows, EXACT_MATCH)
     text = text_scores([r["answer"] for r in rows], [r["reference"] for r in rows], encoder)
+    counts = Counter(row["type"] for row in rows)
     return dict(
         samples=len(rows),
-        exact_match=sum(map(sum, matches.values())) / len(rows),
-        exact_match_by_type={t: statistics.fmean(matches[t]) for t in types},
-        commonest_answer_by_type={t: baseline[t] for t in types},
-        samples_by_type={t: len(matches[t]) for t in types},
+        exact_match=exact,
+        exact_match_by_type=exact_by_type,
+        commonest_answer_by_type=majority_baseline(rows),
+        samples_by_type={t: counts[t] for t in exact_by_type},
         composite=text.composite,
         meteor=text.meteor,
         rouge1=text.rouge1,
@@ -114,8 +110,24 @@ def _scores(rows: Predictions, encoder: str) -> dict[str, Any]:
         meteor_data=text.meteor_data,
         answer_words=statistics.fmean(len(r["answer"].split()) for r in rows),
         rouge1_stemmed=ROUGE_STEMMED,
-        vqa_accuracy=statistics.fmean(vqa_scores) if len(vqa_scores) == len(rows) else None,
+        **_vqa_scores(rows),
     )
+
+
+def _mean_scores(rows: Predictions, metric: str) -> tuple[float, dict[str, float]]:
+    """The mean score, and that of each question type in alphabetical order."""
+    by_type: dict[str, list[float]] = defaultdict(list)
+    for row in rows:
+        by_type[row["type"]].append(score_answer(row, metric))
+    return sum(map(sum, by_type.values())) / len(rows), {t: statistics.fmean(by_type[t]) for t in sorted(by_type)}
+
+
+def _vqa_scores(rows: Predictions) -> dict[str, Any]:
+    if choose_metric(rows) != VQA_ACCURACY:
+        return {}
+    mean, by_type = _mean_scores(rows, VQA_ACCURACY)
+    commonest = majority_baseline(rows, VQA_ACCURACY)
+    return dict(vqa_accuracy=mean, vqa_accuracy_by_type=by_type, commonest_answer_vqa_by_type=commonest)
 
 
 def rescore(report: Report, rows: Mapping[str, Predictions], encoder: str | None = None) -> Report:

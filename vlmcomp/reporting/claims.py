@@ -55,10 +55,10 @@ def _loss_text(found: PairedComparison | None) -> str:
 
 
 def _quality_text(results: ModelResults, steps: Steps, precision: str) -> str:
-    exact = results.quality(steps, precision)
+    kept = results.quality(steps, precision)
     composite = results.quality(steps, precision, "composite")
     loss = _loss_text(results.compare(steps, precision))
-    return f"{_share_kept(exact)}, composite {_share_kept(composite)}: {loss}"
+    return f"{_share_kept(kept)}, composite {_share_kept(composite)}: {loss}"
 
 
 def _int8_within_tolerance(results: ModelResults) -> bool | None:
@@ -171,7 +171,7 @@ CLAIMS = (
         "latency",
         "overheads do not multiply: it holds where one of the three makes most of the difference",
     ),
-    _stacking_claim("Stacking, exact match: the same", "quality", "losses hardly add up"),
+    _stacking_claim("Stacking, quality: the same", "quality", "losses hardly add up"),
 )
 
 
@@ -207,7 +207,7 @@ def pruning_curve_table(
     load_predictions: PredictionLoader,
     task: str | None = None,
 ) -> str:
-    """Exact match in percent of FP16's, with its 95 % interval, by percent of ``target`` removed alone.
+    """The task's score in percent of FP16's, with its 95 % interval, by percent of ``target`` removed alone.
 
     Args:
         target: what is pruned, such as ``vis``.

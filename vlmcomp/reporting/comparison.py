@@ -6,10 +6,10 @@ import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from vlmcomp.data.answer_matching import exact_match
+from vlmcomp.data.answer_matching import choose_metric, score_answer
 from vlmcomp.reporting.paired_scores import PairedScores
 from vlmcomp.reporting.statistics import Interval, fewest_questions, p_value_text, speed_interval
-from vlmcomp.results.schema import Latency, Report, same_questions
+from vlmcomp.results.schema import EXACT_MATCH, Latency, Report, same_questions
 from vlmcomp.results.store import Predictions
 
 TOLERANCE = 0.02  # relative loss of the baseline's score below which quantization counts as free
@@ -22,12 +22,14 @@ Question = tuple[str, str, str]  # id, question, reference
 class PairedComparison:
     """A compressed model against its baseline on the same ``num_samples`` questions.
 
-    ``baseline_score`` and ``difference`` are exact-match shares, ``retention`` is the score as a share of the
-    baseline's, None if that is 0. ``agreement``: share of answers that are identical. ``regressions`` and
-    ``improvements`` count the questions that went from right to wrong and from wrong to right; ``p_value`` is that of
-    McNemar's exact two-sided test on them, which the intervals invert.
+    ``metric`` is the score that judges the task, ``baseline_score`` and ``difference`` are shares of it. ``retention``:
+    the score as a share of the baseline's, None if that is 0. ``agreement``: share of answers that are identical.
+    ``regressions`` and ``improvements`` count the questions that score less and more: by exact match those that went
+    from right to wrong and from wrong to right. ``p_value`` is that of the two-sided test that the intervals invert, of
+    exact match McNemar's.
     """
 
+    metric: str
     num_samples: int
     baseline_score: float
     agreement: float
@@ -63,7 +65,7 @@ class PairedComparison:
 
 
 def compare(before: Predictions, after: Predictions) -> PairedComparison:
-    """Compare the predictions of a baseline and of a compressed model, in any order, by exact match.
+    """Compare the predictions of a baseline and of a compressed model, in any order, by the score that judges the task.
 
     Raises:
         ValueError: one has no predictions, or the questions differ.
@@ -74,9 +76,11 @@ def compare(before: Predictions, after: Predictions) -> PairedComparison:
     if {_question(row) for row in after} != set(by_question):
         raise ValueError(_OTHER_QUESTIONS)
     pairs = [(by_question[_question(row)], row) for row in after]
-    correct = [(exact_match(a["answer"], a["reference"]), exact_match(b["answer"], b["reference"])) for a, b in pairs]
+    metric = choose_metric([*before, *after])
+    correct = [(score_answer(a, metric), score_answer(b, metric)) for a, b in pairs]
     scores = PairedScores([a for a, _ in correct], [b for _, b in correct])
     return PairedComparison(
+        metric=metric,
         num_samples=len(pairs),
         baseline_score=scores.mean_before,
         agreement=statistics.fmean(a["answer"] == b["answer"] for a, b in pairs),
@@ -92,13 +96,14 @@ def _question(row: Mapping[str, str]) -> Question:
     return row["id"], row["question"], row["reference"]
 
 
-def correct_by_question(predictions: Predictions) -> dict[Question, bool]:
-    """Whether each question was answered right, by exact match."""
-    return {_question(row): exact_match(row["answer"], row["reference"]) for row in predictions}
+def scores_by_question(predictions: Predictions) -> dict[Question, float]:
+    """The score of each answer, by the one that judges the task."""
+    metric = choose_metric(predictions)
+    return {_question(row): score_answer(row, metric) for row in predictions}
 
 
-def difference(before: Mapping[Question, bool], after: Mapping[Question, bool]) -> Interval:
-    """``compare(...).difference`` from two ``correct_by_question``: much faster for many pairs of reports.
+def difference(before: Mapping[Question, float], after: Mapping[Question, float]) -> Interval:
+    """``compare(...).difference`` from two ``scores_by_question``: much faster for many pairs of reports.
 
     Raises:
         ValueError: the questions differ.
@@ -156,9 +161,11 @@ def _quality_sentence(task: str, found: PairedComparison) -> str:
     score = found.baseline_score + found.difference.value
     kept = found.retention
     loss = found.loss + (f", {100 * kept.low:.1f} to {100 * kept.high:.1f} % kept" if kept else "")
-    flips = f"{found.regressions} went from right to wrong and {found.improvements} from wrong to right"
+    changes = f"{found.regressions} score less and {found.improvements} more ("
+    if found.metric == EXACT_MATCH:
+        changes = f"{found.regressions} went from right to wrong and {found.improvements} from wrong to right (McNemar "
     return (
-        f"On {found.num_samples:,} questions of {task} exact match is {100 * score:.1f} % against "
+        f"On {found.num_samples:,} questions of {task} {found.metric} is {100 * score:.1f} % against "
         f"{100 * found.baseline_score:.1f} %, {value} points (95 % interval {low} to {high}): {found.verdict}; {loss}. "
-        f"{100 * found.agreement:.1f} % of the answers are the same; {flips} (McNemar {p_value_text(found.p_value)})."
+        f"{100 * found.agreement:.1f} % of the answers are the same; {changes}{p_value_text(found.p_value)})."
     )

@@ -29,8 +29,8 @@ def parse_bytes(text: str) -> int:
 class Constraints:
     """What a recipe must satisfy, and what it is chosen for.
 
-    ``memory_bytes``: of the device. ``max_accuracy_drop``: percentage points of exact match. ``optimize_for``: one of
-    ``GOALS``.
+    ``memory_bytes``: of the device. ``max_accuracy_drop``: percentage points of the task's score. ``optimize_for``: one
+    of ``GOALS``.
     """
 
     model: str

@@ -21,11 +21,12 @@ from vlmcomp.reporting.grouping import (
     comparable_groups,
     compare_to_baseline,
     find_baseline,
+    find_metric,
 )
 from vlmcomp.reporting.markdown import markdown_table
 from vlmcomp.reporting.pareto import pareto_frontier
 from vlmcomp.reporting.statistics import percentile_95, speed_interval
-from vlmcomp.results.schema import COMPONENTS, Latency, Report, Size
+from vlmcomp.results.schema import COMPONENTS, EXACT_MATCH, VQA_ACCURACY, Latency, Report, Size
 
 Value = str | int | float | bool | None
 _Columns = Mapping[str, Callable[[Any], Value]]
@@ -37,6 +38,15 @@ def _version(package: str, report: Report) -> Value:
 
 def _part_bytes(part: str, size: Size) -> Value:
     return size.weight_bytes.get(part, 0)
+
+
+def _differences(metric: str) -> _Columns:
+    return {
+        f"{metric}_to_fp16_share": lambda p: p.difference.value,
+        f"{metric}_to_fp16_low_share": lambda p: p.difference.low,
+        f"{metric}_to_fp16_high_share": lambda p: p.difference.high,
+        "same_answer_as_fp16_share": lambda p: p.agreement,
+    }
 
 
 _IDENTITY: _Columns = {
@@ -66,6 +76,7 @@ _QUALITY: _Columns = {
     "version": lambda q: q.version,
     "samples": lambda q: q.samples,
     "seed": lambda q: q.seed,
+    "metric": lambda q: q.metric,
     "exact_match_share": lambda q: q.exact_match,
     "vqa_accuracy_share": lambda q: q.vqa_accuracy,
     "composite_share": lambda q: q.composite,
@@ -77,14 +88,19 @@ _QUALITY: _Columns = {
     "bertscore_encoder": lambda q: q.bertscore_encoder,
     "answer_words_mean": lambda q: q.answer_words,
 }
-_PAIRED: _Columns = {
-    "exact_match_to_fp16_share": lambda p: p.difference.value,
-    "exact_match_to_fp16_low_share": lambda p: p.difference.low,
-    "exact_match_to_fp16_high_share": lambda p: p.difference.high,
-    "same_answer_as_fp16_share": lambda p: p.agreement,
-    "right_to_wrong_questions": lambda p: p.regressions,
-    "wrong_to_right_questions": lambda p: p.improvements,
-    "mcnemar_p": lambda p: p.p_value,
+_PAIRED: dict[str, _Columns] = {  # by metric
+    EXACT_MATCH: {
+        **_differences("exact_match"),
+        "right_to_wrong_questions": lambda p: p.regressions,
+        "wrong_to_right_questions": lambda p: p.improvements,
+        "mcnemar_p": lambda p: p.p_value,
+    },
+    VQA_ACCURACY: {
+        **_differences("vqa_accuracy"),
+        "lower_score_questions": lambda p: p.regressions,
+        "higher_score_questions": lambda p: p.improvements,
+        "p_value": lambda p: p.p_value,
+    },
 }
 _TIMING: _Columns = {
     "new_tokens": lambda t: t.new_tokens,
@@ -126,14 +142,14 @@ def to_rows(
 ) -> list[dict[str, Value]]:
     """One row a report, failed ones included, all with the same columns; None for what was not measured.
 
-    ``on_frontier``: no recipe of the same model and machine dominates it in exact match, latency and weight bytes.
+    ``on_frontier``: no recipe of the same model and machine dominates it in quality, latency and weight bytes.
 
     Args:
         reports: any reports.
         load_predictions: reads the predictions of a report.
         task: the task of the frontier (None: of each group its headline task).
     """
-    tasks = list(dict.fromkeys(name for report in reports for name in report.quality))
+    metrics = {name: find_metric(reports, name) for report in reports for name in report.quality}
     batches = sorted({*_BATCHES, *(b for r in reports if r.latency for b in r.latency.batch_decode_ms)}, key=int)
     rows: dict[tuple[str, str], dict[str, Value]] = {}
     for group in comparable_groups(reports, timing=False, task=task):
@@ -146,7 +162,7 @@ def to_rows(
                 (report.hardware.slug, report.recipe),
                 {
                     **_values(_IDENTITY, report),
-                    **_quality_values(report, baseline, load_predictions, tasks),
+                    **_quality_values(report, baseline, load_predictions, metrics),
                     **_latency_values(report.latency, baseline, batches),
                     **_values(_SIZE, report.size),
                     **_values(_MEMORY, report.memory),
@@ -169,12 +185,16 @@ def _percent_removed(report: Report, *targets: str) -> float | None:
 
 
 def _quality_values(
-    report: Report, baseline: Report | None, load_predictions: PredictionLoader, tasks: Sequence[str]
+    report: Report, baseline: Report | None, load_predictions: PredictionLoader, metrics: Mapping[str, str]
 ) -> dict[str, Value]:
+    """The scores of every task in ``metrics``, which names the one that judges it."""
     values: dict[str, Value] = {}
-    for task in tasks:
+    for task, metric in metrics.items():
         compared = compare_to_baseline(load_predictions, report, baseline, task) if baseline else None
-        values |= _values(_QUALITY, report.quality.get(task), f"{task}.") | _values(_PAIRED, compared, f"{task}.")
+        if compared is not None and compared.metric != metric:
+            compared = None
+        values |= _values(_QUALITY, report.quality.get(task), f"{task}.")
+        values |= _values(_PAIRED[metric], compared, f"{task}.")
     return values
 
 
@@ -197,7 +217,7 @@ def _to_markdown(rows: Sequence[Mapping[str, Value]]) -> str:
 
 
 def _cell(value: Value) -> str:
-    return " ".join(str(value).split()).replace("|", "\\|")
+    return " ".join(str(value).split())
 
 
 def _to_csv(rows: Sequence[Mapping[str, Value]]) -> str:

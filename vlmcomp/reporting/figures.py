@@ -13,7 +13,9 @@ from vlmcomp.reporting.grouping import (
     comparable_timings,
     compare_to_baseline,
     find_baseline,
+    find_metric,
     headline_tasks,
+    metric_title,
     timed_in_one_session,
 )
 from vlmcomp.reporting.palette import COLORS, MUTED
@@ -25,11 +27,10 @@ from vlmcomp.results.schema import RANDOM_WEIGHTS, Report
 NAMES = ("quality-latency", "quality-size", "kept-pruned", "floor-reached")
 _ROOFLINE_SHARES = (1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01)  # each has a line
 _TARGETS = {"MLP neurons": ("glu", "ffn"), "attention heads": ("heads",), "image tokens": ("vis",)}
-_EXACT_MATCH = "Exact match, % (higher is better)"
 _DECODING = "Decoding, ms per token (lower is better)"
 _ABOVE_LINE = "Points above their line are not significantly better."
 _QUALITY_BARS = (
-    "Bars: 95 % intervals, of exact match that of the difference to FP16 paired by question. "
+    "Bars: 95 % intervals, of quality that of the difference to FP16 paired by question. "
     "Ringed: on the frontier of these two, ties inside the noise included."
 )
 
@@ -89,7 +90,7 @@ def _quality_latency(groups: Sequence[_ModelGroup]) -> Plot | None:
     if not all(timed_in_one_session(comparable_timings(group.scored)) for group in groups):
         line_note = "Times not taken in turns do not compare: there is no line, and quality alone decides."
     note = f"{_circumstances(groups)} {_timing_facts(groups)} {_QUALITY_BARS} {line_note}"
-    return Plot("quality-latency", "Quality against latency", _DECODING, _EXACT_MATCH, panels, note)
+    return Plot("quality-latency", "Quality against latency", _DECODING, _score_title(groups), panels, note)
 
 
 def _quality_latency_panel(group: _ModelGroup) -> Panel:
@@ -100,6 +101,15 @@ def _quality_latency_panel(group: _ModelGroup) -> Panel:
         x = decode_interval(report.latency)  # type: ignore[arg-type]
         points.append(_scored_point(group, report, x.value, (x.low, x.high), report.recipe in frontier))
     return Panel(group.title, tuple(points), pareto_line(points) if timed_in_one_session(timed) else ())
+
+
+def _metrics(groups: Sequence[_ModelGroup]) -> str:
+    found = [find_metric(group.reports, group.task) for group in groups]
+    return metric_title(" or ".join(dict.fromkeys(found)))
+
+
+def _score_title(groups: Sequence[_ModelGroup]) -> str:
+    return f"{_metrics(groups)}, % (higher is better)"
 
 
 def _quality_size(groups: Sequence[_ModelGroup]) -> Plot | None:
@@ -118,7 +128,7 @@ def _quality_size(groups: Sequence[_ModelGroup]) -> Plot | None:
     panels = _panels(groups, panel)
     note = f"{_circumstances(groups)} {_QUALITY_BARS} {_ABOVE_LINE}"
     x_title = f"Weights, {unit_name} (lower is better)"
-    return Plot("quality-size", "Quality against size", x_title, _EXACT_MATCH, panels, note) if panels else None
+    return Plot("quality-size", "Quality against size", x_title, _score_title(groups), panels, note) if panels else None
 
 
 def _scored_point(group: _ModelGroup, report: Report, x: float, x_bounds: Bounds, on_frontier: bool) -> Point:
@@ -126,7 +136,7 @@ def _scored_point(group: _ModelGroup, report: Report, x: float, x_bounds: Bounds
     found = None
     if group.baseline is not None and group.baseline is not report:
         found = compare_to_baseline(group.load_predictions, report, group.baseline, group.task)
-    y = 100 * report.quality[group.task].exact_match
+    y = 100 * report.quality[group.task].score
     return quality_point(report, x, x_bounds, y, found.difference if found else None, on_frontier)
 
 
@@ -136,7 +146,7 @@ def _quality_pruned(groups: Sequence[_ModelGroup]) -> Plot | None:
         return None
     bars = "16-bit weights. Bars: 95 % intervals, paired by question."
     note = f"{_circumstances(groups)} {bars}"
-    y_title = "Exact match kept, % of FP16"
+    y_title = f"{_metrics(groups)} kept, % of FP16"
     return Plot("kept-pruned", "Quality kept against share pruned", "Removed, %", y_title, panels, note, lines=True)
 
 

@@ -144,22 +144,22 @@ def _relative_results(report: Report | None, baseline: Report | None, task: str 
     return f"{100 * score:.1f} · {100 * weights:.0f} % · " + ("–" if speed is None else f"{speed:.2f}x")
 
 
-def relative_score(
-    report: Report, baseline: Report, task: str | None = None, score: str = "exact_match"
-) -> float | None:
-    """A score as a share of the baseline's; None if one is missing or the baseline's is 0.
+def relative_score(report: Report, baseline: Report, task: str | None = None, score: str = "score") -> float | None:
+    """A score as a share of the baseline's; None if one is missing or another metric, or the baseline's is 0.
 
     Args:
         report: the compressed model's.
         baseline: the FP16 model's.
         task: the task (None: the headline task of the two).
-        score: the name of the score, a field of ``Quality``.
+        score: the name of the score in ``Quality`` (default: the one that judges the task).
     """
     task = task or choose_headline_task([baseline, report])
     if task not in report.quality or task not in baseline.quality:
         return None
-    reference = getattr(baseline.quality[task], score)
-    return getattr(report.quality[task], score) / reference if reference else None
+    mine, other = report.quality[task], baseline.quality[task]
+    if mine.metric != other.metric or not getattr(other, score):
+        return None
+    return getattr(mine, score) / getattr(other, score)
 
 
 def comparable_reports(model: str, reports: Sequence[Report], task: str | None = None) -> list[Report]:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from vlmcomp.recipe import PRECISIONS, Recipe
 from vlmcomp.reporting.comparison import PairedComparison, compare
 from vlmcomp.reporting.statistics import Interval
-from vlmcomp.results.schema import Report, same_questions, same_timing_session
+from vlmcomp.results.schema import EXACT_MATCH, Report, same_questions, same_timing_session
 from vlmcomp.results.store import Predictions
 
 PredictionLoader = Callable[[Report], Mapping[str, Predictions]]  # the predictions of a report, by task
@@ -25,6 +25,16 @@ def list_tasks(reports: Sequence[Report]) -> list[str]:
 def choose_headline_task(reports: Sequence[Report]) -> str | None:
     """Default task that decides quality: the first of ``list_tasks``; None if no report has a score."""
     return next(iter(list_tasks(reports)), None)
+
+
+def metric_title(metric: str) -> str:
+    """The name of a score as the first words of a title."""
+    return metric[:1].upper() + metric[1:]
+
+
+def find_metric(reports: Sequence[Report], task: str | None) -> str:
+    """The score that judges ``task`` in ``reports``; exact match if none has it."""
+    return next((r.quality[task].metric for r in reports if task in r.quality), EXACT_MATCH)
 
 
 def headline_tasks(groups: Mapping[str, Sequence[Report]], task: str | None = None) -> dict[str, str | None]:

@@ -12,6 +12,10 @@ def text_table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def markdown_table(head: Sequence[str], lines: Sequence[Sequence[str]], left: int) -> str:
-    """Markdown table: the first ``left`` columns are left-aligned, the others right-aligned."""
+    """Markdown table: the first ``left`` columns are left-aligned, the others right-aligned.
+
+    A ``|`` in a cell, such as in the name of a task, is escaped.
+    """
     rule = [":--" if i < left else "--:" for i in range(len(head))]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *lines))
+    rows = ([cell.replace("|", "\\|") for cell in cells] for cells in (head, rule, *lines))
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)

@@ -50,8 +50,8 @@ class ModelResults:
             return None
         return speedup(found[0].latency, found[1].latency)  # FP16's speed over its own: the ratio of the times
 
-    def quality(self, steps: Steps = (), precision: str = "fp16", score: str = "exact_match") -> float | None:
-        """A score of the headline task as a share of FP16's."""
+    def quality(self, steps: Steps = (), precision: str = "fp16", score: str = "score") -> float | None:
+        """A score of the headline task as a share of FP16's, by default the one that judges the task."""
         found = self._with_baseline(steps, precision)
         return None if found is None else relative_score(*found, self.task, score)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
-from vlmcomp.reporting.comparison import Question, correct_by_question, difference
+from vlmcomp.reporting.comparison import Question, difference, scores_by_question
 from vlmcomp.reporting.grouping import PredictionLoader, choose_headline_task
 from vlmcomp.reporting.statistics import speed_interval
 from vlmcomp.results.schema import Report
@@ -82,24 +82,24 @@ def compare_latency(a: Report, b: Report) -> float:
 
 
 def quality_comparator(load_predictions: PredictionLoader, task: str) -> Comparator[Report]:
-    """Comparator of exact match on ``task`` by the paired interval of the predictions.
+    """Comparator of the score of ``task`` by the paired interval of the predictions.
 
     If one of the two has no predictions its noise is unknown, and only equal scores tie.
     """
-    by_report: dict[tuple[str, str], dict[Question, bool]] = {}
+    by_report: dict[tuple[str, str], dict[Question, float]] = {}
     interned: dict[Question, Question] = {}  # all reports share the questions: one copy of the texts
 
-    def correct(report: Report) -> dict[Question, bool]:
+    def scores(report: Report) -> dict[Question, float]:
         key = (report.hardware.slug, report.recipe)
         if key not in by_report:
-            found = correct_by_question(load_predictions(report).get(task, []))
-            by_report[key] = {interned.setdefault(question, question): right for question, right in found.items()}
+            found = scores_by_question(load_predictions(report).get(task, []))
+            by_report[key] = {interned.setdefault(question, question): score for question, score in found.items()}
         return by_report[key]
 
     def compare_quality(a: Report, b: Report) -> float:
-        if not correct(a) or not correct(b):
-            return a.quality[task].exact_match - b.quality[task].exact_match
-        found = difference(correct(b), correct(a))
+        if not scores(a) or not scores(b):
+            return a.quality[task].score - b.quality[task].score
+        found = difference(scores(b), scores(a))
         return found.value if found.significant else 0
 
     return compare_quality

@@ -103,14 +103,14 @@ def pareto_line(points: Sequence[Point]) -> tuple[Line, ...]:
 def quality_point(
     report: Report, x: float, x_bounds: Bounds, y: float, difference: Interval | None, on_frontier: bool
 ) -> Point:
-    """A point of exact match.
+    """A point of quality.
 
     Args:
         report: its report.
         x: the other axis.
         x_bounds: the interval of ``x``.
-        y: exact match in percent.
-        difference: of exact match to FP16, a share (None: unknown, or it is FP16).
+        y: the task's score in percent.
+        difference: of the score to FP16, a share (None: unknown, or it is FP16).
         on_frontier: whether it is on the frontier.
     """
     y_bounds = shifted_interval(y, difference, 100) if difference is not None else None

@@ -13,7 +13,7 @@ from vlmcomp.reporting.constraints import GOALS as GOALS
 from vlmcomp.reporting.constraints import Constraints
 from vlmcomp.reporting.constraints import parse_bytes as parse_bytes
 from vlmcomp.reporting.grid import comparable_reports
-from vlmcomp.reporting.grouping import PredictionLoader
+from vlmcomp.reporting.grouping import PredictionLoader, metric_title
 from vlmcomp.reporting.statistics import Interval, fewest_questions, speed_interval
 from vlmcomp.results.schema import Report
 
@@ -24,7 +24,7 @@ SizeEstimator = Callable[[str], tuple[Mapping[str, int], Mapping[str, int]]]  # 
 class Candidate:
     """One recipe and what is known of it.
 
-    ``required_bytes``: what must fit. ``difference``: of exact match to FP16, a share. ``speed``: of decoding relative
+    ``required_bytes``: what must fit. ``difference``: of the score to FP16, a share. ``speed``: of decoding relative
     to FP16, minus 1. Both are None if unknown. ``refused``: why it violates the constraints; empty if it does not.
     """
 
@@ -130,7 +130,7 @@ def recommend_from_reports(
     complete = [r for r in mine if r.error is None and r.size is not None and task in r.quality]
     candidates = tuple(_candidate(constraints, r, baseline, load_predictions, task) for r in complete)
     allowed = [c for c in candidates if not c.refused]
-    machine, samples = baseline.hardware, baseline.quality[task].samples
+    machine, samples, metric = baseline.hardware, baseline.quality[task].samples, baseline.quality[task].metric
     basis = f"measured on {machine.name} ({machine.slug}), {samples:,} questions of {task}"
     doubt = _doubt(constraints, samples)
     if not allowed:
@@ -138,7 +138,7 @@ def recommend_from_reports(
         return Recommendation(constraints, None, candidates, reason, "", basis, True)
     best = min(allowed, key=_memory_key if constraints.optimize_for == "memory" else _speed_key)
     reason = _reason(constraints, best, len(allowed), len(candidates)) + doubt
-    return Recommendation(constraints, best, candidates, reason, _cost(best), basis, True)
+    return Recommendation(constraints, best, candidates, reason, _cost(best, metric), basis, True)
 
 
 def recommend_from_size_estimates(
@@ -243,14 +243,14 @@ def _points(constraints: Constraints) -> str:
     return f"{constraints.max_accuracy_drop:g} point{'s' * (constraints.max_accuracy_drop != 1)}"
 
 
-def _cost(best: Candidate) -> str:
+def _cost(best: Candidate, metric: str) -> str:
     assert best.difference is not None
     weights, peak = format_bytes(best.weight_bytes), format_bytes(best.required_bytes)
     memory = f"Weights {weights}; answering took {peak} at its peak."
     if best.recipe == best.recipe.baseline:
         return f"{memory} It is the FP16 model itself: nothing is lost."
     value, low, high = best.difference.points()
-    quality = f"Exact match {value} points (95 %: {low} to {high})."
+    quality = f"{metric_title(metric)} {value} points (95 %: {low} to {high})."
     speed = "Its speed is not known: it was not timed in turns with FP16."
     if best.speed is not None:
         bounds = f"95 %: {1 + best.speed.low:.2f} to {1 + best.speed.high:.2f}"

@@ -1,8 +1,8 @@
-"""Reports as Markdown tables: results, exact match by question type, other tasks, and their circumstances."""
+"""Reports as Markdown tables: results, scores by question type, other tasks, and their circumstances."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from vlmcomp.data.bad_rows import format_skipped
 from vlmcomp.data.hub_tasks import HUB_TASKS
@@ -14,13 +14,16 @@ from vlmcomp.reporting.grouping import (
     comparable_groups,
     compare_to_baseline,
     find_baseline,
+    find_metric,
+    metric_title,
     sort_reports,
 )
 from vlmcomp.reporting.markdown import markdown_table
 from vlmcomp.reporting.statistics import Interval, percentile_95, speed_interval
-from vlmcomp.results.schema import RANDOM_WEIGHTS, Latency, Quality, Report
+from vlmcomp.results.schema import EXACT_MATCH, RANDOM_WEIGHTS, VQA_ACCURACY, Latency, Quality, Report
 
 _NONE = "–"
+_VQA_RULE = "VQA accuracy: that of the challenge; of up to four answers a question the share that agrees"
 _NUM_LEFT = 2  # the first columns, of words, are left-aligned
 
 
@@ -35,24 +38,25 @@ def results_table(
     Args:
         reports: one of the ``comparable_groups``.
         load_predictions: reads the predictions of a report.
-        columns: titles of the columns to show, in their order in the table (None: all).
+        columns: titles of the columns to show, as of a task of exact match, in the table's order (None: all).
         task: the headline task (None: the one that most of ``reports`` share).
     """
     task = task or choose_headline_task(reports)
     second = _second_task(reports, task)
-    head = _head(second)
+    head = _head(find_metric(reports, task), second, find_metric(reports, second))
+    names = _head(EXACT_MATCH, second, EXACT_MATCH)
     baseline = find_baseline(reports)
     lines = []
     for report in sort_reports(reports):
         cells = _result_cells(report, baseline, load_predictions, task, second)
         lines.append([f"`{report.recipe}`", *(cells or _failure_cells(report, len(head)))])
-    shown = [i for i, title in enumerate(head) if columns is None or title in columns]
+    shown = [i for i, title in enumerate(names) if columns is None or title in columns]
     table = [[line[i] for i in shown] for line in (head, *lines)]
     return markdown_table(table[0], table[1:], sum(i < _NUM_LEFT for i in shown))
 
 
 def question_type_table(reports: Sequence[Report], task: str | None = None) -> str:
-    """Exact match of one group by question type; the first row always gives the type's most frequent answer."""
+    """Scores of one group by question type; the first row always gives the type's most frequent answer."""
     task = task or choose_headline_task(reports)
     scored = [(r, r.quality[task]) for r in sort_reports(reports) if r.error is None and task in r.quality]
     if not scored:
@@ -60,13 +64,28 @@ def question_type_table(reports: Sequence[Report], task: str | None = None) -> s
     first = scored[0][1]
     types = list(first.samples_by_type)
     head = ("Recipe", *(f"{name} ({first.samples_by_type[name]})" for name in types))
-    lines = [["always the commonest answer", *(_percent(first.commonest_answer_by_type.get(t)) for t in types)]]
-    lines += [[f"`{r.recipe}`", *(_percent(q.exact_match_by_type.get(t)) for t in types)] for r, q in scored]
+    by_type = [_scores_by_type(quality, _type_metric(reports, task)) for _, quality in scored]
+    lines = [["always the commonest answer", *(_percent(by_type[0][1].get(t)) for t in types)]]
+    for (report, _), (scores, _) in zip(scored, by_type, strict=True):
+        lines.append([f"`{report.recipe}`", *(_percent(scores.get(t)) for t in types)])
     return markdown_table(head, lines, 1)
 
 
+def _type_metric(reports: Sequence[Report], task: str | None) -> str:
+    """The metric that is known by question type: exact match if a report of VQA accuracy has it of the whole alone."""
+    scores = [report.quality[task] for report in reports if task in report.quality]
+    return VQA_ACCURACY if all(quality.vqa_accuracy_by_type is not None for quality in scores) else EXACT_MATCH
+
+
+def _scores_by_type(quality: Quality, metric: str) -> tuple[Mapping[str, float], Mapping[str, float]]:
+    """The scores of a report, and those of always giving the commonest answer."""
+    if metric == VQA_ACCURACY:
+        return quality.vqa_accuracy_by_type or {}, quality.commonest_answer_vqa_by_type or {}
+    return quality.exact_match_by_type, quality.commonest_answer_by_type
+
+
 def other_tasks_table(reports: Sequence[Report], task: str | None = None) -> str:
-    """Scores that ``results_table`` lacks: of other tasks, and VQA accuracy where several people answered."""
+    """Scores that ``results_table`` lacks: of other tasks, and exact match where another score judges the task."""
     task = task or choose_headline_task(reports)
     shown = (task, _second_task(reports, task))
     complete = [r for r in sort_reports(reports) if r.error is None]
@@ -74,9 +93,9 @@ def other_tasks_table(reports: Sequence[Report], task: str | None = None) -> str
     columns: list[tuple[str, str, Callable[[Quality], float | None]]] = []
     for name, quality in first.items():
         if name not in shown:
-            columns.append((name, f"{name} exact match % ({quality.samples:,})", lambda q: q.exact_match))
-        if quality.vqa_accuracy is not None:
-            columns.append((name, f"{name} VQA accuracy %", lambda q: q.vqa_accuracy))
+            columns.append((name, f"{name} {quality.metric} % ({quality.samples:,})", lambda q: q.score))
+        if quality.metric != EXACT_MATCH:
+            columns.append((name, f"{name} exact match %", lambda q: q.exact_match))
     if not columns:
         return ""
     lines = []
@@ -95,6 +114,8 @@ def caption(reports: Sequence[Report]) -> str:
         parts.append("random weights: the architecture alone, without a quality score")
     parts.append(f"weights {report.source}" + (f" ({report.revision})" if report.revision else ""))
     parts += [_questions(q) for q in report.quality.values()]
+    if any(quality.metric == VQA_ACCURACY for quality in report.quality.values()):
+        parts.append(_VQA_RULE)
     parts += _timing_facts(report)
     if report.quality:
         scores = next(iter(report.quality.values()))
@@ -110,7 +131,7 @@ def _questions(quality: Quality) -> str:
 
 
 def results_section(reports: Sequence[Report], load_predictions: PredictionLoader, task: str | None = None) -> str:
-    """Every group as Markdown: caption, results, exact match by question type, and the other tasks.
+    """Every group as Markdown: caption, results, scores by question type, and the other tasks.
 
     Args:
         reports: any reports.
@@ -122,7 +143,8 @@ def results_section(reports: Sequence[Report], load_predictions: PredictionLoade
         headline = task or choose_headline_task(group)
         parts += [caption(group), results_table(group, load_predictions, task=headline)]
         if types := question_type_table(group, headline):
-            parts += [f"Exact match on {headline} in percent by type of question (number of questions):", types]
+            metric = metric_title(_type_metric(group, headline))
+            parts += [f"{metric} on {headline} in percent by type of question (number of questions):", types]
         if others := other_tasks_table(group, headline):
             parts += ["The other tasks (number of questions):", others]
     return "\n\n".join(parts) or "Nothing has been measured yet."
@@ -139,19 +161,20 @@ def _task_title(task: str) -> str:
     return known.title.partition(",")[0] if known else task
 
 
-def _head(second_task: str | None) -> list[str]:
+def _head(metric: str, second_task: str | None, second_metric: str) -> list[str]:
+    """The titles of the columns; ``metric`` and ``second_metric`` judge the headline task and the second one."""
     return [
         "Recipe",
         "What",
-        "Exact match %",
+        f"{metric_title(metric)} %",
         "Points to FP16 (95 %)",
         "Same answer as FP16 %",
-        "Right to wrong, wrong to right",
+        "Right to wrong, wrong to right" if metric == EXACT_MATCH else "Score less, more",
         "Composite %",
         "METEOR %",
         "ROUGE-1 %",
         "BERTScore %",
-        *([f"{_task_title(second_task)} exact match %"] if second_task else []),
+        *([f"{_task_title(second_task)} {second_metric} %"] if second_task else []),
         "Words an answer",
         "TTFT ms",
         "ms/token",
@@ -165,7 +188,7 @@ def _head(second_task: str | None) -> list[str]:
 
 def _failure_cells(report: Report, num_columns: int) -> list[str]:
     """The cells of a report without measurements, after its recipe."""
-    reason = " ".join((report.error or "not measured").split()).replace("|", "\\|")
+    reason = " ".join((report.error or "not measured").split())
     label = Recipe.parse(report.recipe).label
     return [f"{label}; failed: {reason}", *[_NONE] * (num_columns - _NUM_LEFT)]
 
@@ -203,12 +226,12 @@ def _quality_cells(
     found = compare_to_baseline(load_predictions, report, baseline, task) if quality and baseline else None
     second = report.quality.get(second_task) if second_task else None
     return [
-        _percent(quality.exact_match if quality else None),
+        _percent(quality.score if quality else None),
         _NONE if found is None else _points(found.difference),
         _percent(found.agreement if found else None),
         _NONE if found is None else f"{found.regressions}, {found.improvements}",
         *map(_percent, _text_scores(quality)),
-        *([_percent(second.exact_match if second else None)] if second_task else []),
+        *([_percent(second.score if second else None)] if second_task else []),
         f"{quality.answer_words:.2f}" if quality else _NONE,
     ]
 

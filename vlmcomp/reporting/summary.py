@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from vlmcomp.data.bad_rows import format_skipped
-from vlmcomp.results.schema import Quality, Report
+from vlmcomp.results.schema import EXACT_MATCH, Quality, Report
 
 
 def summary(report: Report) -> str:
-    """One line: the recipe's exact match by task, speed and size, or why it failed."""
+    """One line: the recipe's score by task, speed and size, or why it failed."""
     if report.error is not None or report.latency is None or report.size is None:
         return f"{report.recipe}: failed: {report.error}"
     scores = ", ".join(map(_format_scores, report.quality.values())) or report.weights
@@ -16,6 +16,6 @@ def summary(report: Report) -> str:
 
 
 def _format_scores(quality: Quality) -> str:
-    vqa = "" if quality.vqa_accuracy is None else f" (VQA accuracy {100 * quality.vqa_accuracy:.1f} %)"
+    metric = "" if quality.metric == EXACT_MATCH else f" {quality.metric}"
     left_out = f" ({format_skipped(quality.skipped_rows)})" if quality.skipped_rows else ""
-    return f"{quality.task} {100 * quality.exact_match:.1f} %{vqa}{left_out}"
+    return f"{quality.task} {100 * quality.score:.1f} %{metric}{left_out}"

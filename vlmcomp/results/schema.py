@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 SCHEMA_VERSION = 1
+EXACT_MATCH, VQA_ACCURACY = "exact match", "VQA accuracy"  # the scores that judge a task
 RANDOM_WEIGHTS = "random: architecture only"  # ``Report.weights`` of randomly initialized weights
 COMPONENTS = (
     "vision tower",
@@ -136,7 +137,8 @@ def speedup(before: Latency, after: Latency) -> float | None:
 class Quality:
     """Scores of one task, each from 0 to 1; the predictions are stored beside the report.
 
-    ``commonest_answer_by_type`` is the exact match of always giving the most common answer of a type.
+    ``metric`` names the one that judges the task: it is its ``score``. ``commonest_answer_by_type`` is the exact match
+    of always giving the most common answer of a type, ``commonest_answer_vqa_by_type`` the VQA accuracy of that.
     ``vqa_accuracy`` is the soft accuracy of the VQA challenge, for tasks with several reference answers a question: up
     to four answers the share of people who agree, beyond that 1 if four agree. Exact match is then against their most
     common answer. ``skipped_rows`` counts the rows of the user's files that could not be used.
@@ -160,7 +162,19 @@ class Quality:
     answer_words: float  # mean number of words in an answer
     rouge1_stemmed: bool = False
     vqa_accuracy: float | None = None
+    vqa_accuracy_by_type: dict[str, float] | None = None
+    commonest_answer_vqa_by_type: dict[str, float] | None = None
     skipped_rows: int = 0
+
+    @property
+    def metric(self) -> str:
+        """``VQA_ACCURACY`` where several people answered every question, else ``EXACT_MATCH``."""
+        return EXACT_MATCH if self.vqa_accuracy is None else VQA_ACCURACY
+
+    @property
+    def score(self) -> float:
+        """The value of ``metric``."""
+        return self.exact_match if self.vqa_accuracy is None else self.vqa_accuracy
 
 
 def same_questions(one: Quality, other: Quality) -> bool:
