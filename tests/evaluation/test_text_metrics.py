@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from vlmcomp.data.answer_matching import exact_match
-from vlmcomp.evaluation import text_metrics
+from vlmcomp.evaluation import text_metrics, unicode_words
 
 PAIRS = [
     ("The circle is red.", "The circle is red."),
@@ -54,6 +54,24 @@ def test_rouge_counts_words_not_order() -> None:
         0.0,
     ]
     assert text_metrics.rouge1([("one two", "one three")]) == [0.5]
+
+
+@pytest.mark.parametrize(
+    ("right", "half", "wrong"),
+    [("红色", "红蓝", "天空"), ("красный шар", "красный куб", "синий куб"), ("لون أحمر", "لون أزرق", "شكل آخر")],
+)
+def test_other_scripts_have_words_too(right: str, half: str, wrong: str) -> None:
+    pairs = [(right, right), (half, right), (wrong, right)]
+    assert text_metrics.rouge1(pairs) == [1.0, 0.5, 0.0]
+    same, partly, different = text_metrics.meteor(pairs)
+    assert same > partly > different == 0.0
+
+
+def test_words_of_ascii_are_those_of_rouge() -> None:
+    from rouge_score.tokenize import tokenize
+
+    for text in ("It's a red_ball, 3.5 cm!", "T-shirt\tnot\nshirt", "", "..."):
+        assert unicode_words.split(text) == [word for word in tokenize(text, None) if word]
 
 
 def test_bertscore_knows_same_near_and_far() -> None:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vlmcomp import files
+from vlmcomp.evaluation import unicode_words
 
 ENCODERS = ("auto", "minilm", "roberta-large")
 ROUGE_STEMMED = False  # the default of Hugging Face evaluate
@@ -72,24 +73,37 @@ def meteor(pairs: Sequence[tuple[str, str]]) -> list[float]:
 
     A single right word scores 0.5, since one matched chunk of one word carries the whole fragmentation penalty.
     nltk stems the words it has not matched before it looks for synonyms, so "car" matches "auto" but not
-    "automobile", whose stem is no word.
+    "automobile", whose stem is no word. Stems and synonyms are English; in scripts without spaces a word is one
+    character.
     """
     from nltk.tokenize import TreebankWordTokenizer
     from nltk.translate.meteor_score import single_meteor_score
 
-    split = TreebankWordTokenizer().tokenize
+    treebank = TreebankWordTokenizer()
     wordnet = load_wordnet().reader
-    return [
-        single_meteor_score(split(r.lower()), split(a.lower()), wordnet=wordnet) if a.strip() else 0.0 for a, r in pairs
-    ]
+
+    def split(text: str) -> list[str]:
+        return treebank.tokenize(unicode_words.separate(text.lower()))
+
+    return [single_meteor_score(split(r), split(a), wordnet=wordnet) if a.strip() else 0.0 for a, r in pairs]
 
 
 def rouge1(pairs: Sequence[tuple[str, str]]) -> list[float]:
-    """ROUGE-1 F of (answer, reference) pairs."""
+    """ROUGE-1 F of (answer, reference) pairs.
+
+    Words are ``unicode_words.split``; the tokenizer of rouge-score knows the letters a to z and scores others 0.
+    """
     from rouge_score.rouge_scorer import RougeScorer
 
-    scorer = RougeScorer(["rouge1"], use_stemmer=ROUGE_STEMMED)
+    scorer = RougeScorer(["rouge1"], tokenizer=_RougeTokenizer())
     return [scorer.score(r, a)["rouge1"].fmeasure for a, r in pairs]
+
+
+class _RougeTokenizer:
+    """What rouge-score takes as its tokenizer."""
+
+    def tokenize(self, text: str) -> list[str]:
+        return unicode_words.split(text)
 
 
 def bertscore(pairs: Sequence[tuple[str, str]], encoder: str = "auto") -> tuple[list[float], str]:
