@@ -116,7 +116,7 @@ CLAIMS = (
         "less than 2 % lost",
         lambda results: _quality_text(results, (), "int8"),
         _int8_within_tolerance,
-        "judged by the interval",
+        "judged by the 95 % interval",
     ),
     Claim(
         "INT8 ms/token",
@@ -152,7 +152,7 @@ CLAIMS = (
         "92 % kept",
         lambda results: _quality_text(results, (results.mlp_step,), "fp16"),
         _pruned_keeps_92_percent,
-        "judged by the interval: least squares makes up for what is removed",
+        "judged by the 95 % interval: least squares makes up for what is removed",
     ),
     Claim(
         "MLP neurons against heads",

@@ -160,7 +160,7 @@ def _quality_sentence(task: str, found: PairedComparison) -> str:
     value, low, high = found.difference.points()
     score = found.baseline_score + found.difference.value
     kept = found.retention
-    loss = found.loss + (f", {100 * kept.low:.1f} to {100 * kept.high:.1f} % kept" if kept else "")
+    loss = found.loss + (f", {100 * kept.low:.1f} to {100 * kept.high:.1f} % kept (95 %)" if kept else "")
     changes = f"{found.regressions} score less and {found.improvements} more ("
     if found.metric == EXACT_MATCH:
         changes = f"{found.regressions} went from right to wrong and {found.improvements} from wrong to right (McNemar "

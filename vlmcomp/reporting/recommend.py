@@ -17,6 +17,7 @@ from vlmcomp.reporting.grouping import PredictionLoader, metric_title
 from vlmcomp.reporting.statistics import Interval, fewest_questions, speed_interval
 from vlmcomp.results.schema import Report
 
+_MAY_LOSE = "it may lose"
 SizeEstimator = Callable[[str], tuple[Mapping[str, int], Mapping[str, int]]]  # model -> weight and peak build bytes
 
 
@@ -132,7 +133,7 @@ def recommend_from_reports(
     allowed = [c for c in candidates if not c.refused]
     machine, samples, metric = baseline.hardware, baseline.quality[task].samples, baseline.quality[task].metric
     basis = f"measured on {machine.name} ({machine.slug}), {samples:,} questions of {task}"
-    doubt = _doubt(constraints, samples)
+    doubt = _doubt(constraints, samples) if any(_MAY_LOSE in c.refused for c in candidates) else ""
     if not allowed:
         reason = _no_candidate(constraints, candidates) + doubt
         return Recommendation(constraints, None, candidates, reason, "", basis, True)
@@ -196,7 +197,7 @@ def _refusal(constraints: Constraints, required: int, difference: Interval | Non
     if difference is None:
         return "its answers are not recorded, so its loss is not known"
     if 100 * difference.low < -constraints.max_accuracy_drop:
-        return f"it may lose {-100 * difference.low:.1f} points"
+        return f"{_MAY_LOSE} {-100 * difference.low:.1f} points"
     if constraints.optimize_for == "speed" and speed is None:
         return "it was not timed in turns with FP16, so its speed is not known"
     return ""
