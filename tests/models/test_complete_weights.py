@@ -17,7 +17,8 @@ from vlmcomp.compression.pipeline import compress
 from vlmcomp.models import registry
 from vlmcomp.models.loading import load
 from vlmcomp.recipe import Recipe
-from vlmcomp.serving.variant_cache import VariantCache, cache_key, get_or_build
+from vlmcomp.serving.variant_cache import VariantCache
+from vlmcomp.serving.variants import cache_key, get_or_build
 
 NAME = "llava-shapes"
 BUNDLED = Path(registry.get_model_spec(NAME).name_or_path)
@@ -167,7 +168,7 @@ def test_an_incomplete_cached_variant_is_built_again(
     monkeypatch.setattr("vlmcomp.serving.variant_cache._verify", lambda *args: None)  # as if it had been written so
     assert get_or_build(recipe, "cpu", cache).recipe == recipe
     assert "norm.weight is missing" in caplog.text
-    assert cache.get(cache_key(recipe, "cpu"), "cpu", lambda text, fraction: None) is not None
+    assert cache.get(cache_key(recipe, "cpu"), checkpoint.load, lambda text, fraction: None) is not None
 
 
 def test_a_missing_shard_is_named(tmp_path: Path) -> None:

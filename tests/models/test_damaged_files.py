@@ -20,7 +20,8 @@ from vlmcomp.compression import checkpoint
 from vlmcomp.compression.pipeline import compress
 from vlmcomp.models import registry
 from vlmcomp.recipe import Recipe
-from vlmcomp.serving.variant_cache import VariantCache, get_or_build
+from vlmcomp.serving.variant_cache import VariantCache
+from vlmcomp.serving.variants import get_or_build
 
 NAME = "llava-1.5-7b"
 IMAGE = Path(__file__).resolve().parents[2] / "assets/examples/scene-6.png"

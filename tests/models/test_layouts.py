@@ -121,7 +121,7 @@ def test_missing_files_of_the_processor_are_named(
     folder = shutil.copytree(source("llava-1.5-7b")[0], tmp_path / "source")
     (folder / missing[0]).unlink()
     for name in missing[1:]:  # another file is there instead
-        (folder / name).write_bytes(b"")
+        (folder / name).write_bytes(b"\n")
     with pytest.raises(ValueError, match=sentence) as refused:
         load("llava-1.5-7b", folder)
     assert str(folder) in str(refused.value) and "\n" not in str(refused.value)

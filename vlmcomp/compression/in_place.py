@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import torch
 from PIL import Image
@@ -17,6 +18,7 @@ from vlmcomp.compression.quantization.quantize import (
     set_quantization_config,
 )
 from vlmcomp.compression.shape_checks import check_shapes
+from vlmcomp.data.calibration_data import short_digest
 from vlmcomp.feedback import Progress
 from vlmcomp.models import architecture, registry
 from vlmcomp.models.registry import ModelSpec
@@ -63,13 +65,17 @@ def prune_(
     parsed = _parse_steps(model, steps)
     _require_compressible(model)
     check_shapes(model, parsed, "fp16", str(model.device))
-    batches = _calibration_batches(model, calibration_data, processor, prompt_of)
+    samples = calibration_data if isinstance(calibration_data, torch.Tensor) else list(calibration_data)
+    batches = _calibration_batches(model, samples, processor, prompt_of)
 
     def report(fraction: float) -> None:
         if progress is not None:
             progress(f"pruning {steps}", fraction)
 
-    return prune_decoder_(model, parsed, batches, method, report)
+    pruned = prune_decoder_(model, parsed, batches, method, report)
+    if isinstance(samples, torch.Tensor):
+        return pruned
+    return [replace(result, calibration=f"{result.calibration}, {short_digest(samples)}") for result in pruned]
 
 
 def quantize_(model: PreTrainedModel, precision: str) -> None:
