@@ -164,7 +164,7 @@ def test_rounding_by_calibration_keeps_the_outputs_closer_than_rounding_to_neare
             linear.weight.data = rounding.rounded_weight(linear).dequantize()
         with torch.no_grad():
             found[kind] = float((model(input_ids=ids).logits - wanted).norm() / wanted.norm())
-    assert found["gptq"] < 0.9 * found["nearest"], found
+    assert found["gptq"] < 0.95 * found["nearest"], found
 
 
 def test_eight_bits_are_close_to_sixteen(built: Callable, samples: list) -> None:

@@ -46,15 +46,15 @@ def quantize(weight: torch.Tensor, gram: torch.Tensor, group_size: int) -> Round
     """
     weight, gram = weight.float(), gram.float()
     scale = choose_scales(weight, gram.diagonal(), group_size)
-    codes = round_columns(weight, gram, scale)
-    for other in (scale, choose_scales(weight, torch.ones_like(gram.diagonal()), group_size, clip=False)):
-        nearest = round_to_nearest(weight, other)
-        is_better = (
-            output_error(weight, RoundedWeight(nearest, other), gram)
-            < output_error(weight, RoundedWeight(codes, scale), gram)
-        )[:, None]
-        codes, scale = torch.where(is_better, nearest, codes), torch.where(is_better, other, scale)
-    return RoundedWeight(codes, scale)
+    unclipped = choose_scales(weight, torch.ones_like(gram.diagonal()), group_size, clip=False)
+    candidates = [
+        RoundedWeight(round_columns(weight, gram, scale), scale),
+        RoundedWeight(round_to_nearest(weight, scale), scale),
+        RoundedWeight(round_to_nearest(weight, unclipped), unclipped),
+    ]
+    errors = torch.stack([output_error(weight, candidate, gram) for candidate in candidates])
+    best, rows = errors.argmin(0), torch.arange(len(weight), device=weight.device)
+    return RoundedWeight(*(torch.stack(parts)[best, rows] for parts in zip(*candidates)))
 
 
 def choose_scales(
