@@ -86,7 +86,6 @@ def quantize_(
     *,
     processor: ProcessorMixin | None = None,
     prompt_of: str | None = None,
-    progress: Progress | None = None,
 ) -> None:
     """Quantize the decoder's Linears of a loaded model in place.
 
@@ -99,7 +98,6 @@ def quantize_(
         calibration_data: (image, question, answer) samples, or (N, T) token ids of plain text without padding.
         processor: of the model; needed for samples.
         prompt_of: registered model whose prompt format the samples get, as for ``prune_``.
-        progress: called with a text and the fraction done.
 
     Raises:
         ValueError: unknown family, decoder or precision, a library that is not installed, a width that the precision
@@ -115,25 +113,21 @@ def quantize_(
     require_backend(precision)
     _require_compressible(model)
     check_shapes(model, (), precision, str(model.device))
-    if (precision == W4A16) != (calibration_data is not None):
-        raise ValueError(f"calibration data is what w4a16 needs and no other precision: {precision} was given")
-    layers = architecture.decoder_layers(model)
+    if precision == W4A16 and calibration_data is None:
+        raise ValueError("w4a16 is rounded by calibration data: give calibration_data")
+    if precision != W4A16 and calibration_data is not None:
+        raise ValueError(f"{precision} needs no calibration data: leave it out")
 
     def quantize(layer: architecture.DecoderLayer) -> None:
         quantize_layer_(layer, precision, model.dtype)
 
-    def report(fraction: float) -> None:
-        if progress is not None:
-            progress(f"quantizing to {precision}", fraction)
-
     if calibration_data is None:
-        for index, layer in enumerate(layers):
+        for layer in architecture.decoder_layers(model):
             quantize(layer)
-            report((index + 1) / len(layers))
     else:
         batches = _calibration_batches(model, calibration_data, processor, prompt_of)
         callbacks = LayerCallbacks(on_exit=quantize)
-        prune_decoder_(model, (), batches, progress=report, callbacks=callbacks, group_size=gptq_group_size(model, ()))
+        prune_decoder_(model, (), batches, callbacks=callbacks, group_size=gptq_group_size(model, ()))
     set_quantization_config(model, precision, model.dtype)
 
 

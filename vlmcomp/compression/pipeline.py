@@ -30,7 +30,6 @@ from vlmcomp.models.dtypes import round_to_float16
 from vlmcomp.models.loading import DenseModel, SequentialLoader, load
 from vlmcomp.models.vlm import VLM
 from vlmcomp.recipe import W4A16, Recipe, base_precision, precision_title
-from vlmcomp.results.schema import PruningResult
 
 
 def compress(
@@ -74,9 +73,7 @@ def compress(
     loader.load_non_decoder()
     vlm = _uncompressed_vlm(dense, recipe, spec, loader.dtype)
     if recipe.needs_calibration:
-        pruned = _prune(vlm, loader, calibration_data, method, report)
-        note = f", {format_skipped(skipped_rows)}" if skipped_rows else ""
-        vlm.pruned = [replace(result, calibration=f"{result.calibration}{note}") for result in pruned]
+        _prune(vlm, loader, calibration_data, skipped_rows, method, report)
     else:
         _load_and_quantize_layers(vlm, loader, report)
     if recipe.precision != "fp16":
@@ -109,10 +106,11 @@ def _prune(
     vlm: VLM,
     loader: SequentialLoader,
     calibration_data: Iterable[tuple[Image.Image, str, str]] | None,
+    skipped_rows: int,
     method: PruningMethod | None,
     report: Progress,
-) -> list[PruningResult]:
-    """Prune and round the model of ``vlm`` as its recipe says, and quantize it layer by layer."""
+) -> None:
+    """Prune and round the model of ``vlm`` as its recipe says, quantize it layer by layer, and record what was done."""
     if vlm.recipe.visual_tokens_pruned:
         attach_(vlm.model, vlm.recipe.visual_tokens_pruned)
     report("calibrating", 0.1)
@@ -123,11 +121,11 @@ def _prune(
     progress = _layer_progress(report, vlm.recipe)
     group_size = gptq_group_size(vlm.model, vlm.recipe.steps) if vlm.recipe.precision == W4A16 else None
     pruned = prune_decoder_(vlm.model, vlm.recipe.steps, batches, method, progress, callbacks, group_size)
+    note = "" if calibration_data is None else f", {short_digest(samples)}"
+    note += f", {format_skipped(skipped_rows)}" if skipped_rows else ""
+    vlm.pruned = [replace(result, calibration=f"{result.calibration}{note}") for result in pruned]
     if group_size:
-        vlm.quantization_backend += f", groups of {group_size}, calibrated on {summarize(batches)}"
-    if calibration_data is None:
-        return pruned
-    return [replace(result, calibration=f"{result.calibration}, {short_digest(samples)}") for result in pruned]
+        vlm.quantization_backend += f", groups of {group_size}, calibrated on {summarize(batches)}{note}"
 
 
 def _load_and_quantize_layers(vlm: VLM, loader: SequentialLoader, report: Progress) -> None:
