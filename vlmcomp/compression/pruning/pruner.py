@@ -92,7 +92,7 @@ def prune_decoder_(
     method = method or PruningMethod()
     plans = plan_steps(model, steps)
     if not batches:
-        raise ValueError("pruning and rounding by GPTQ need calibration sequences: none were given")
+        raise ValueError("pruning needs calibration sequences, and so does rounding by GPTQ: none were given")
     token_results = [_visual_tokens_result(step, method, batches) for step in steps if step.target == "vis"]
     is_complete = method.reconstruct or group_size is not None
     all_plans = _with_reconstruction_plans(model, steps, plans, group_size is not None) if is_complete else plans

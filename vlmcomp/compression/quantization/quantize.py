@@ -109,6 +109,7 @@ def _fake_quantize_torchao(weight: torch.Tensor) -> torch.Tensor:
 def set_quantization_config(model: PreTrainedModel, precision: str, dtype: torch.dtype) -> None:
     """Mark ``model`` as quantized for transformers, so that ``save_pretrained`` writes a checkpoint it can load."""
     quantized: Any = model
+    config: Any
     if precision in pack_quantized.PRECISIONS:
         config = pack_quantized.quantization_config(model)
         quantized.hf_quantizer = pack_quantized.PackQuantizer(config)

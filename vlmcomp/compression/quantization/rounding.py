@@ -68,5 +68,6 @@ def rounded_weight(linear: nn.Linear) -> gptq.RoundedWeight:
     weight = linear.weight.detach().float()
     scale = getattr(linear, _SCALES, None)
     if scale is None:
-        scale = gptq.choose_scales(weight, weight.new_ones(weight.shape[1]), gptq.group_size([linear.in_features]))
+        equal = weight.new_ones(weight.shape[1])
+        scale = gptq.choose_scales(weight, equal, gptq.group_size([linear.in_features]), clip=False)
     return gptq.RoundedWeight(gptq.round_to_nearest(weight, scale), scale)
