@@ -48,6 +48,10 @@ def test_parse_inverts_str(steps: tuple[PruningStep, ...], precision: str) -> No
         ("llava-shapes/int4-ao", "llava-shapes/int4-torchao"),
         ("llava-shapes/torchao", "llava-shapes/int8-torchao"),
         ("llava-shapes/fp16-torchao", "llava-shapes/fp16"),
+        ("llava-shapes/W4A16", "llava-shapes/w4a16"),
+        ("llava-shapes/glu30+gptq", "llava-shapes/glu30+w4a16"),
+        ("llava-shapes/heads25+w8a8", "llava-shapes/heads25+w8a16"),
+        ("llava-shapes/w4a16-torchao", "llava-shapes/w4a16"),
     ],
 )
 def test_a_wrong_spelling_names_the_right_one(text: str, nearest: str) -> None:
@@ -75,7 +79,7 @@ def test_names_for_people_and_for_urls_tell_the_libraries_apart() -> None:
     assert other.slug == "llava-shapes--glu30-int4-torchao" and other.technique == one.technique == "combined"
     recipes = [Recipe("llava-shapes", steps, p) for steps in _STEPS for p in PRECISIONS]
     assert len({recipe.slug for recipe in recipes}) == len(recipes)
-    assert [base_precision(p) for p in PRECISIONS] == ["fp16", "int8", "int4", "int8", "int4"]
+    assert [base_precision(p) for p in PRECISIONS] == ["fp16", *["int8", "int4"] * 3]
 
 
 def test_the_zoo_refuses_what_the_anatomy_cannot_do() -> None:

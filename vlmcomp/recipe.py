@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 BASE_PRECISIONS = ("fp16", "int8", "int4")
 TORCHAO = "torchao"  # the library that quantizes instead of bitsandbytes
-PRECISIONS = (*BASE_PRECISIONS, *(f"{base}-{TORCHAO}" for base in BASE_PRECISIONS[1:]))
+W8A16 = "w8a16"
+W4A16 = "w4a16"  # rounded by calibration data
+PRECISIONS = (*BASE_PRECISIONS, *(f"{base}-{TORCHAO}" for base in BASE_PRECISIONS[1:]), W8A16, W4A16)
 LLM_INT8_THRESHOLD = 6.0  # of LLM.int8() (Dettmers et al., arXiv 2208.07339): larger activations stay in 16 bits
 PRUNING_TARGETS = ("vis", "heads", "glu", "ffn")  # in the order in which they are applied
 _PRECISION_TITLES = {
@@ -20,6 +22,8 @@ _PRECISION_TITLES = {
     "int4": "INT4 (NF4)",
     "int8-torchao": "INT8 (torchao)",
     "int4-torchao": "INT4 (torchao)",
+    W8A16: "INT8 (W8A16)",
+    W4A16: "INT4 (GPTQ, W4A16)",
 }
 _TARGET_TITLES = {"vis": "image tokens", "heads": "heads", "glu": "GLU", "ffn": "FFN"}
 _TECHNIQUES = {"vis": "tokens pruned", "heads": "heads pruned", "glu": "MLP pruned", "ffn": "MLP pruned"}
@@ -118,6 +122,11 @@ class Recipe:
         return Recipe(self.model)
 
     @property
+    def needs_calibration(self) -> bool:
+        """Whether calibration data decides something: pruning steps, or rounding by GPTQ."""
+        return bool(self.steps) or self.precision == W4A16
+
+    @property
     def visual_tokens_pruned(self) -> int:
         """Percent of the image tokens that are removed."""
         return next((step.percent for step in self.steps if step.target == "vis"), 0)
@@ -143,8 +152,8 @@ class Recipe:
 
 
 def base_precision(precision: str) -> str:
-    """``fp16``, ``int8`` or ``int4``, whichever library quantizes."""
-    return precision.removesuffix(f"-{TORCHAO}")
+    """``fp16``, ``int8`` or ``int4``, whichever library quantizes and however weights are rounded."""
+    return {W8A16: "int8", W4A16: "int4"}.get(precision, precision.removesuffix(f"-{TORCHAO}"))
 
 
 def precision_title(precision: str) -> str:
@@ -152,7 +161,7 @@ def precision_title(precision: str) -> str:
     return _PRECISION_TITLES[precision]
 
 
-_ALIASES = {"nf4": "int4", "bf16": "fp16"}
+_ALIASES = {"nf4": "int4", "bf16": "fp16", "gptq": W4A16, "w4": W4A16, "w8": W8A16}
 _PRECISION_PREFIXES = ("fp", "int", "bf", "nf")
 _TORCHAO_WORD = re.compile(r"torch[-_ ]?a?o?|(?<![a-z])ao(?![a-z])")
 
@@ -162,15 +171,16 @@ def _closest_recipe(model: str, rest: str) -> str:
     steps: dict[str, PruningStep] = {}
     words, num_torchao = _TORCHAO_WORD.subn(" ", rest.lower())
     base = "int8" if num_torchao else "fp16"
+    plain = (*BASE_PRECISIONS, W8A16, W4A16)
     for word in re.split(r"[+,_ -]+", words):
         if step := _closest_step(word):
             steps[step.target] = step
-        elif precisions := difflib.get_close_matches(_ALIASES.get(word, word), BASE_PRECISIONS, 1, 0.6):
+        elif precisions := difflib.get_close_matches(_ALIASES.get(word, word), plain, 1, 0.6):
             base = precisions[0]
     if "glu" in steps:
         steps.pop("ffn", None)
     in_order = sorted(steps.values(), key=lambda step: PRUNING_TARGETS.index(step.target))
-    precision = f"{base}-{TORCHAO}" if num_torchao and base != "fp16" else base
+    precision = f"{base}-{TORCHAO}" if num_torchao and base in BASE_PRECISIONS[1:] else base
     return str(Recipe(model if _MODEL.fullmatch(model) else "llava-shapes", tuple(in_order), precision))
 
 

@@ -15,7 +15,7 @@ from vlmcomp.compression.pipeline import compress
 from vlmcomp.compression.quantization import torchao as torchao_tensors
 from vlmcomp.models import architecture
 from vlmcomp.models.vlm import VLM
-from vlmcomp.recipe import PRECISIONS, Recipe
+from vlmcomp.recipe import PRECISIONS, W4A16, Recipe
 
 
 @pytest.fixture
@@ -47,9 +47,10 @@ def test_pruned_in_place_is_what_compress_builds(steps: str, dense: VLM, samples
 
 
 @pytest.mark.parametrize("precision", PRECISIONS[1:])
-def test_quantized_in_place_is_what_compress_builds(precision: str, dense: VLM) -> None:
-    quantize_(dense.model, precision)
-    compressed = compress(Recipe.parse(f"llava-shapes/{precision}"), device="cpu").model
+def test_quantized_in_place_is_what_compress_builds(precision: str, dense: VLM, samples: list) -> None:
+    data = samples if precision == W4A16 else None
+    quantize_(dense.model, precision, data, processor=dense.processor)
+    compressed = compress(Recipe.parse(f"llava-shapes/{precision}"), device="cpu", calibration_data=data).model
     _assert_same_weights(dense.model, compressed)
     mine, theirs = dense.model.config.quantization_config, compressed.config.quantization_config
     assert mine.to_dict() == theirs.to_dict() and dense.model.is_quantized
@@ -99,6 +100,10 @@ def test_what_is_missing_or_too_late_is_named(samples: list) -> None:
         prune_(model, "glu50", samples)
     with pytest.raises(ValueError, match="unknown precision 'nf3'"):
         quantize_(model, "nf3")
+    with pytest.raises(ValueError, match="w4a16 is rounded by calibration data: give calibration_data"):
+        quantize_(model, "w4a16")
+    with pytest.raises(ValueError, match="w8a16 needs no calibration data"):
+        quantize_(model, "w8a16", token_ids())
     quantize_(model, "int8")
     for change in (lambda: prune_(model, "glu50", token_ids()), lambda: quantize_(model, "int4")):
         with pytest.raises(ValueError, match="already quantized"):

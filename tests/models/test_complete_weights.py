@@ -79,7 +79,7 @@ def test_tensors_that_do_not_fit_are_refused_by_name(steps: str, name: str, fold
     assert str(folder) in str(refused.value) and "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("steps", ["fp16", "int8", "int4", "int8-torchao", "int4-torchao"])
+@pytest.mark.parametrize("steps", ["fp16", "int8", "int4", "int8-torchao", "int4-torchao", "w8a16", "w4a16"])
 def test_every_kind_of_tensor_is_needed(steps: str, folders: Callable, tmp_path: Path) -> None:
     names: list[str] = []
     edited_copy(folders(steps), tmp_path / "names", names.extend)
@@ -92,7 +92,7 @@ def test_every_kind_of_tensor_is_needed(steps: str, folders: Callable, tmp_path:
     assert index == {"fp16": 0, "int8": 1, "int4": 5}.get(steps, 2)
 
 
-@pytest.mark.parametrize("steps", ["int8", "int4", "int8-torchao", "int4-torchao"])
+@pytest.mark.parametrize("steps", ["int8", "int4", "int8-torchao", "int4-torchao", "w8a16", "w4a16"])
 def test_packed_tensors_of_another_shape_are_refused(steps: str, folders: Callable, tmp_path: Path) -> None:
     names: list[str] = []
     edited_copy(folders(steps), tmp_path / "names", names.extend)
@@ -119,6 +119,9 @@ def test_a_recipe_file_of_another_build_is_refused(folders: Callable, tmp_path: 
         ("int8", "int4"),
         ("int4", "int8"),
         ("int8", "int4-torchao"),
+        ("int8", "w4a16"),
+        ("w4a16", "int4-torchao"),
+        ("w4a16", "w8a16"),
     ):
         folder = shutil.copytree(folders(steps), tmp_path / f"{steps} as {other}")
         shutil.copy(folders(other) / checkpoint.FILE, folder)

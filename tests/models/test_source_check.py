@@ -88,7 +88,7 @@ def test_quantized_weights_without_a_description_are_refused(dtype: torch.dtype,
         compress(Recipe.parse(f"{NAME}/fp16"), device="cpu", source=str(folder))
 
 
-@pytest.mark.parametrize("precision", ["int8", "int4", "int8-torchao", "int4-torchao"])
+@pytest.mark.parametrize("precision", ["int8", "int4", "int8-torchao", "int4-torchao", "w8a16", "w4a16"])
 def test_what_transformers_has_quantized_is_refused(precision: str, tiny: Path, tmp_path: Path) -> None:
     """Our checkpoints without their recipe are such folders."""
     vlm = compress(Recipe.parse(f"{NAME}/{precision}"), device="cpu", source=str(tiny))

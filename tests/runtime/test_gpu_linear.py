@@ -29,6 +29,8 @@ FORMS = {
     "int4": Nf4Linear,
     "int8-torchao": TorchaoInt8Linear,
     "int4-torchao": TorchaoInt4Linear,
+    "w8a16": TorchaoInt8Linear,
+    "w4a16": TorchaoInt4Linear,
 }
 
 

@@ -85,10 +85,12 @@ def test_a_gpu_without_a_kernel_for_int4_says_what_to_do(monkeypatch: pytest.Mon
     gpu, config = torch.device("cuda"), RuntimeConfig()
     monkeypatch.setattr(dispatch, "triton_available", lambda device: False)
     monkeypatch.setattr(dispatch.importlib.util, "find_spec", lambda name: None)
-    assert not dispatch.supports_precision("int4-torchao", gpu)
-    with pytest.raises(ValueError, match=r"requires Triton.*use int4 or int8-torchao"):
-        dispatch.select_kernel("int4-torchao", gpu, config)
-    assert all(dispatch.select_kernel(p, gpu, config) == "" for p in PRECISIONS if p != "int4-torchao")
+    for precision, instead in (("int4-torchao", "int4 or int8-torchao"), ("w4a16", "w8a16")):
+        assert not dispatch.supports_precision(precision, gpu)
+        with pytest.raises(ValueError, match=rf"{precision} .*requires Triton.*use {instead}"):
+            dispatch.select_kernel(precision, gpu, config)
+    others = set(PRECISIONS) - {"int4-torchao", "w4a16"}
+    assert all(dispatch.select_kernel(p, gpu, config) == "" for p in others)
     monkeypatch.setattr(dispatch.importlib.util, "find_spec", lambda name: object())  # mslk
     assert dispatch.select_kernel("int4-torchao", gpu, config) == ""
 

@@ -27,7 +27,7 @@ def test_activations_in_16_bits_are_summed_in_32(dtype: torch.dtype) -> None:
     x, codes, scale = torch.randn(2, 160).to(dtype), torch.randint(-127, 128, (24, 160)), torch.rand(24)
     small = torchao_tensors.to_int4(torch.randn(24, 160))
     pairs = (
-        gemv_int4.pack_int4(torchao_tensors.unpack_int4(small)),
+        gemv_int4.pack_int4(torchao_tensors.unpack_int4(small), torchao_tensors.GROUP_SIZE),
         gemv_int4.pack_scales_and_zeros(small.scale.t(), small.zero_point.t()),
     )
     halves = gemv_int4.deinterleave(x, torchao_tensors.GROUP_SIZE // 2)
@@ -53,17 +53,21 @@ def test_int8(outputs: int, inputs: int) -> None:
     assert _close(gemv.multiply_int8(x, packed, scale), x @ dense.t(), 1e-3)
 
 
-@pytest.mark.parametrize(("outputs", "inputs"), SIZES)
-def test_int4(outputs: int, inputs: int) -> None:
-    x, small = torch.randn(2, inputs), torchao_tensors.to_int4(torch.randn(outputs, inputs))
-    codes, (scale, zero) = torchao_tensors.unpack_int4(small), (part.t() for part in (small.scale, small.zero_point))
-    packed, both = gemv_int4.pack_int4(codes), gemv_int4.pack_scales_and_zeros(scale, zero)
-    assert torch.equal(gemv_int4.unpack_int4(packed).int(), codes)
+@pytest.mark.parametrize("group_size", [32, 64, 128])
+@pytest.mark.parametrize(("outputs", "inputs"), [*SIZES, (10, 128), (6, 1152)])
+def test_int4(outputs: int, inputs: int, group_size: int) -> None:
+    if inputs % group_size:
+        pytest.skip("no whole number of groups")
+    x, codes = torch.randn(2, inputs), torch.randint(0, 16, (outputs, inputs), dtype=torch.int32)
+    scale, zero = torch.randn(2, outputs, inputs // group_size).bfloat16().unbind()
+    small = torchao_tensors.make_int4(codes, scale, zero)
+    packed, both = gemv_int4.pack_int4(codes, group_size), gemv_int4.pack_scales_and_zeros(scale, zero)
+    assert torch.equal(gemv_int4.unpack_int4(packed, group_size).int(), codes)
     assert all(map(torch.equal, gemv_int4.unpack_scales_and_zeros(both), (scale, zero)))
     dense = torchao_tensors.dequantize(small)
     assert _close(gemv_int4.dequantize_int4(packed, both, torch.float32), dense)
     assert _close(
-        gemv_int4.multiply_int4(gemv_int4.deinterleave(x, torchao_tensors.GROUP_SIZE // 2), packed, both),
+        gemv_int4.multiply_int4(gemv_int4.deinterleave(x, group_size // 2), packed, both),
         x @ dense.t(),
         3e-4,
     )

@@ -100,7 +100,7 @@ def test_hooks_and_answers_of_variants_that_share_do_not_mix(built, samples: lis
         assert [answers_of[name, number] for number in range(len(samples))] == wanted
 
 
-@pytest.mark.parametrize("name", ["fp16", "int8", "int4", "glu30+int8", "heads25+glu30+int4"])
+@pytest.mark.parametrize("name", ["fp16", "int8", "int4", "w8a16", "glu30+int8", "heads25+glu30+int4"])
 def test_sizes_are_known_before_anything_is_built(built, name: str) -> None:
     recipe = Recipe.parse(f"llava-shapes/{name}")
     real, guess = weight_bytes(built(str(recipe)).model), estimate_weight_bytes(recipe)

@@ -205,8 +205,9 @@ def compress(
     Args:
         recipe: what to do, such as ``"llava-shapes/glu30+int8"``, or a model name if ``steps`` are given.
         steps: pruning steps and precision, such as ``"glu30+int8"``.
-        calibration_data: samples to prune by: a JSON Lines file with ``image``, ``question`` and ``answer``, or an
-            iterable of such triples. Default: generated scenes of shapes. At least 2 samples; 256 or more are better.
+        calibration_data: samples to prune and round by: a JSON Lines file with ``image``, ``question`` and ``answer``,
+            or an iterable of such triples. Default: generated scenes of shapes. At least 2 samples; 256 or more are
+            better.
         bad_rows: what to do with rows of the calibration data that cannot be used: ``"error"``, or ``"skip"``, which
             counts them in ``Model.pruning``.
         device: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``. Default: a GPU if there is one.
@@ -233,8 +234,8 @@ def compress(
     """
     parsed = parse_recipe(recipe, steps)
     registry.validate_recipe(parsed)
-    if calibration_data is not None and not parsed.steps:
-        raise ValueError(f"{parsed} removes nothing: calibration data is for recipes that prune")
+    if calibration_data is not None and not parsed.needs_calibration:
+        raise ValueError(f"{parsed} removes nothing: calibration data is for recipes that prune, and for w4a16")
     hardware.get_hardware(device)  # raises if the GPU does not exist
     samples, skipped = (None, []) if calibration_data is None else read_calibration(calibration_data, bad_rows)
     vlm = pipeline.compress(

@@ -16,7 +16,7 @@ def check_compress(args: argparse.Namespace) -> None:
     in use or cannot be written."""
     recipe = Recipe.parse(args.recipe)
     registry.with_prompt_template(registry.validate_recipe(recipe), args.prompt_template)
-    if args.calibration_data and not recipe.steps:
+    if args.calibration_data and not recipe.needs_calibration:
         raise ValueError(f"{recipe} prunes nothing: remove --calibration-data")
     files.check_new_folder(Path(args.out))
 

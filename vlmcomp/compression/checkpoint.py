@@ -21,10 +21,10 @@ from transformers import (
 
 from vlmcomp import files
 from vlmcomp.compression.pruning import heads
-from vlmcomp.compression.quantization import stored_tensors
+from vlmcomp.compression.quantization import pack_quantized, stored_tensors
 from vlmcomp.compression.quantization import torchao as torchao_tensors
 from vlmcomp.compression.quantization.bitsandbytes import is_cpu_repacked, silence_bitsandbytes
-from vlmcomp.compression.quantization.quantize import require_backend
+from vlmcomp.compression.quantization.quantize import require_backend, set_quantization_config
 from vlmcomp.compression.visual_tokens import pruner as token_pruner
 from vlmcomp.hardware import default_device
 from vlmcomp.models import processor, registry, weight_files
@@ -136,15 +136,20 @@ def _transformers_config(model: PreTrainedModel) -> Iterator[None]:
         model.config.text_config = text_config
 
 
-def _model_class(config: PreTrainedConfig) -> Any:
-    """The class of a checkpoint with ``config``: transformers' own, or a subclass with narrowed attention."""
+def _model_class(config: PreTrainedConfig, packed: pack_quantized.PackQuantizedConfig | None = None) -> Any:
+    """The class of a checkpoint with ``config``: transformers' own, or a subclass with narrowed attention or with the
+    tensors of ``packed`` weights."""
     original: Any = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
-    if not hasattr(config.get_text_config(), heads.HEADS_CONFIG_KEY):
+    has_narrow_attention = hasattr(config.get_text_config(), heads.HEADS_CONFIG_KEY)
+    if not has_narrow_attention and packed is None:
         return original
 
     def init(self: PreTrainedModel, config: Any, *args: Any, **kwargs: Any) -> None:
         original.__init__(self, config, *args, **kwargs)
-        heads.narrow_meta_attention(self)
+        if has_narrow_attention:
+            heads.narrow_meta_attention(self)
+        if packed is not None:
+            pack_quantized.expect_stored_(self, packed)
 
     return type(original.__name__, (original,), {"__init__": init, "__module__": original.__module__})
 
@@ -201,12 +206,29 @@ def _load_model(folder: Path, family: str, precision: str, dtype: torch.dtype, d
         raise UnusableWeights(f"{FILE} is of a {family} model, and config.json of a {config.model_type} model")
     if (precision == "fp16") != (getattr(config, "quantization_config", None) is None):
         raise UnusableWeights(f"{FILE} says {precision}, and config.json describes other weights")
+    if precision in pack_quantized.PRECISIONS:
+        return _load_packed(folder, config, precision, dtype, device)
     model_class = _model_class(config)
     if precision != "fp16" and (stored := weight_files.stored_tensors(folder)):
         with torch.device("meta"):
             skeleton = model_class._from_config(config)
         stored_tensors.check(stored, skeleton, precision)
     return load_complete(model_class, folder, dtype=dtype, device_map={"": device}).eval()
+
+
+def _load_packed(
+    folder: Path, config: PreTrainedConfig, precision: str, dtype: torch.dtype, device: str
+) -> PreTrainedModel:
+    """The model of a ``pack-quantized`` checkpoint, which transformers would make dense at its first forward pass."""
+    packed = pack_quantized.PackQuantizedConfig.read(config.quantization_config)
+    if packed.precision != precision:
+        raise UnusableWeights(f"{FILE} says {precision}, and config.json describes {packed.precision}")
+    del config.quantization_config
+    model_class = _model_class(config, packed)
+    model = load_complete(model_class, folder, config=config, dtype=dtype, device_map={"": device}).eval()
+    pack_quantized.unpack_stored_(model)
+    set_quantization_config(model, precision, dtype)
+    return model
 
 
 def _read_metadata(folder: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from PIL import Image
 from transformers import PreTrainedModel, ProcessorMixin
 
 from vlmcomp.compression.calibration import CalibrationBatch, calibration_batches, text_batches
+from vlmcomp.compression.layerwise import LayerCallbacks
 from vlmcomp.compression.pruning.pruner import PruningMethod, prune_decoder_
 from vlmcomp.compression.quantization.quantize import (
     BACKENDS,
@@ -17,13 +18,13 @@ from vlmcomp.compression.quantization.quantize import (
     require_backend,
     set_quantization_config,
 )
-from vlmcomp.compression.shape_checks import check_shapes
+from vlmcomp.compression.shape_checks import check_shapes, gptq_group_size
 from vlmcomp.data.calibration_data import short_digest
 from vlmcomp.feedback import Progress
 from vlmcomp.models import architecture, registry
 from vlmcomp.models.registry import ModelSpec
 from vlmcomp.models.vlm import VLM
-from vlmcomp.recipe import PRECISIONS, PruningStep, Recipe
+from vlmcomp.recipe import PRECISIONS, W4A16, PruningStep, Recipe
 from vlmcomp.results.schema import PruningResult
 
 
@@ -78,18 +79,30 @@ def prune_(
     return [replace(result, calibration=f"{result.calibration}, {short_digest(samples)}") for result in pruned]
 
 
-def quantize_(model: PreTrainedModel, precision: str) -> None:
+def quantize_(
+    model: PreTrainedModel,
+    precision: str,
+    calibration_data: Iterable[tuple[Image.Image, str, str]] | torch.Tensor | None = None,
+    *,
+    processor: ProcessorMixin | None = None,
+    prompt_of: str | None = None,
+) -> None:
     """Quantize the decoder's Linears of a loaded model in place.
 
     ``save_pretrained`` then writes a quantized checkpoint that transformers can load.
 
     Args:
         model: with its weights on one device, not quantized.
-        precision: "int8" or "int4" (bitsandbytes), "int8-torchao" or "int4-torchao".
+        precision: "int8" or "int4" (bitsandbytes), "int8-torchao" or "int4-torchao", "w8a16", or "w4a16", which needs
+            calibration data.
+        calibration_data: (image, question, answer) samples, or (N, T) token ids of plain text without padding.
+        processor: of the model; needed for samples.
+        prompt_of: registered model whose prompt format the samples get, as for ``prune_``.
 
     Raises:
         ValueError: unknown family, decoder or precision, a library that is not installed, a width that the precision
-            does not support, or a quantized model. No weight has been changed then.
+            does not support, a quantized model, or calibration data that is missing, not needed or invalid. No weight
+            has been changed then.
 
     Example:
         >>> quantize_(model, "int4")
@@ -100,8 +113,21 @@ def quantize_(model: PreTrainedModel, precision: str) -> None:
     require_backend(precision)
     _require_compressible(model)
     check_shapes(model, (), precision, str(model.device))
-    for layer in architecture.decoder_layers(model):
+    if precision == W4A16 and calibration_data is None:
+        raise ValueError("w4a16 is rounded by calibration data: give calibration_data")
+    if precision != W4A16 and calibration_data is not None:
+        raise ValueError(f"{precision} needs no calibration data: leave it out")
+
+    def quantize(layer: architecture.DecoderLayer) -> None:
         quantize_layer_(layer, precision, model.dtype)
+
+    if calibration_data is None:
+        for layer in architecture.decoder_layers(model):
+            quantize(layer)
+    else:
+        batches = _calibration_batches(model, calibration_data, processor, prompt_of)
+        callbacks = LayerCallbacks(on_exit=quantize)
+        prune_decoder_(model, (), batches, callbacks=callbacks, group_size=gptq_group_size(model, ()))
     set_quantization_config(model, precision, model.dtype)
 
 

@@ -38,10 +38,18 @@ class LayerCallbacks:
 
 @dataclass(frozen=True)
 class LayerEdit:
-    """A Linear of every layer whose inputs are recorded, and the change made to the layer with their statistics."""
+    """A Linear of every layer whose inputs are recorded, and the change made to the layer with their statistics.
+
+    Attributes:
+        target_linear: the Linear.
+        apply: makes the change.
+        has_targets: the statistics cover target outputs too, not the inputs alone; only ``o_proj`` and ``down_proj``
+            have them.
+    """
 
     target_linear: Callable[[architecture.DecoderLayer], nn.Linear]
     apply: Callable[[architecture.DecoderLayer, ActivationStats], None]
+    has_targets: bool = True
 
 
 @torch.no_grad()
@@ -78,10 +86,12 @@ def run_layerwise(
     layers = architecture.decoder_layers(model)
     dense_hidden = [batch.dense.hidden for batch in batches]
     hidden = [batch.hidden for batch in batches]
+    with_targets = [edit for edit in edits if edit.has_targets]
     for index, layer in enumerate(layers):
         callbacks.on_enter(layer)
-        targets = _run_dense_layer(index, layer, batches, dense_hidden, edits)
-        for edit, edit_targets in zip(edits, targets):
+        targets = iter(_run_dense_layer(index, layer, batches, dense_hidden, with_targets) if with_targets else [])
+        for edit in edits:
+            edit_targets = next(targets) if edit.has_targets else None
             stats = _collect_stats(index, layer, edit, batches, hidden, edit_targets, token_weights)
             edit.apply(layer, stats)
             del stats  # of a wide layer these are gigabytes
@@ -148,17 +158,17 @@ def _collect_stats(
     edit: LayerEdit,
     batches: Sequence[CalibrationBatch],
     hidden: Sequence[torch.Tensor],
-    targets: Sequence[torch.Tensor],
+    targets: Sequence[torch.Tensor] | None,
     token_weights: TokenWeights,
 ) -> ActivationStats:
-    """Statistics of the inputs and target outputs of the edit's Linear over all batches."""
+    """Statistics of the inputs of the edit's Linear over all batches, and of its target outputs if there are any."""
     linear = edit.target_linear(layer)
     device = layer.o_proj.weight.device
-    stats = ActivationStats(linear.in_features, linear.out_features, device)
-    for batch, inputs, target in zip(batches, hidden, targets):
+    stats = ActivationStats(linear.in_features, 0 if targets is None else linear.out_features, device)
+    for number, (batch, inputs) in enumerate(zip(batches, hidden)):
         x, residual = _linear_inputs(layer, inputs.to(device), batch.layer_inputs(index, device), edit)
         weight = token_weights.for_types(batch.token_types).to(device)
-        stats.update(x, target.to(device) - residual, weight)
+        stats.update(x, x[..., :0] if targets is None else targets[number].to(device) - residual, weight)
     return stats
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from PIL import Image
 
-from vlmcomp.compression.calibration import calibration_batches
+from vlmcomp.compression.calibration import calibration_batches, summarize
 from vlmcomp.compression.layerwise import LayerCallbacks
 from vlmcomp.compression.pruning.pruner import PruningMethod, prune_decoder_
 from vlmcomp.compression.quantization.quantize import (
@@ -19,7 +19,7 @@ from vlmcomp.compression.quantization.quantize import (
     require_backend,
     set_quantization_config,
 )
-from vlmcomp.compression.shape_checks import check_shapes
+from vlmcomp.compression.shape_checks import check_shapes, gptq_group_size
 from vlmcomp.compression.visual_tokens.pruner import attach_
 from vlmcomp.data.bad_rows import format_skipped
 from vlmcomp.data.calibration_data import short_digest, synthetic_calibration_data
@@ -29,8 +29,7 @@ from vlmcomp.models import architecture, registry
 from vlmcomp.models.dtypes import round_to_float16
 from vlmcomp.models.loading import DenseModel, SequentialLoader, load
 from vlmcomp.models.vlm import VLM
-from vlmcomp.recipe import Recipe, base_precision, precision_title
-from vlmcomp.results.schema import PruningResult
+from vlmcomp.recipe import W4A16, Recipe, base_precision, precision_title
 
 
 def compress(
@@ -53,7 +52,8 @@ def compress(
         source: folder or Hub id of the dense weights; the registry's by default.
         prompt_template: prompt that the dense weights were trained with; the registry's by default.
         dense: replaces loading; its model is modified.
-        calibration_data: (image, question, answer) samples to prune by; synthetic scenes of shapes by default.
+        calibration_data: (image, question, answer) samples to prune and round by; synthetic scenes of shapes by
+            default.
         skipped_rows: number of rows of their file that could not be used, for the record.
         method: how pruned units are selected and made up for.
         progress: called with a text and the fraction done.
@@ -72,10 +72,8 @@ def compress(
     loader = SequentialLoader(dense.model, device, spec, float16_decoder=recipe.precision == "int8")
     loader.load_non_decoder()
     vlm = _uncompressed_vlm(dense, recipe, spec, loader.dtype)
-    if recipe.steps:
-        pruned = _prune(vlm, loader, calibration_data, method, report)
-        note = f", {format_skipped(skipped_rows)}" if skipped_rows else ""
-        vlm.pruned = [replace(result, calibration=f"{result.calibration}{note}") for result in pruned]
+    if recipe.needs_calibration:
+        _prune(vlm, loader, calibration_data, skipped_rows, method, report)
     else:
         _load_and_quantize_layers(vlm, loader, report)
     if recipe.precision != "fp16":
@@ -108,10 +106,11 @@ def _prune(
     vlm: VLM,
     loader: SequentialLoader,
     calibration_data: Iterable[tuple[Image.Image, str, str]] | None,
+    skipped_rows: int,
     method: PruningMethod | None,
     report: Progress,
-) -> list[PruningResult]:
-    """Prune the model of ``vlm`` as its recipe says, and quantize it layer by layer."""
+) -> None:
+    """Prune and round the model of ``vlm`` as its recipe says, quantize it layer by layer, and record what was done."""
     if vlm.recipe.visual_tokens_pruned:
         attach_(vlm.model, vlm.recipe.visual_tokens_pruned)
     report("calibrating", 0.1)
@@ -120,14 +119,17 @@ def _prune(
     batches = calibration_batches(vlm, samples)
     callbacks = _layer_callbacks(loader, vlm.recipe.precision)
     progress = _layer_progress(report, vlm.recipe)
-    pruned = prune_decoder_(vlm.model, vlm.recipe.steps, batches, method, progress, callbacks)
-    if calibration_data is None:
-        return pruned
-    return [replace(result, calibration=f"{result.calibration}, {short_digest(samples)}") for result in pruned]
+    group_size = gptq_group_size(vlm.model, vlm.recipe.steps) if vlm.recipe.precision == W4A16 else None
+    pruned = prune_decoder_(vlm.model, vlm.recipe.steps, batches, method, progress, callbacks, group_size)
+    note = "" if calibration_data is None else f", {short_digest(samples)}"
+    note += f", {format_skipped(skipped_rows)}" if skipped_rows else ""
+    vlm.pruned = [replace(result, calibration=f"{result.calibration}{note}") for result in pruned]
+    if group_size:
+        vlm.quantization_backend += f", groups of {group_size}, calibrated on {summarize(batches)}{note}"
 
 
 def _load_and_quantize_layers(vlm: VLM, loader: SequentialLoader, report: Progress) -> None:
-    """What a recipe without pruning needs of ``run_layerwise``."""
+    """What a recipe without calibration needs of ``run_layerwise``."""
     callbacks = _layer_callbacks(loader, vlm.recipe.precision)
     report_layers = _layer_progress(report, vlm.recipe)
     layers = architecture.decoder_layers(vlm.model)
@@ -140,12 +142,13 @@ def _load_and_quantize_layers(vlm: VLM, loader: SequentialLoader, report: Progre
 def _layer_callbacks(loader: SequentialLoader, precision: str) -> LayerCallbacks:
     """Load a layer before it runs, round it to what will be stored, and quantize it after it has run.
 
-    Least squares in later layers makes up for rounding to INT4; INT8 rounds too little for that.
+    Least squares in later layers makes up for rounding to INT4; INT8 rounds too little for that. W4A16 has been rounded
+    by the edits.
     """
 
     def after_edits(layer: architecture.DecoderLayer) -> None:
         round_to_float16(layer.block)
-        if base_precision(precision) == "int4":
+        if base_precision(precision) == "int4" and precision != W4A16:
             fake_quantize_int4_(layer, precision)
 
     def on_exit(layer: architecture.DecoderLayer) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from vlmcomp.compression.quantization import pack_quantized
 from vlmcomp.compression.quantization import torchao as torchao_tensors
 from vlmcomp.models import architecture
 from vlmcomp.models.vlm import VLM
@@ -30,9 +31,10 @@ def _weights(model: PreTrainedModel, as_stored: bool = True) -> Iterator[tuple[s
     """Name, bytes and logical parameters of every weight; a tied weight counts once.
 
     On a CPU that computes 16-bit weights in float32, bytes are those of the 16 bits in a checkpoint, or of the 32 in
-    memory if not ``as_stored``.
+    memory if not ``as_stored``. So are those of W8A16 and W4A16, which have zero points in memory alone.
     """
     counted: set[int] = set()
+    is_pack_quantized = isinstance(getattr(model, "hf_quantizer", None), pack_quantized.PackQuantizer)
     is_widened = as_stored and model.dtype == torch.float32
     for path, module in model.named_modules():
         for name, weight in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
@@ -40,6 +42,8 @@ def _weights(model: PreTrainedModel, as_stored: bool = True) -> Iterator[tuple[s
                 continue
             counted.add(id(weight))
             size, num_parameters = _size(module, name, weight)
+            if as_stored and is_pack_quantized and torchao_tensors.tensor_class(weight):
+                size = pack_quantized.stored_bytes(weight)
             if is_widened and weight.dtype == torch.float32 and not torchao_tensors.tensor_class(weight):
                 size -= _tensor_bytes(weight) - _tensor_bytes(weight) // 2
             yield f"{path}.{name}" if path else name, size, num_parameters

@@ -17,21 +17,30 @@ from vlmcomp.compression.activation_stats import solver_memory_bytes
 from vlmcomp.compression.calibration import BATCH_SIZE
 from vlmcomp.compression.pruning.pruner import plan_steps
 from vlmcomp.compression.quantization.torchao import GROUP_SIZE
+from vlmcomp.compression.shape_checks import gptq_group_size
 from vlmcomp.compression.size import count_parameters
 from vlmcomp.feedback import format_bytes
 from vlmcomp.hardware import default_device
 from vlmcomp.models import architecture, registry
 from vlmcomp.models.configs import PUBLISHED_CONFIGS
 from vlmcomp.models.dtypes import compute_dtype
-from vlmcomp.recipe import BASE_PRECISIONS, PruningStep, Recipe
+from vlmcomp.recipe import BASE_PRECISIONS, W4A16, W8A16, PruningStep, Recipe
 from vlmcomp.results.schema import COMPONENTS
 
 PRUNED_PERCENT = 30
 _PRUNED = f"mlp{PRUNED_PERCENT}+"  # stands for the step glu30 or ffn30, whichever the model's MLP allows
 COLUMNS = (*BASE_PRECISIONS, *(f"{_PRUNED}{precision}" for precision in BASE_PRECISIONS))
 _NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)  # 4 bits, a byte a block of 64, 4 bytes a block of 256 blocks
-_BYTES_PER_WEIGHT = {"fp16": 2.0, "int8": 1.0, "int4": _NF4, "int8-torchao": 1.0, "int4-torchao": 0.5 + 4 / GROUP_SIZE}
-_BYTES_PER_ROW = {"int8": 4.0, "int8-torchao": 5.0}  # the scale, and torchao's zero point, which is 0
+_BYTES_PER_WEIGHT = {
+    "fp16": 2.0,
+    "int8": 1.0,
+    "int4": _NF4,
+    "int8-torchao": 1.0,
+    "int4-torchao": 0.5 + 4 / GROUP_SIZE,
+    W8A16: 1.0,
+    W4A16: 0.5,  # and 2 bytes a group
+}
+_BYTES_PER_ROW = {"int8": 4.0, "int8-torchao": 5.0, W8A16: 2.0}  # the scale, and torchao's zero point, which is 0
 _DECODER_PARTS = ("decoder attention", "decoder MLP")
 _CERTAIN = 0.9  # of an estimate is needed for certain
 _TOKENS_PER_SEQUENCE = 1024  # of a calibration batch
@@ -106,12 +115,13 @@ def _weight_bytes(
     for plan in plan_steps(model, steps):
         part = "decoder attention" if plan.step and plan.step.target == "heads" else "decoder MLP"
         kept_fraction[part] = plan.num_kept / plan.num_units
+    group_size = gptq_group_size(model, steps) if precision == W4A16 else 0
     result = {part: 2.0 * parameters[part] for part in COMPONENTS}
     for path, linear in architecture.decoder_linears(model):
         part = names.component(path)
         is_consumer = path.endswith((f".{names.mlp_output}", f".{names.output}"))
         result[part] -= 2.0 * _num_parameters(linear)
-        result[part] += linear_bytes(linear, kept_fraction[part], precision, is_consumer)
+        result[part] += linear_bytes(linear, kept_fraction[part], precision, is_consumer, group_size)
     return result
 
 
@@ -177,7 +187,9 @@ def _num_parameters(linear: nn.Linear) -> int:
     return linear.weight.numel() + (linear.bias.numel() if linear.bias is not None else 0)
 
 
-def linear_bytes(linear: nn.Linear, kept_fraction: float, precision: str, is_consumer: bool) -> float:
+def linear_bytes(
+    linear: nn.Linear, kept_fraction: float, precision: str, is_consumer: bool, group_size: int = 0
+) -> float:
     """Bytes of a pruned and quantized Linear.
 
     Args:
@@ -185,9 +197,11 @@ def linear_bytes(linear: nn.Linear, kept_fraction: float, precision: str, is_con
         kept_fraction: of its weight.
         precision: of its weight; biases have 16 bits.
         is_consumer: pruned inputs; otherwise outputs are pruned, and their scales and biases with them.
+        group_size: inputs that share a 16-bit scale; 0 where the precision has none, or a size that never varies.
     """
     rows = linear.out_features * (1.0 if is_consumer else kept_fraction)
-    weights = _BYTES_PER_WEIGHT[precision] * linear.weight.numel() * kept_fraction
+    bytes_per_weight = _BYTES_PER_WEIGHT[precision] + (2 / group_size if group_size else 0.0)
+    weights = bytes_per_weight * linear.weight.numel() * kept_fraction
     scales = _BYTES_PER_ROW.get(precision, 0.0) * rows
     biases = 2.0 * rows if linear.bias is not None else 0.0
     return weights + scales + biases

@@ -27,7 +27,7 @@ from vlmcomp.hardware import has_native_bfloat16
 from vlmcomp.models import random_init, registry
 from vlmcomp.models.configs import PUBLISHED_CONFIGS
 from vlmcomp.models.vlm import VLM
-from vlmcomp.recipe import PRECISIONS, Recipe
+from vlmcomp.recipe import PRECISIONS, W4A16, W8A16, Recipe
 from vlmcomp.results.schema import Latency
 from vlmcomp.runtime import weight_sharing
 from vlmcomp.runtime.config import CAPTURED, COMPILED, GENERATE, LIBRARY, STATIC, RuntimeConfig
@@ -117,12 +117,13 @@ def _gpu_variants() -> list[Variant]:
     """Every precision with and without pruning, by ``generate`` and compiled.
 
     ``generate`` is bound by the host, which hides the effect of pruning, so it is timed for one pruned model only.
-    torchao's own INT4 kernel needs one more library there.
+    torchao's own INT4 kernel needs one more library there. W8A16 and W4A16 have the kernels of torchao's precisions.
     """
-    names = [steps + precision for steps in ("", "glu30+") for precision in PRECISIONS]
+    precisions = [precision for precision in PRECISIONS if precision not in (W8A16, W4A16)]
+    names = [steps + precision for steps in ("", "glu30+") for precision in precisions]
     plain = [
         Variant(name, GENERATE, library_linears=not name.endswith("int4-torchao"))
-        for name in (*PRECISIONS, "glu30+fp16")
+        for name in (*precisions, "glu30+fp16")
     ]
     compiled = [Variant(name, COMPILED) for name in (*names, "vis50+fp16", "vis50+glu30+int4-torchao")]
     captured = [Variant(name, CAPTURED) for name in ("fp16", "int8-torchao", "int4-torchao")]

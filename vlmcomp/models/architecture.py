@@ -189,6 +189,17 @@ class DecoderLayer:
     architecture: ArchitectureSpec
 
     @property
+    def attention_inputs(self) -> tuple[nn.Linear, ...]:
+        """The Linears of queries, keys and values, which have the same input."""
+        names = self.architecture
+        return tuple(getattr(self.attention, name) for name in (names.query, names.key, names.value))
+
+    @property
+    def mlp_inputs(self) -> tuple[nn.Linear, ...]:
+        """The Linears that produce the MLP's neurons, which have the same input."""
+        return tuple(getattr(self.mlp, name) for name in self.architecture.mlp_inputs)
+
+    @property
     def o_proj(self) -> nn.Linear:
         """The attention's output projection, which consumes the heads."""
         return getattr(self.attention, self.architecture.output)

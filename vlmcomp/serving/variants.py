@@ -14,7 +14,7 @@ from vlmcomp.hardware import default_device
 from vlmcomp.models import download, registry
 from vlmcomp.models.dtypes import compute_dtype
 from vlmcomp.models.vlm import VLM
-from vlmcomp.recipe import TORCHAO, Recipe
+from vlmcomp.recipe import BASE_PRECISIONS, TORCHAO, Recipe
 from vlmcomp.results import provenance
 from vlmcomp.serving import variant_cache
 from vlmcomp.serving.variant_cache import CacheKey, VariantCache
@@ -36,12 +36,12 @@ def cache_key(recipe: Recipe, device: str, source: str | None = None) -> CacheKe
     spec = registry.validate_recipe(recipe)
     revision = download.resolve_revision(spec, source)
     installed = provenance.package_versions()
-    libraries = (*_VERSIONED_LIBRARIES, TORCHAO) if recipe.precision.endswith(TORCHAO) else _VERSIONED_LIBRARIES
+    libraries = _VERSIONED_LIBRARIES if recipe.precision in BASE_PRECISIONS else (*_VERSIONED_LIBRARIES, TORCHAO)
     inputs = {
         "weights": revision or variant_cache.folder_digest(Path(source or spec.name_or_path)),
         "revision": revision,
         "calibration": [spec.num_calibration_samples, calibration_data.CALIBRATION_SEED, astuple(PruningMethod())]
-        if recipe.steps
+        if recipe.needs_calibration
         else None,
         "versions": {name: installed.get(name) for name in libraries},
         "build": variant_cache.BUILD_VERSION,

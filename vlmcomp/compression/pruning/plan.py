@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from transformers import PretrainedConfig
 
+from vlmcomp.compression.quantization.rounding import keep_scales
 from vlmcomp.models.architecture import DecoderLayer
 from vlmcomp.recipe import PruningStep
 
@@ -98,4 +99,6 @@ def slice_linear(
     small.weight = nn.Parameter(matrix.contiguous().clone(), requires_grad=False)
     if bias is not None:
         small.bias = nn.Parameter(bias.clone(), requires_grad=False)
+    if weight is None:
+        keep_scales(linear, small, kept_rows)
     return small.train(linear.training)

@@ -16,6 +16,7 @@ from vlmcomp.compression.pruning.importance import DEFAULT_SCORE, PruningUnits, 
 from vlmcomp.compression.pruning.mlp import plan_mlp
 from vlmcomp.compression.pruning.plan import PruningPlan, slice_linear
 from vlmcomp.compression.pruning.reconstruction import least_squares
+from vlmcomp.compression.quantization.rounding import round_linears_, rounding_edits
 from vlmcomp.compression.visual_tokens import selection
 from vlmcomp.models import architecture
 from vlmcomp.recipe import PruningStep
@@ -64,20 +65,22 @@ def prune_decoder_(
     method: PruningMethod | None = None,
     progress: Callable[[float], None] | None = None,
     callbacks: LayerCallbacks | None = None,
+    group_size: int | None = None,
 ) -> list[PruningResult]:
     """Narrow the decoder and its text config in place, layer by layer: a layer loses its heads, then its neurons.
 
     With reconstruction, the consumers of the units are re-solved so that each layer restores the dense model's
     residual stream. So are consumers that follow a removal: the MLP's where heads alone are removed, and the
-    attention's too where image tokens are.
+    attention's too where image tokens are. Rounding to 4 bits affects both, and is made up for in the same way.
 
     Args:
         model: its decoder layers are replaced.
-        steps: in the order of a recipe.
+        steps: in the order of a recipe; none to round alone.
         batches: calibration data, without the image tokens that a "vis" step removes.
         method: how units are selected and made up for.
         progress: called with the fraction of the layers done.
         callbacks: called for every layer.
+        group_size: rounds each Linear by GPTQ, with a scale for so many inputs; None does not round.
 
     Returns:
         One result for every step.
@@ -89,10 +92,13 @@ def prune_decoder_(
     method = method or PruningMethod()
     plans = plan_steps(model, steps)
     if not batches:
-        raise ValueError("pruning needs calibration sequences: none were given")
+        raise ValueError("pruning needs calibration sequences, and so does rounding by GPTQ: none were given")
     token_results = [_visual_tokens_result(step, method, batches) for step in steps if step.target == "vis"]
-    all_plans = _with_reconstruction_plans(model, steps, plans) if method.reconstruct else plans
-    edits = [_edit(plan, method) for plan in all_plans]
+    is_complete = method.reconstruct or group_size is not None
+    all_plans = _with_reconstruction_plans(model, steps, plans, group_size is not None) if is_complete else plans
+    edits = [_edit(plan, method, group_size) for plan in all_plans]
+    if group_size is not None:
+        edits = [edit for pair in zip(rounding_edits(group_size), edits, strict=True) for edit in pair]
     run_layerwise(model, batches, edits, method.token_weights, progress, callbacks)
     for plan in plans:
         plan.update_config(model.config.get_text_config())
@@ -100,26 +106,37 @@ def prune_decoder_(
 
 
 def _with_reconstruction_plans(
-    model: PreTrainedModel, steps: Sequence[PruningStep], plans: Sequence[PruningPlan]
+    model: PreTrainedModel, steps: Sequence[PruningStep], plans: Sequence[PruningPlan], rounds: bool
 ) -> list[PruningPlan]:
-    """``plans``, and plans without removal for the consumers that ``steps`` affect without narrowing their inputs."""
+    """``plans``, and plans without removal for the consumers that ``steps`` affect without narrowing their inputs:
+    with ``rounds`` for every consumer that lacks one."""
     targets = {step.target for step in steps}
     result = list(plans)
-    if "vis" in targets and "heads" not in targets:
+    if (rounds or "vis" in targets) and "heads" not in targets:
         result.insert(0, plan_heads(model, None))
     if not targets & {"glu", "ffn"}:
         result.append(plan_mlp(model, None))
     return result
 
 
-def _edit(plan: PruningPlan, method: PruningMethod) -> LayerEdit:
-    return LayerEdit(plan.consumer, lambda layer, stats: _prune_layer_(plan, method, layer, stats))
+def _edit(plan: PruningPlan, method: PruningMethod, group_size: int | None) -> LayerEdit:
+    def apply(layer: architecture.DecoderLayer, stats: ActivationStats) -> None:
+        columns = _prune_layer_(plan, method, layer, stats)
+        if group_size is not None:
+            gram = stats.gram[columns][:, columns]
+            round_linears_([plan.consumer(layer)], gram, stats.mean[columns], group_size)
+
+    return LayerEdit(plan.consumer, apply)
 
 
 def _prune_layer_(
     plan: PruningPlan, method: PruningMethod, layer: architecture.DecoderLayer, stats: ActivationStats
-) -> None:
-    """Narrow the producers to the selected units and replace the consumer by its reconstruction."""
+) -> torch.Tensor:
+    """Narrow the producers to the selected units and replace the consumer by its reconstruction.
+
+    Returns:
+        The consumer's columns that remain.
+    """
     consumer = plan.consumer(layer)
     has_bias = consumer.bias is not None
     units = PruningUnits(
@@ -142,6 +159,7 @@ def _prune_layer_(
     if method.reconstruct:
         weight, bias = least_squares(consumer.weight, stats, columns, has_bias=has_bias)
     plan.replace_consumer(layer, slice_linear(consumer, weight=weight, bias=bias))
+    return columns
 
 
 def _units_result(plan: PruningPlan, method: PruningMethod, batches: Sequence[CalibrationBatch]) -> PruningResult:

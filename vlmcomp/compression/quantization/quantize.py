@@ -11,9 +11,10 @@ from transformers import BitsAndBytesConfig, PreTrainedModel, TorchAoConfig
 from transformers.quantizers import AutoHfQuantizer
 
 from vlmcomp.compression.quantization import bitsandbytes as bnb_linears
+from vlmcomp.compression.quantization import pack_quantized, rounding
 from vlmcomp.compression.quantization import torchao as torchao_tensors
 from vlmcomp.models import architecture
-from vlmcomp.recipe import LLM_INT8_THRESHOLD, PRECISIONS
+from vlmcomp.recipe import LLM_INT8_THRESHOLD, PRECISIONS, W4A16, W8A16
 
 BACKENDS = {
     "fp16": "torch",
@@ -21,10 +22,14 @@ BACKENDS = {
     "int4": "bitsandbytes NF4, blocks of 64, double quantization",
     "int8-torchao": "torchao INT8 weights alone, symmetric, a scale a row",
     "int4-torchao": f"torchao INT4 weights alone, affine, groups of {torchao_tensors.GROUP_SIZE}",
+    W8A16: "INT8 weights alone, symmetric, a scale a row, stored as compressed-tensors",
+    W4A16: "INT4 weights alone, symmetric, rounded by GPTQ, stored as compressed-tensors",
 }
-_TORCHAO_PACKERS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "int8-torchao": torchao_tensors.to_int8,
-    "int4-torchao": torchao_tensors.to_int4,
+_TORCHAO_PACKERS: dict[str, Callable[[nn.Linear], torch.Tensor]] = {  # by precision: of its weight
+    "int8-torchao": lambda linear: torchao_tensors.to_int8(linear.weight.detach()),
+    "int4-torchao": lambda linear: torchao_tensors.to_int4(linear.weight.detach()),
+    W8A16: lambda linear: pack_quantized.to_int8(linear.weight.detach()),
+    W4A16: lambda linear: pack_quantized.to_int4(rounding.rounded_weight(linear)),
 }
 
 
@@ -80,7 +85,7 @@ def quantize_linear(name: str, linear: nn.Linear, precision: str, dtype: torch.d
     """
     if precision not in _TORCHAO_PACKERS:
         return bnb_linears.quantize_linear(name, linear, precision, dtype)
-    packed = _TORCHAO_PACKERS[precision](linear.weight.detach())
+    packed = _TORCHAO_PACKERS[precision](linear)
     linear.weight = nn.Parameter(packed, requires_grad=False)
     return linear
 
@@ -104,9 +109,14 @@ def _fake_quantize_torchao(weight: torch.Tensor) -> torch.Tensor:
 def set_quantization_config(model: PreTrainedModel, precision: str, dtype: torch.dtype) -> None:
     """Mark ``model`` as quantized for transformers, so that ``save_pretrained`` writes a checkpoint it can load."""
     quantized: Any = model
-    config = quantization_config(model, precision, dtype)
+    config: Any
+    if precision in pack_quantized.PRECISIONS:
+        config = pack_quantized.quantization_config(model)
+        quantized.hf_quantizer = pack_quantized.PackQuantizer(config)
+    else:
+        config = quantization_config(model, precision, dtype)
+        quantized.hf_quantizer = AutoHfQuantizer.from_config(config, pre_quantized=True)
     quantized.config.quantization_config = config
-    quantized.hf_quantizer = AutoHfQuantizer.from_config(config, pre_quantized=True)
     quantized.is_quantized = True
     quantized.quantization_method = config.quant_method
     quantized.is_loaded_in_8bit = precision == "int8"

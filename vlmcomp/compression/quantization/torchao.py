@@ -1,7 +1,8 @@
 """torchao's weight-only INT8 and INT4 tensors (Or et al., arXiv 2507.16099): packing, unpacking, sizes.
 
-INT8 is symmetric with a scale a row, INT4 affine in groups of 32 inputs, by the rule of the tinygemm kernels. Both use
-torchao's plain layouts, which torchao and transformers can load; ``vlmcomp.runtime.linear`` repacks them for a device.
+INT8 is symmetric with a scale a row, INT4 affine in groups of 32 inputs, by the rule of the tinygemm kernels; the same
+containers hold the symmetric weights of W8A16 and W4A16 (``pack_quantized``). Both use torchao's plain layouts, which
+torchao and transformers can load; ``vlmcomp.runtime.linear`` repacks them for a device.
 Transformers loads both on any device; it computes with the INT4 of this layout on CUDA alone, with the mslk package.
 """
 
@@ -68,16 +69,17 @@ def make_int4(qweight: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor) ->
 
     Args:
         qweight: (out, in) values from 0 to 15.
-        scale: (out, groups).
+        scale: (out, groups) of consecutive inputs.
         zero: (out, groups).
     """
     from torchao.quantization import Int4Tensor
 
     low, high = (qweight - _OFFSET).to(torch.int8).unflatten(1, (-1, 2)).unbind(2)
     packed = low & 0xF | high << 4
+    group_size = qweight.shape[1] // scale.shape[1]
     scale = scale.t().contiguous()
     zero = zero.t().contiguous()
-    return Int4Tensor(packed, scale, zero, block_size=[1, GROUP_SIZE], shape=qweight.shape)
+    return Int4Tensor(packed, scale, zero, block_size=[1, group_size], shape=qweight.shape)
 
 
 def unpack_int4(weight: Any) -> torch.Tensor:
@@ -90,7 +92,7 @@ def dequantize(weight: Any) -> torch.Tensor:
     """The float32 weight (out, in) of a packed one."""
     if tensor_class(weight) == INT8:
         return weight.qdata.float() * weight.scale
-    groups = unpack_int4(weight).float().unflatten(1, (-1, GROUP_SIZE)) - _OFFSET
+    groups = unpack_int4(weight).float().unflatten(1, (len(weight.scale), -1)) - _OFFSET
     return (groups * weight.scale.t().float()[..., None] + weight.zero_point.t().float()[..., None]).flatten(1)
 
 

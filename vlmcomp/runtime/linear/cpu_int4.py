@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 from vlmcomp.compression.quantization import torchao as torchao_tensors
-from vlmcomp.compression.quantization.torchao import GROUP_SIZE
 from vlmcomp.private_ops import tinygemm_int4_linear, tinygemm_pack_int4
 from vlmcomp.runtime.linear.replacement import ReplacementLinear
 
@@ -58,12 +57,17 @@ class TinygemmLinear(ReplacementLinear):
         new.weight = nn.Parameter(weight.to("meta"), requires_grad=False)
         return new
 
+    @property
+    def group_size(self) -> int:
+        """Inputs that share a scale and a zero point."""
+        return self.in_features // len(self.scale_and_zero)
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         tokens = x.reshape(-1, x.shape[-1])
         if self.layout and len(tokens) > _MAX_KERNEL_TOKENS:
             y = tokens @ self._dequantize(self.layout, x.dtype)
         else:
-            y = tinygemm_int4_linear(tokens.bfloat16(), self.packed_weight, GROUP_SIZE, self.scale_and_zero)
+            y = tinygemm_int4_linear(tokens.bfloat16(), self.packed_weight, self.group_size, self.scale_and_zero)
         if self.bias is not None:
             y = y + self.bias
         return y.to(x.dtype).view(*x.shape[:-1], -1)
@@ -74,7 +78,7 @@ class TinygemmLinear(ReplacementLinear):
         blocks, _, outputs = values.shape
         by_block = (part.unflatten(1, (blocks, 1, outputs)).transpose(0, 1) for part in self.scale_and_zero.unbind(2))
         scale, zero = (part.contiguous() for part in by_block)  # else the products take several times as long
-        values.unflatten(1, (-1, GROUP_SIZE)).mul_(scale).add_(zero)
+        values.unflatten(1, (-1, self.group_size)).mul_(scale).add_(zero)
         return values.transpose(0, 1).flatten(1)
 
     @torch.no_grad()
@@ -85,7 +89,7 @@ class TinygemmLinear(ReplacementLinear):
         columns: list[torch.Tensor] = []
         for indices in torch.arange(self.in_features).split(_UNPACK_INPUTS):
             units = nn.functional.one_hot(indices, self.in_features).bfloat16()
-            values = tinygemm_int4_linear(units, self.packed_weight, GROUP_SIZE, unit_scale)
+            values = tinygemm_int4_linear(units, self.packed_weight, self.group_size, unit_scale)
             columns.append(values.t().to(torch.int32) + 8)
         return torch.cat(columns, dim=1)
 

@@ -25,6 +25,7 @@ from vlmcomp.compression.quantization.bitsandbytes import silence_bitsandbytes, 
 from vlmcomp.models import architecture
 from vlmcomp.models.dtypes import compute_dtype
 from vlmcomp.models.vlm import VLM
+from vlmcomp.recipe import W4A16, W8A16
 from vlmcomp.runtime import autotune
 from vlmcomp.runtime.config import (
     AUTO,
@@ -67,7 +68,8 @@ KERNEL_DESCRIPTIONS = {
     TRITON: "multiplied by Triton kernels, activations in 16 bits",
     TRITON_DENSE: "tokens multiplied by a Triton kernel",
 }
-_INT8_KERNELS_OF = {"int8": INT8_KERNELS, "int8-torchao": (FBGEMM, ONEDNN)}  # by precision
+_INT8_KERNELS_OF = {"int8": INT8_KERNELS, "int8-torchao": (FBGEMM, ONEDNN), W8A16: (FBGEMM, ONEDNN)}  # by precision
+_INT4_IN_GROUPS = ("int4-torchao", W4A16)
 # Description of the kernel of each optimized model: Linears are replaced once.
 _optimized: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
 
@@ -130,19 +132,19 @@ def select_kernel(precision: str, device: torch.device, config: RuntimeConfig) -
         return "" if keeps_bitsandbytes else TRITON
     if precision in _INT8_KERNELS_OF and on_cpu:
         return best_int8_kernel(precision, config.int8_kernel)
-    if precision == "int4-torchao" and on_cpu:
+    if precision in _INT4_IN_GROUPS and on_cpu:
         return TINYGEMM
     if not supports_precision(precision, device):
         raise ValueError(
             f"{precision} on a GPU requires Triton, or torchao's own kernel from the mslk package: "
-            "install one of them, or use int4 or int8-torchao"
+            f"install one of them, or use {W8A16 if precision == W4A16 else 'int4 or int8-torchao'}"
         )
     return ""
 
 
 def supports_precision(precision: str, device: torch.device) -> bool:
     """Whether a kernel for ``precision`` is installed: torchao's own INT4 kernel for GPUs is part of mslk."""
-    if precision != "int4-torchao" or device.type == "cpu":
+    if precision not in _INT4_IN_GROUPS or device.type == "cpu":
         return True
     return triton_available(device) or importlib.util.find_spec("mslk") is not None
 

@@ -95,13 +95,14 @@ class Int4Gemv(_WeightOnlyMatmul):
     def __init__(self, packed: torch.Tensor, scales: torch.Tensor) -> None:
         self.packed = packed
         self.scales = scales
+        self.group_size = 2 * packed.shape[1] // scales.shape[1]
 
     def qweight(self) -> torch.Tensor:
         """The quantized weights (out, in) from 0 to 15, exactly."""
-        return kernels.gemv_int4.unpack_int4(self.packed)
+        return kernels.gemv_int4.unpack_int4(self.packed, self.group_size)
 
     def gemv(self, tokens: torch.Tensor) -> torch.Tensor:
-        activations = kernels.gemv_int4.deinterleave(tokens, torchao_tensors.GROUP_SIZE // 2)
+        activations = kernels.gemv_int4.deinterleave(tokens, self.group_size // 2)
         return kernels.gemv_int4.multiply_int4(activations, self.packed, self.scales)
 
     def dequantize(self, dtype: torch.dtype) -> torch.Tensor:
@@ -140,7 +141,7 @@ class TorchaoInt4Linear(QuantizedFusedLinear):
     def release_weight(self) -> tuple[torch.Tensor, ...]:
         weight: Any = self.weight
         self.weight = nn.Parameter(weight.to("meta"), requires_grad=False)
-        packed = kernels.gemv_int4.pack_int4(torchao_tensors.unpack_int4(weight))
+        packed = kernels.gemv_int4.pack_int4(torchao_tensors.unpack_int4(weight), weight.block_size[1])
         return packed, kernels.gemv_int4.pack_scales_and_zeros(weight.scale.t(), weight.zero_point.t())
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:

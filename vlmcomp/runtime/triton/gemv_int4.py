@@ -8,7 +8,6 @@ import torch
 import triton
 import triton.language as tl
 
-from vlmcomp.compression.quantization.torchao import GROUP_SIZE
 from vlmcomp.runtime.triton.gemv import COMPILED, KernelConfig, fake_matmul, launch
 
 NF4_BLOCK = 64  # weights that share a scale, and scales that share theirs
@@ -138,7 +137,8 @@ def _unpack_int4(pairs, scales, y, count, HALF: tl.constexpr, GROUPS: tl.constex
 def multiply_int4(x: torch.Tensor, pairs: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
     """``x`` (N, 2, in / 2), the first halves of all groups and the second ones, times INT4 weights: ``pairs``
     (out, in / 2) as ``pack_int4`` returns them, ``scales`` (out, groups) as ``pack_scales_and_zeros`` does."""
-    settings = {"ALL": scales.shape[1], "HALF": GROUP_SIZE // 2, "GROUPS": INT4.inputs // GROUP_SIZE}
+    half = pairs.shape[1] // scales.shape[1]
+    settings = {"ALL": scales.shape[1], "HALF": half, "GROUPS": INT4.inputs // (2 * half)}
     return launch(_multiply_int4, INT4, x, len(pairs), pairs, scales, **settings)
 
 
@@ -163,7 +163,8 @@ def dequantize_int4(pairs: torch.Tensor, scales: torch.Tensor, dtype: torch.dtyp
     """The weights (out, in) in ``dtype``."""
     y = torch.empty(len(pairs), 2 * pairs.shape[1], dtype=dtype, device=pairs.device)
     count = scales.numel()
-    _unpack_int4[(triton.cdiv(count, 32),)](pairs, scales, y, count, HALF=GROUP_SIZE // 2, GROUPS=32)
+    half = pairs.shape[1] // scales.shape[1]
+    _unpack_int4[(triton.cdiv(count, 32),)](pairs, scales, y, count, HALF=half, GROUPS=32)
     return y
 
 
@@ -175,15 +176,15 @@ def deinterleave(tokens: torch.Tensor, run_length: int) -> torch.Tensor:
     return tokens.unflatten(1, (-1, 2, run_length)).transpose(1, 2).flatten(2)
 
 
-def pack_int4(qweight: torch.Tensor) -> torch.Tensor:
-    """INT4 weights (out, in) from 0 to 15 as bytes (out, in / 2)."""
-    low, high = qweight.to(torch.uint8).unflatten(1, (-1, 2, GROUP_SIZE // 2)).unbind(2)
+def pack_int4(qweight: torch.Tensor, group_size: int) -> torch.Tensor:
+    """INT4 weights (out, in) from 0 to 15 in groups of ``group_size`` inputs as bytes (out, in / 2)."""
+    low, high = qweight.to(torch.uint8).unflatten(1, (-1, 2, group_size // 2)).unbind(2)
     return (low | high << 4).flatten(1)
 
 
-def unpack_int4(pairs: torch.Tensor) -> torch.Tensor:
+def unpack_int4(pairs: torch.Tensor, group_size: int) -> torch.Tensor:
     """The inverse of ``pack_int4``."""
-    halves = pairs.unflatten(1, (-1, GROUP_SIZE // 2))
+    halves = pairs.unflatten(1, (-1, group_size // 2))
     return torch.stack([halves & 15, halves >> 4], dim=2).flatten(1)
 
 
