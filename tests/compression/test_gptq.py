@@ -89,3 +89,11 @@ def test_any_gram_matrix_gives_finite_codes_that_are_no_worse_than_nearest(kind:
     scale = gptq.choose_scales(weight, torch.ones(256), 64, clip=False)
     nearest = gptq.RoundedWeight(gptq.round_to_nearest(weight, scale), scale)
     assert _error(weight, rounded, gram).sum() <= _error(weight, nearest, gram).sum() * (1 + 1e-5)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_inputs_that_are_no_numbers_are_refused(value: float) -> None:
+    gram = torch.eye(32)
+    gram[3, 5] = gram[5, 3] = value
+    with pytest.raises(ValueError, match="no finite numbers"):
+        gptq.quantize(torch.ones(4, 32), gram, 32)

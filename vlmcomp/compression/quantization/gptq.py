@@ -43,8 +43,15 @@ def quantize(weight: torch.Tensor, gram: torch.Tensor, group_size: int) -> Round
         weight: (out, n).
         gram: (n, n) mean of x x^T.
         group_size: divides n.
+
+    Raises:
+        ValueError: the inputs were no finite numbers.
     """
     weight, gram = weight.float(), gram.float()
+    if not gram.isfinite().all():
+        raise ValueError(
+            "the model's activations on the calibration data are no finite numbers: its weights are damaged"
+        )
     scale = choose_scales(weight, gram.diagonal(), group_size)
     unclipped = choose_scales(weight, torch.ones_like(gram.diagonal()), group_size, clip=False)
     candidates = [
