@@ -18,7 +18,7 @@ from vlmcomp.compression.calibration import text_batches
 from vlmcomp.compression.in_place import prune_, quantize_
 from vlmcomp.compression.layerwise import LayerCallbacks
 from vlmcomp.compression.pipeline import compress
-from vlmcomp.compression.pruning.pruner import PruningMethod, prune_decoder_
+from vlmcomp.compression.pruning.pruner import prune_decoder_
 from vlmcomp.compression.quantization import gptq, pack_quantized, rounding
 from vlmcomp.compression.quantization import torchao as torchao_tensors
 from vlmcomp.compression.shape_checks import check_shapes, gptq_group_size
@@ -159,7 +159,7 @@ def test_rounding_by_calibration_keeps_the_outputs_closer_than_rounding_to_neare
     for kind in ("gptq", "nearest"):
         model, batches = _text_model()
         if kind == "gptq":
-            prune_decoder_(model, (), batches, PruningMethod(reconstruct=False), group_size=128)
+            prune_decoder_(model, (), batches, group_size=128)
         for _, linear in architecture.decoder_linears(model):
             linear.weight.data = rounding.rounded_weight(linear).dequantize()
         with torch.no_grad():

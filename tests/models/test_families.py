@@ -33,10 +33,7 @@ ANY_HEADS = {
     "qwen3-vl-2b",
     "smolvlm-256m",
 }  # stock configs name a head width
-RECIPES = (
-    *("fp16", "int8", "int4", "w8a16", "w4a16", "{mlp}30+fp16", "heads25+fp16"),
-    *("{mlp}20+int8", "heads25+{mlp}30+int4", "heads25+{mlp}30+w4a16"),
-)
+RECIPES = ("fp16", "int8", "int4", "{mlp}30+fp16", "heads25+fp16", "{mlp}20+int8", "heads25+{mlp}30+int4")
 SEEING_LESS = ("vis50+{mlp}20+int8",)
 
 

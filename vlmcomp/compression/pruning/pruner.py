@@ -71,7 +71,7 @@ def prune_decoder_(
 
     With reconstruction, the consumers of the units are re-solved so that each layer restores the dense model's
     residual stream. So are consumers that follow a removal: the MLP's where heads alone are removed, and the
-    attention's too where image tokens are. Rounding to 4 bits affects both, and is made up for in the same way.
+    attention's too where image tokens are. A re-solved consumer makes up for the rounding before it too.
 
     Args:
         model: its decoder layers are replaced.
@@ -94,11 +94,10 @@ def prune_decoder_(
     if not batches:
         raise ValueError("pruning needs calibration sequences, and so does rounding by GPTQ: none were given")
     token_results = [_visual_tokens_result(step, method, batches) for step in steps if step.target == "vis"]
-    is_complete = method.reconstruct or group_size is not None
-    all_plans = _with_reconstruction_plans(model, steps, plans, group_size is not None) if is_complete else plans
+    all_plans = _with_reconstruction_plans(model, steps, plans) if method.reconstruct else plans
     edits = [_edit(plan, method, group_size) for plan in all_plans]
     if group_size is not None:
-        edits = [edit for pair in zip(rounding_edits(group_size), edits, strict=True) for edit in pair]
+        edits = _among_rounding_edits(model, edits, group_size)
     run_layerwise(model, batches, edits, method.token_weights, progress, callbacks)
     for plan in plans:
         plan.update_config(model.config.get_text_config())
@@ -106,17 +105,24 @@ def prune_decoder_(
 
 
 def _with_reconstruction_plans(
-    model: PreTrainedModel, steps: Sequence[PruningStep], plans: Sequence[PruningPlan], rounds: bool
+    model: PreTrainedModel, steps: Sequence[PruningStep], plans: Sequence[PruningPlan]
 ) -> list[PruningPlan]:
-    """``plans``, and plans without removal for the consumers that ``steps`` affect without narrowing their inputs:
-    with ``rounds`` for every consumer that lacks one."""
+    """``plans``, and plans without removal for the consumers that ``steps`` affect without narrowing their inputs."""
     targets = {step.target for step in steps}
     result = list(plans)
-    if (rounds or "vis" in targets) and "heads" not in targets:
+    if "vis" in targets and "heads" not in targets:
         result.insert(0, plan_heads(model, None))
     if not targets & {"glu", "ffn"}:
         result.append(plan_mlp(model, None))
     return result
+
+
+def _among_rounding_edits(model: PreTrainedModel, edits: Sequence[LayerEdit], group_size: int) -> list[LayerEdit]:
+    """``edits``, which also round their Linears, and edits that round the other Linears, in the order in which they
+    run."""
+    layer = architecture.decoder_layers(model)[0]
+    by_linear = {edit.target_linear(layer): edit for edit in edits}
+    return [by_linear.get(edit.target_linear(layer), edit) for edit in rounding_edits(group_size)]
 
 
 def _edit(plan: PruningPlan, method: PruningMethod, group_size: int | None) -> LayerEdit:

@@ -15,11 +15,8 @@ from vlmcomp.models.architecture import DecoderLayer
 _SCALES = "gptq_scales"  # attribute of a rounded Linear: (out, groups)
 
 
-def rounding_edits(group_size: int) -> tuple[LayerEdit, LayerEdit]:
-    """Edits that round the Linears whose inputs are no pruned units: queries, keys and values; the MLP's inputs.
-
-    They come before the edit of ``o_proj`` and of ``down_proj``, which make up for them.
-    """
+def rounding_edits(group_size: int) -> list[LayerEdit]:
+    """Edits that round all Linears of a layer in the order in which they run, those with the same inputs together."""
 
     def edit(linears: Callable[[DecoderLayer], tuple[nn.Linear, ...]]) -> LayerEdit:
         def apply(layer: DecoderLayer, stats: ActivationStats) -> None:
@@ -27,7 +24,12 @@ def rounding_edits(group_size: int) -> tuple[LayerEdit, LayerEdit]:
 
         return LayerEdit(lambda layer: linears(layer)[0], apply, has_targets=False)
 
-    return edit(lambda layer: layer.attention_inputs), edit(lambda layer: layer.mlp_inputs)
+    return [
+        edit(lambda layer: layer.attention_inputs),
+        edit(lambda layer: (layer.o_proj,)),
+        edit(lambda layer: layer.mlp_inputs),
+        edit(lambda layer: (layer.down_proj,)),
+    ]
 
 
 @torch.no_grad()
