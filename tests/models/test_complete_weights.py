@@ -98,7 +98,9 @@ def test_packed_tensors_of_another_shape_are_refused(steps: str, folders: Callab
     edited_copy(folders(steps), tmp_path / "names", names.extend)
     for index, name in enumerate(n for n in names if "layers.0.mlp.up_proj" in n and not n.endswith(("format", "nf4"))):
         folder = edited_copy(folders(steps), tmp_path / str(index), lambda tensors, name=name: _widen(tensors, name))
-        with pytest.raises(ValueError, match=rf"{re.escape(name)} is of another shape than in the model"):
+        with pytest.raises(
+            ValueError, match=rf"{re.escape(name.split('.layers.')[1])} is of another shape than in the model"
+        ):
             _load_built(folder)
 
 
