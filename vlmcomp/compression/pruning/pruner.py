@@ -112,7 +112,7 @@ def _with_reconstruction_plans(
     result = list(plans)
     if "vis" in targets and "heads" not in targets:
         result.insert(0, plan_heads(model, None))
-    if not targets & {"glu", "ffn"}:
+    if targets and not targets & {"glu", "ffn"}:
         result.append(plan_mlp(model, None))
     return result
 
