@@ -15,7 +15,7 @@ QUESTIONS = [
 ]
 
 task = Path("my-task")  # the name of the folder is the name of the task
-task.mkdir()
+task.mkdir(exist_ok=True)
 with (task / "task.jsonl").open("w") as file:
     file.writelines(json.dumps(question) + "\n" for question in QUESTIONS)
 

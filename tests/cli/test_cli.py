@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.support import made_reports as made
-from vlmcomp.cli import extras
 from vlmcomp.cli.main import EARLIER_NAMES, main, make_parser
 from vlmcomp.data.scenes import render_scene, sample_scene
+from vlmcomp.evaluation import extras
 from vlmcomp.models import registry
 from vlmcomp.results import store
 

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from vlmcomp import files
-from vlmcomp.cli import extras, subcommands
+from vlmcomp.cli import subcommands
 from vlmcomp.cli.options import Subcommands
+from vlmcomp.evaluation import extras
 from vlmcomp.feedback import Terminated, is_out_of_memory, sigterm_as_interrupt
 
 EARLIER_NAMES = {"build": "compress", "study": "experiment"}  # of subcommands; still accepted
@@ -66,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _discard_output()
         return 0
     except KeyboardInterrupt as error:
-        print("vlmcomp: interrupted; finished results are saved", file=sys.stderr)
+        print("vlmcomp: interrupted; what was finished before is kept", file=sys.stderr)
         return 143 if isinstance(error, Terminated) else 130
     except Exception as error:
         if not isinstance(error, ValueError | OSError | ImportError) and not is_out_of_memory(error):

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 from vlmcomp import files
-from vlmcomp.cli import extras
 from vlmcomp.cli.report_filter import matching
+from vlmcomp.evaluation import extras
 from vlmcomp.evaluation.quality import rescore
 from vlmcomp.reporting import export, figures_matplotlib
 from vlmcomp.results import store

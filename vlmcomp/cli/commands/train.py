@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from vlmcomp.cli import extras
+from vlmcomp.evaluation import extras
 from vlmcomp.training import trainer
 from vlmcomp.training.model_specs import TINY_MODELS
 
