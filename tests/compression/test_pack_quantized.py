@@ -127,7 +127,7 @@ def test_every_linear_is_rounded_no_worse_than_to_nearest() -> None:
     model, batches = _text_model()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gptq, "quantize", watched)
-        prune_decoder_(model, (PruningStep("glu", 30),), batches, group_size=64)
+        prune_decoder_(model, (PruningStep("glu", 30),), batches, round_linears=rounding.gptq_rounding(64))
     assert seen == [3 * 128, 128, 2 * 384, 128] * 2  # query, key and value; output; gate and up; down: in both layers
 
 
@@ -143,7 +143,9 @@ def test_what_the_walk_rounded_is_what_is_packed() -> None:
                 assert torch.equal(packed, module.weight), name
                 rounded[name] = packed
 
-    prune_decoder_(model, steps, batches, callbacks=LayerCallbacks(on_exit=pack), group_size=32)
+    prune_decoder_(
+        model, steps, batches, callbacks=LayerCallbacks(on_exit=pack), round_linears=rounding.gptq_rounding(32)
+    )
     assert {name.rpartition(".")[2]: len(weight) for name, weight in rounded.items()} == {
         **dict.fromkeys(("q_proj", "k_proj", "v_proj"), 96),
         **{"o_proj": 128, "gate_proj": 256, "up_proj": 256, "down_proj": 128},
@@ -159,7 +161,7 @@ def test_rounding_by_calibration_keeps_the_outputs_closer_than_rounding_to_neare
     for kind in ("gptq", "nearest"):
         model, batches = _text_model()
         if kind == "gptq":
-            prune_decoder_(model, (), batches, group_size=128)
+            prune_decoder_(model, (), batches, round_linears=rounding.gptq_rounding(128))
         for _, linear in architecture.decoder_linears(model):
             linear.weight.data = rounding.rounded_weight(linear).dequantize()
         with torch.no_grad():

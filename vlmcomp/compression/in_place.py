@@ -18,6 +18,7 @@ from vlmcomp.compression.quantization.quantize import (
     require_backend,
     set_quantization_config,
 )
+from vlmcomp.compression.quantization.rounding import gptq_rounding
 from vlmcomp.compression.shape_checks import check_shapes, gptq_group_size
 from vlmcomp.data.calibration_data import short_digest
 from vlmcomp.feedback import Progress
@@ -127,7 +128,7 @@ def quantize_(
     else:
         batches = _calibration_batches(model, calibration_data, processor, prompt_of)
         callbacks = LayerCallbacks(on_exit=quantize)
-        prune_decoder_(model, (), batches, callbacks=callbacks, group_size=gptq_group_size(model, ()))
+        prune_decoder_(model, (), batches, callbacks=callbacks, round_linears=gptq_rounding(gptq_group_size(model, ())))
     set_quantization_config(model, precision, model.dtype)
 
 

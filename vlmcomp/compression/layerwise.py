@@ -52,6 +52,27 @@ class LayerEdit:
     has_targets: bool = True
 
 
+RoundLinears = Callable[[Sequence[nn.Linear], torch.Tensor, torch.Tensor], None]
+"""Rounds Linears that have the same inputs, given the (n, n) mean of x x^T and the (n,) mean of these inputs."""
+
+
+def rounding_edits(round_linears: RoundLinears) -> list[LayerEdit]:
+    """Edits that round all Linears of a layer in the order in which they run, those with the same inputs together."""
+
+    def edit(linears: Callable[[architecture.DecoderLayer], tuple[nn.Linear, ...]]) -> LayerEdit:
+        def apply(layer: architecture.DecoderLayer, stats: ActivationStats) -> None:
+            round_linears(linears(layer), stats.gram, stats.mean)
+
+        return LayerEdit(lambda layer: linears(layer)[0], apply, has_targets=False)
+
+    return [
+        edit(lambda layer: layer.attention_inputs),
+        edit(lambda layer: (layer.o_proj,)),
+        edit(lambda layer: layer.mlp_inputs),
+        edit(lambda layer: (layer.down_proj,)),
+    ]
+
+
 @torch.no_grad()
 def run_layerwise(
     model: PreTrainedModel,

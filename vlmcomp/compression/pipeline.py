@@ -19,6 +19,7 @@ from vlmcomp.compression.quantization.quantize import (
     require_backend,
     set_quantization_config,
 )
+from vlmcomp.compression.quantization.rounding import gptq_rounding
 from vlmcomp.compression.shape_checks import check_shapes, gptq_group_size
 from vlmcomp.compression.visual_tokens.pruner import attach_
 from vlmcomp.data.bad_rows import format_skipped
@@ -120,7 +121,8 @@ def _prune(
     callbacks = _layer_callbacks(loader, vlm.recipe.precision)
     progress = _layer_progress(report, vlm.recipe)
     group_size = gptq_group_size(vlm.model, vlm.recipe.steps) if vlm.recipe.precision == W4A16 else None
-    pruned = prune_decoder_(vlm.model, vlm.recipe.steps, batches, method, progress, callbacks, group_size)
+    rounding = gptq_rounding(group_size) if group_size else None
+    pruned = prune_decoder_(vlm.model, vlm.recipe.steps, batches, method, progress, callbacks, rounding)
     note = "" if calibration_data is None else f", {short_digest(samples)}"
     note += f", {format_skipped(skipped_rows)}" if skipped_rows else ""
     vlm.pruned = [replace(result, calibration=f"{result.calibration}{note}") for result in pruned]

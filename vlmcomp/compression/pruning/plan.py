@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import PretrainedConfig
 
-from vlmcomp.compression.quantization.rounding import keep_scales
+from vlmcomp.compression.row_scales import copy_row_scales
 from vlmcomp.models.architecture import DecoderLayer
 from vlmcomp.recipe import PruningStep
 
@@ -100,5 +100,5 @@ def slice_linear(
     if bias is not None:
         small.bias = nn.Parameter(bias.clone(), requires_grad=False)
     if weight is None:
-        keep_scales(linear, small, kept_rows)
+        copy_row_scales(linear, small, kept_rows)
     return small.train(linear.training)

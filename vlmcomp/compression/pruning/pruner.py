@@ -10,13 +10,12 @@ from transformers import PreTrainedModel
 
 from vlmcomp.compression.activation_stats import ActivationStats
 from vlmcomp.compression.calibration import IMAGE, CalibrationBatch, TokenWeights, summarize
-from vlmcomp.compression.layerwise import LayerCallbacks, LayerEdit, run_layerwise
+from vlmcomp.compression.layerwise import LayerCallbacks, LayerEdit, RoundLinears, rounding_edits, run_layerwise
 from vlmcomp.compression.pruning.heads import plan_heads
 from vlmcomp.compression.pruning.importance import DEFAULT_SCORE, PruningUnits, select_units
 from vlmcomp.compression.pruning.mlp import plan_mlp
 from vlmcomp.compression.pruning.plan import PruningPlan, slice_linear
 from vlmcomp.compression.pruning.reconstruction import least_squares
-from vlmcomp.compression.quantization.rounding import round_linears_, rounding_edits
 from vlmcomp.compression.visual_tokens import selection
 from vlmcomp.models import architecture
 from vlmcomp.recipe import PruningStep
@@ -65,7 +64,7 @@ def prune_decoder_(
     method: PruningMethod | None = None,
     progress: Callable[[float], None] | None = None,
     callbacks: LayerCallbacks | None = None,
-    group_size: int | None = None,
+    round_linears: RoundLinears | None = None,
 ) -> list[PruningResult]:
     """Narrow the decoder and its text config in place, layer by layer: a layer loses its heads, then its neurons.
 
@@ -80,7 +79,7 @@ def prune_decoder_(
         method: how units are selected and made up for.
         progress: called with the fraction of the layers done.
         callbacks: called for every layer.
-        group_size: rounds each Linear by GPTQ, with a scale for so many inputs; None does not round.
+        round_linears: rounds each Linear, after it has been narrowed; None leaves the weights unrounded.
 
     Returns:
         One result for every step.
@@ -95,9 +94,9 @@ def prune_decoder_(
         raise ValueError("pruning needs calibration sequences, and so does rounding by GPTQ: none were given")
     token_results = [_visual_tokens_result(step, method, batches) for step in steps if step.target == "vis"]
     all_plans = _with_reconstruction_plans(model, steps, plans) if method.reconstruct else plans
-    edits = [_edit(plan, method, group_size) for plan in all_plans]
-    if group_size is not None:
-        edits = _among_rounding_edits(model, edits, group_size)
+    edits = [_edit(plan, method, round_linears) for plan in all_plans]
+    if round_linears is not None:
+        edits = _among_rounding_edits(model, edits, round_linears)
     run_layerwise(model, batches, edits, method.token_weights, progress, callbacks)
     for plan in plans:
         plan.update_config(model.config.get_text_config())
@@ -117,20 +116,21 @@ def _with_reconstruction_plans(
     return result
 
 
-def _among_rounding_edits(model: PreTrainedModel, edits: Sequence[LayerEdit], group_size: int) -> list[LayerEdit]:
+def _among_rounding_edits(
+    model: PreTrainedModel, edits: Sequence[LayerEdit], round_linears: RoundLinears
+) -> list[LayerEdit]:
     """``edits``, which also round their Linears, and edits that round the other Linears, in the order in which they
     run."""
     layer = architecture.decoder_layers(model)[0]
     by_linear = {edit.target_linear(layer): edit for edit in edits}
-    return [by_linear.get(edit.target_linear(layer), edit) for edit in rounding_edits(group_size)]
+    return [by_linear.get(edit.target_linear(layer), edit) for edit in rounding_edits(round_linears)]
 
 
-def _edit(plan: PruningPlan, method: PruningMethod, group_size: int | None) -> LayerEdit:
+def _edit(plan: PruningPlan, method: PruningMethod, round_linears: RoundLinears | None) -> LayerEdit:
     def apply(layer: architecture.DecoderLayer, stats: ActivationStats) -> None:
         columns = _prune_layer_(plan, method, layer, stats)
-        if group_size is not None:
-            gram = stats.gram[columns][:, columns]
-            round_linears_([plan.consumer(layer)], gram, stats.mean[columns], group_size)
+        if round_linears is not None:
+            round_linears([plan.consumer(layer)], stats.gram[columns][:, columns], stats.mean[columns])
 
     return LayerEdit(plan.consumer, apply)
 

@@ -3,33 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import nn
 
-from vlmcomp.compression.activation_stats import ActivationStats
-from vlmcomp.compression.layerwise import LayerEdit
 from vlmcomp.compression.quantization import gptq
-from vlmcomp.models.architecture import DecoderLayer
-
-_SCALES = "gptq_scales"  # attribute of a rounded Linear: (out, groups)
+from vlmcomp.compression.row_scales import get_row_scales, set_row_scales
 
 
-def rounding_edits(group_size: int) -> list[LayerEdit]:
-    """Edits that round all Linears of a layer in the order in which they run, those with the same inputs together."""
-
-    def edit(linears: Callable[[DecoderLayer], tuple[nn.Linear, ...]]) -> LayerEdit:
-        def apply(layer: DecoderLayer, stats: ActivationStats) -> None:
-            round_linears_(linears(layer), stats.gram, stats.mean, group_size)
-
-        return LayerEdit(lambda layer: linears(layer)[0], apply, has_targets=False)
-
-    return [
-        edit(lambda layer: layer.attention_inputs),
-        edit(lambda layer: (layer.o_proj,)),
-        edit(lambda layer: layer.mlp_inputs),
-        edit(lambda layer: (layer.down_proj,)),
-    ]
+def gptq_rounding(group_size: int) -> Callable[[Sequence[nn.Linear], torch.Tensor, torch.Tensor], None]:
+    """The ``RoundLinears`` of the layer walk: GPTQ with a scale for ``group_size`` inputs."""
+    return partial(round_linears_, group_size=group_size)
 
 
 @torch.no_grad()
@@ -52,14 +37,7 @@ def round_linears_(linears: Sequence[nn.Linear], gram: torch.Tensor, mean: torch
             error = (linear.weight.float() - values) @ mean
             linear.bias = nn.Parameter((linear.bias.float() + error).to(linear.bias.dtype), requires_grad=False)
         linear.weight = nn.Parameter(values.to(linear.weight.dtype), requires_grad=False)
-        setattr(linear, _SCALES, scale)
-
-
-def keep_scales(linear: nn.Linear, copy: nn.Linear, kept_rows: torch.Tensor | None) -> None:
-    """Note the scales of ``linear`` at a copy that has only some of its rows (None: all); does nothing without any."""
-    scale = getattr(linear, _SCALES, None)
-    if scale is not None:
-        setattr(copy, _SCALES, scale if kept_rows is None else scale[kept_rows])
+        set_row_scales(linear, scale)
 
 
 def rounded_weight(linear: nn.Linear) -> gptq.RoundedWeight:
@@ -68,7 +46,7 @@ def rounded_weight(linear: nn.Linear) -> gptq.RoundedWeight:
     Its weight may since have been rounded to 16 bits, which leaves the codes the same.
     """
     weight = linear.weight.detach().float()
-    scale = getattr(linear, _SCALES, None)
+    scale = get_row_scales(linear)
     if scale is None:
         equal = weight.new_ones(weight.shape[1])
         scale = gptq.choose_scales(weight, equal, gptq.group_size([linear.in_features]), clip=False)
