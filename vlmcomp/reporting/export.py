@@ -66,6 +66,7 @@ _IDENTITY: _Columns = {
     "backend": lambda r: r.backend,
     "source": lambda r: r.source,
     "revision": lambda r: r.revision,
+    "settings": lambda r: r.settings,
     "weights": lambda r: r.weights,
     "commit": lambda r: r.commit,
     "date": lambda r: r.date,
