@@ -11,7 +11,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 
-from vlmcomp.feedback import Progress
+from vlmcomp.feedback import Progress, refuse_empty
 from vlmcomp.hub import HUB_ERRORS, download_snapshot, raise_hub_error
 from vlmcomp.models.registry import ModelSpec
 from vlmcomp.models.source_check import check_source
@@ -39,11 +39,12 @@ def download_weights(spec: ModelSpec, source: str | None, progress: Progress) ->
     Raises:
         ValueError: one sentence on why the weights are not available.
     """
+    refuse_empty(source=source)
     repo_id = source or spec.name_or_path
     if Path(repo_id).is_dir():
         _check_folder(Path(repo_id), spec, repo_id)
         return Path(repo_id), None
-    _check_hub_id(spec, source)
+    check_hub_id(spec, source)
     revision = None if source else spec.revision
 
     def check(names: set[str], commit: str) -> None:
@@ -59,7 +60,7 @@ def download_weights(spec: ModelSpec, source: str | None, progress: Progress) ->
     return folder, commit
 
 
-def _check_hub_id(spec: ModelSpec, source: str | None) -> None:
+def check_hub_id(spec: ModelSpec, source: str | None) -> None:
     """Raises ``ValueError`` for a source that is neither a folder nor the form of a Hub id."""
     if source is not None and (source.count("/") != 1 or source[0] in "./~"):
         raise ValueError(f"the weights of {spec.name} cannot be loaded from {source}: there is no such folder")
@@ -71,12 +72,13 @@ def resolve_revision(spec: ModelSpec, source: str | None) -> str | None:
     Raises:
         ValueError: as in ``download_weights``.
     """
+    refuse_empty(source=source)
     repo_id = source or spec.name_or_path
     revision = None if source else spec.revision
     gated = spec.gated and source is None
     if Path(repo_id).is_dir():
         return None
-    _check_hub_id(spec, source)
+    check_hub_id(spec, source)
     try:
         files: Any = snapshot_download(repo_id, revision=revision, dry_run=True, **_FILE_FILTER)
         return files[0].commit_hash
