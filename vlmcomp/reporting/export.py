@@ -127,7 +127,7 @@ _ROOFLINE: _Columns = {
 _SIZE: _Columns = {
     **{f"{part.replace(' ', '_')}_weight_bytes": partial(_part_bytes, part) for part in COMPONENTS},
     "weight_bytes": lambda s: s.total_bytes,
-    "disk_bytes": lambda s: s.disk_bytes,
+    "disk_bytes": lambda s: s.disk_bytes or None,
     "parameters": lambda s: sum(s.parameters.values()),
 }
 _MEMORY: _Columns = {
