@@ -20,7 +20,8 @@ def main() -> None:
         "--host", default=os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"), help="default: %(default)s"
     )
     parser.add_argument("--port", type=int, default=None, help="default: 7860, or the next free one")
-    parser.add_argument("--model", choices=list(registry.MODELS), default=registry.DEFAULT_MODEL)
+    text = "model that the page shows first (default: %(default)s)"
+    parser.add_argument("--model", choices=list(registry.MODELS), default=registry.DEFAULT_MODEL, help=text)
     args = parser.parse_args()
     try:
         blocks = page.build(args.model)
