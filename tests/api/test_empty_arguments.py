@@ -9,6 +9,8 @@ import pytest
 
 import vlmcomp
 from vlmcomp.compression import pipeline
+from vlmcomp.data.images import open_image
+from vlmcomp.data.task_registry import get_task
 from vlmcomp.evaluation.config import BenchmarkConfig
 from vlmcomp.models import download, registry
 from vlmcomp.recipe import Recipe
@@ -29,6 +31,7 @@ CALLS: dict[str, tuple[Callable, list[str]]] = {
     "recommend": (lambda **given: vlmcomp.recommend(memory="8GB", **given), ["results_dir", "hardware", "task"]),
     "pipeline": (lambda **given: pipeline.compress(Recipe("llava-shapes"), device="cpu", **given), ["source"]),
     "config": (lambda **given: BenchmarkConfig(**given).validate(), ["source", "prompt_template"]),
+    "task": (lambda **given: get_task(given["task"]), ["task"]),
     "revision": (lambda **given: download.resolve_revision(SPEC, **given), ["source"]),
 }
 
@@ -52,6 +55,12 @@ def test_nothing_is_saved_to_an_empty_name(built: Callable, tmp_path: Path, monk
     with pytest.raises(ValueError, match="repo_id is empty"):
         model.push_to_hub("")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("empty", [None, "", " "])
+def test_an_image_without_a_name_is_none(empty: str | None) -> None:
+    with pytest.raises(ValueError, match=r"^there is no image: choose or upload one first$"):
+        open_image(empty)
 
 
 def test_a_model_lists_the_parts_that_it_has(built: Callable) -> None:

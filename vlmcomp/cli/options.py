@@ -55,7 +55,7 @@ class Subcommands:
             epilog=f"example:\n  vlmcomp {name} {example}".rstrip(),
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        sub.register("type", None, _not_empty)  # the type of options and arguments that name none
+        sub.register("type", None, not_empty)  # the type of options and arguments that name none
         sub.set_defaults(run=LazyFunction(run), checks=checks)
         self.parsers[name] = sub
         return sub
@@ -101,7 +101,7 @@ def add_result_filters(sub: argparse.ArgumentParser, task: str) -> None:
     sub.add_argument("--task", metavar="NAME", help=task)
 
 
-def _not_empty(text: str) -> str:
+def not_empty(text: str) -> str:
     """A name or a path: a shell variable that is not set must not mean the default."""
     if not text.strip():
         raise argparse.ArgumentTypeError("it is empty: give a value")
@@ -110,7 +110,7 @@ def _not_empty(text: str) -> str:
 
 def _unescape_newlines(text: str) -> str:
     """``text`` with a line break for every backslash and n, which shells do not write as one."""
-    return _not_empty(text).replace("\\n", "\n")
+    return not_empty(text).replace("\\n", "\n")
 
 
 def _device(text: str) -> str:
