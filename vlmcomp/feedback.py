@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from functools import partial
+from typing import Any, Literal, NoReturn, TypeAlias
+
+from tqdm import tqdm
 
 Progress = Callable[[str, float], None]  # receives what is being done, and the fraction done from 0 to 1
+ShownProgress: TypeAlias = "Progress | Literal['terminal'] | None"  # an argument of the API: see ``shown_progress``
+_BAR = "{desc}: {percentage:3.0f}% |{bar}| {elapsed}, {remaining} left"
 
 
 def format_bytes(count: int) -> str:
@@ -25,8 +31,40 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def error_summary(error: Exception) -> str:
-    """The first line of a library's error message, or the error's type if the message is empty."""
-    return str(error).strip().partition("\n")[0].strip() or type(error).__name__
+    """The first line of a library's error message, or the error's type if the message is empty. A line that ends in a
+    colon goes on with the next one."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    count = next((number for number, line in enumerate(lines, 1) if not line.endswith(":")), len(lines))
+    return " ".join(lines[:count]).removesuffix(":") or type(error).__name__
+
+
+def refuse_empty(**texts: object) -> None:
+    """Raises ``ValueError`` for an argument that is an empty text, which must not mean the default, or the current
+    folder."""
+    for name, text in texts.items():
+        if isinstance(text, str) and not text.strip():
+            raise ValueError(f"{name} is empty: give a value, or leave it out")
+
+
+@contextmanager
+def shown_progress(progress: ShownProgress) -> Iterator[Progress]:
+    """``progress`` as a function, inside the block. "terminal" shows a bar with the time that has passed and the time
+    left on stderr, if that is a terminal, and removes it at the end; None shows nothing."""
+    if callable(progress):
+        yield progress
+    elif progress is None or not sys.stderr.isatty():
+        yield lambda text, fraction: None
+    else:
+        with tqdm(total=1.0, file=sys.stderr, leave=False, bar_format=_BAR) as bar:
+            yield partial(_show, bar)
+
+
+def _show(bar: tqdm[NoReturn], text: str, fraction: float) -> None:
+    if fraction < bar.n:
+        bar.reset()  # another stage, whose time starts now
+    if text != bar.desc:
+        bar.set_description_str(text)
+    bar.update(fraction - bar.n)
 
 
 class Terminated(KeyboardInterrupt):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+ASKED = ["--image", "none.png", "--question", "How many circles are there?"]
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -21,6 +22,17 @@ def test_wrong_arguments_are_refused_without_torch() -> None:
         ["squash"],
         ["compress", "llava-shapes/nf4", "--out", "x"],
         ["compress", "llava-shapes/int8", "--out", "."],
+        ["compress", "llava-shapes/int8", "--out", "x", "--source", "./none"],
+        ["compress", "llava-shapes/glu30+int8", "--out", "x", "--calibration-data", "none.jsonl"],
+        ["ask", "small", *ASKED],
+        ["ask", "runs/small", *ASKED],
+        ["ask", "llava-shapes/ffn30+int8", *ASKED],
+        ["ask", "llava-shapes/int8", *ASKED],
+        ["ask", "llava-shapes/int8", *ASKED, "--source", "./none"],
+        ["ask", "docs", *ASKED],
+        ["ask", "docs", *ASKED, "--source", "assets"],
+        ["train", "llava-1.5-7b"],
+        ["doctor", "--model", "gpt-4"],
         ["bench"],
         ["bench", "llava-shapes/int8", "--task", "vqa9"],
         ["experiment", "--seeds", "0"],

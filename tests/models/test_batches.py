@@ -94,6 +94,7 @@ GENERATION_CONFIGS: dict[str, dict[str, Any]] = {
     "beams": {"num_beams": 3, "early_stopping": True, "length_penalty": 2.0},
     "several": {"num_return_sequences": 2, "do_sample": True},
     "limits": {"max_length": 3, "min_length": 400, "min_new_tokens": 6, "max_time": 1e-9, "stop_strings": ["a"]},
+    "forced end": {"forced_eos_token_id": 2},
     "outputs": {"return_dict_in_generate": True, "output_scores": True, "use_cache": False},
     "searches": {"prompt_lookup_num_tokens": 3, "cache_implementation": "static"},
     "text as padding": {"pad_token_id": 300},
@@ -101,7 +102,7 @@ GENERATION_CONFIGS: dict[str, dict[str, Any]] = {
 OBEYED: dict[str, dict[str, Any]] = {
     "repetition": {"repetition_penalty": 5.0, "no_repeat_ngram_size": 2},
     "suppressed": {"suppress_tokens": list(range(100, 400)), "begin_suppress_tokens": list(range(400, 500))},
-    "forced": {"forced_eos_token_id": 2, "bad_words_ids": [[i] for i in range(100, 300)]},
+    "forbidden": {"bad_words_ids": [[i] for i in range(100, 300)]},
 }
 
 

@@ -16,7 +16,8 @@ import torch
 from PIL import Image
 
 from vlmcomp.recipe import Recipe
-from vlmcomp.runtime.engine import MAX_NEW_TOKENS, Engine
+from vlmcomp.results.answer import MAX_NEW_TOKENS
+from vlmcomp.runtime.engine import Engine
 from vlmcomp.runtime.weight_sharing import storage_bytes
 from vlmcomp.serving import backend, recorded, recording
 from vlmcomp.serving.backend import HostResources, select_backend

@@ -10,7 +10,7 @@ from PIL import Image
 
 from vlmcomp.data.calibration_data import CheckedSamples, load_calibration_file, open_calibration_samples
 from vlmcomp.recipe import Recipe
-from vlmcomp.runtime.engine import MAX_NEW_TOKENS
+from vlmcomp.results.answer import MAX_NEW_TOKENS
 
 ImageInput: TypeAlias = "str | Path | Image.Image"
 CalibrationData: TypeAlias = "str | Path | Iterable[tuple[ImageInput, str, str]]"

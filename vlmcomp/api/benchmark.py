@@ -10,7 +10,7 @@ from vlmcomp.api.results import BenchmarkResult
 from vlmcomp.data import task_registry
 from vlmcomp.evaluation import required_packages, runner
 from vlmcomp.evaluation.config import BenchmarkConfig
-from vlmcomp.feedback import Progress
+from vlmcomp.feedback import ShownProgress, refuse_empty, shown_progress
 from vlmcomp.models import registry
 from vlmcomp.recipe import Recipe
 from vlmcomp.results import store
@@ -27,7 +27,7 @@ def benchmark(
     source: str | None = None,
     prompt_template: str | None = None,
     results_dir: str | Path | None = None,
-    progress: Progress | None = None,
+    progress: ShownProgress = "terminal",
 ) -> BenchmarkResult:
     """Compress a recipe and measure its quality, latency, memory and size.
 
@@ -45,7 +45,8 @@ def benchmark(
         source: folder or Hub id of the original weights, if they are not those of the model's authors.
         prompt_template: prompt that these weights were trained with, if it is not that of the model's authors.
         results_dir: folder to write the report and the predictions to. Default: nothing is written.
-        progress: called with a text and the fraction done, from 0 to 1.
+        progress: called with a text and the fraction done, from 0 to 1; None shows nothing. Default: a bar on stderr
+            with the time left, if that is a terminal.
 
     Returns:
         The report and the predictions.
@@ -60,6 +61,7 @@ def benchmark(
         >>> result.report.quality["shapes-vqa"].samples
         4
     """
+    refuse_empty(device=device, source=source, prompt_template=prompt_template, results_dir=results_dir)
     parsed = recipe if isinstance(recipe, Recipe) else Recipe.parse(recipe)
     config = BenchmarkConfig(
         tuple(tasks),
@@ -73,7 +75,8 @@ def benchmark(
     _validate(parsed, config)
     if results_dir is not None:
         files.check_writable(Path(results_dir))
-    report, predictions = runner.benchmark(parsed, config, progress or (lambda text, fraction: None))
+    with shown_progress(progress) as show:
+        report, predictions = runner.benchmark(parsed, config, show)
     if results_dir is not None:
         store.save(report, predictions, Path(results_dir))
     return BenchmarkResult(report, predictions)

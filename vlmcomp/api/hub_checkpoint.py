@@ -9,6 +9,7 @@ from huggingface_hub import HfApi
 
 from vlmcomp import files, hub
 from vlmcomp.compression import checkpoint
+from vlmcomp.feedback import Progress
 from vlmcomp.models import registry
 from vlmcomp.models.vlm import VLM
 
@@ -37,8 +38,13 @@ def upload_checkpoint(vlm: VLM, repo_id: str, private: bool) -> str:
     return str(url)
 
 
-def download_checkpoint(repo_id: str, revision: str | None) -> Path:
+def download_checkpoint(repo_id: str, revision: str | None, progress: Progress) -> Path:
     """Download what ``upload_checkpoint`` wrote.
+
+    Args:
+        repo_id: ``user/name``.
+        revision: branch, tag or commit; None for the newest.
+        progress: called with a text and the fraction done.
 
     Returns:
         Its folder in the cache of the Hub's client.
@@ -58,7 +64,7 @@ def download_checkpoint(repo_id: str, revision: str | None) -> Path:
             raise ValueError(f"{repo_id} is not a vlmcomp checkpoint: it has no {checkpoint.FILE}")
 
     try:
-        folder, _ = hub.download_snapshot(repo_id, revision, _FILE_FILTER, lambda text, fraction: None, check)
+        folder, _ = hub.download_snapshot(repo_id, revision, _FILE_FILTER, progress, check)
     except hub.HUB_ERRORS as error:
         hub.raise_hub_error(error, repo_id, repo_id, revision, gated=False)
     return folder

@@ -15,7 +15,7 @@ from vlmcomp.api.hub_checkpoint import download_checkpoint, upload_checkpoint
 from vlmcomp.compression import checkpoint, pipeline
 from vlmcomp.compression.size import weight_bytes
 from vlmcomp.data.images import normalize_question, open_image
-from vlmcomp.feedback import Progress, format_bytes
+from vlmcomp.feedback import ShownProgress, format_bytes, refuse_empty, shown_progress
 from vlmcomp.models import registry
 from vlmcomp.models.vlm import VLM
 from vlmcomp.recipe import Recipe
@@ -40,7 +40,8 @@ class Model:
 
     def __init__(self, vlm: VLM) -> None:
         self._vlm = vlm
-        self._size = MappingProxyType(weight_bytes(vlm.model))  # before the runtime repacks weights
+        by_part = weight_bytes(vlm.model)  # before the runtime repacks weights
+        self._size = MappingProxyType({part: size for part, size in by_part.items() if size})
 
     def __repr__(self) -> str:
         return f"Model({self.recipe}, {format_bytes(sum(self.size.values()))}, {self.device})"
@@ -65,7 +66,7 @@ class Model:
 
     @property
     def size(self) -> Mapping[str, int]:
-        """Bytes of the weights by part, such as ``"decoder MLP"``."""
+        """Bytes of the weights by part, such as ``"decoder MLP"``; only parts with weights of their own."""
         return self._size
 
     @cached_property
@@ -170,6 +171,7 @@ class Model:
             ...     vlmcomp.load(folder, device="cpu")
             Model(llava-shapes/int8, 5.3 MB, cpu)
         """
+        refuse_empty(folder=folder)
         checkpoint.save(self._vlm, Path(folder))
 
     def push_to_hub(self, repo_id: str, private: bool = True) -> str:
@@ -186,6 +188,7 @@ class Model:
             ValueError: as for ``save_pretrained``, or one sentence on why the upload failed.
             OSError: the folder for temporary files (``TMPDIR``) cannot hold the model.
         """
+        refuse_empty(repo_id=repo_id)
         return upload_checkpoint(self._vlm, repo_id, private)
 
 
@@ -198,7 +201,7 @@ def compress(
     device: str | None = None,
     source: str | None = None,
     prompt_template: str | None = None,
-    progress: Progress | None = None,
+    progress: ShownProgress = "terminal",
 ) -> Model:
     """Download, prune and quantize a model.
 
@@ -214,7 +217,8 @@ def compress(
         source: folder or Hub id of the original weights, if they are not those of the model's authors.
         prompt_template: prompt that these weights were trained with, such as
             ``"USER: <image>\\n{question} ASSISTANT:"``, if it is not that of the model's authors; saved with the model.
-        progress: called with a text and the fraction done, from 0 to 1.
+        progress: called with a text and the fraction done, from 0 to 1; None shows nothing. Default: a bar on stderr
+            with the time left, if that is a terminal.
 
     Returns:
         The compressed model, ready to answer.
@@ -232,31 +236,40 @@ def compress(
         ...
         ValueError: ffn30 does not fit llava-shapes, whose MLP is gated: use glu30
     """
+    refuse_empty(calibration_data=calibration_data, device=device, source=source, prompt_template=prompt_template)
     parsed = parse_recipe(recipe, steps)
     registry.validate_recipe(parsed)
     if calibration_data is not None and not parsed.needs_calibration:
         raise ValueError(f"{parsed} removes nothing: calibration data is for recipes that prune, and for w4a16")
     hardware.get_hardware(device)  # raises if the GPU does not exist
     samples, skipped = (None, []) if calibration_data is None else read_calibration(calibration_data, bad_rows)
-    vlm = pipeline.compress(
-        parsed,
-        device=device,
-        source=source,
-        prompt_template=prompt_template,
-        calibration_data=samples,
-        skipped_rows=len(skipped),
-        progress=progress,
-    )
+    with shown_progress(progress) as report:
+        vlm = pipeline.compress(
+            parsed,
+            device=device,
+            source=source,
+            prompt_template=prompt_template,
+            calibration_data=samples,
+            skipped_rows=len(skipped),
+            progress=report,
+        )
     return Model(vlm)
 
 
-def load(folder_or_repo: str | Path, *, device: str | None = None, revision: str | None = None) -> Model:
+def load(
+    folder_or_repo: str | Path,
+    *,
+    device: str | None = None,
+    revision: str | None = None,
+    progress: ShownProgress = "terminal",
+) -> Model:
     """Load a model that ``Model.save_pretrained``, ``Model.push_to_hub`` or ``vlmcomp compress`` wrote.
 
     Args:
         folder_or_repo: a folder, or the id of a Hub repository such as ``"user/llava-small"``.
         device: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``. Default: a GPU if there is one.
         revision: branch, tag or commit of the Hub repository.
+        progress: of a download, as for ``compress``.
 
     Returns:
         The model, whose answers are those of the model that was saved.
@@ -272,8 +285,10 @@ def load(folder_or_repo: str | Path, *, device: str | None = None, revision: str
         ...
         ValueError: 'llava-shapes' is a model, not a saved checkpoint: use vlmcomp.compress('llava-shapes/int8')
     """
+    refuse_empty(folder_or_repo=folder_or_repo, device=device, revision=revision)
     hardware.get_hardware(device)  # raises if the GPU does not exist
     folder = Path(folder_or_repo)
     if not folder.is_dir():
-        folder = download_checkpoint(str(folder_or_repo), revision)
+        with shown_progress(progress) as report:
+            folder = download_checkpoint(str(folder_or_repo), revision, report)
     return Model(checkpoint.load(folder, device))

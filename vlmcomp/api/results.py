@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+from vlmcomp.feedback import refuse_empty
 from vlmcomp.models import registry
 from vlmcomp.recipe import Recipe
 from vlmcomp.reporting import comparison
@@ -76,6 +77,7 @@ def compare(
     *,
     results_dir: str | Path = store.PRECOMPUTED,
     hardware: str | None = None,
+    task: str | None = None,
 ) -> Comparison:
     """Compare two measured recipes question by question.
 
@@ -84,9 +86,10 @@ def compare(
         baseline: what it is compared to, in any of these forms.
         results_dir: folder with stored reports and predictions. Default: the results published with vlmcomp.
         hardware: name of the machine whose stored reports to use, if several machines measured both recipes.
+        task: the only task to compare. Default: every task of both.
 
     Returns:
-        The paired difference of every common task, the speedup, and a verdict in words.
+        The paired difference of every such task, the speedup, and a verdict in words.
 
     Raises:
         ValueError: a recipe was not measured, its predictions are not stored, or the two were not asked the same
@@ -100,14 +103,16 @@ def compare(
         >>> int8.quality["shapes-vqa"].verdict
         'no difference seen'
     """
+    refuse_empty(results_dir=results_dir, hardware=hardware, task=task)
     after, before = _find_pair(report, baseline, Path(results_dir), hardware)
     after_rows = after.predictions
     before_rows = before.predictions
-    common = [task for task in after.report.quality if task in before.report.quality]
-    quality = {task: comparison.compare(before_rows.get(task, []), after_rows.get(task, [])) for task in common}
+    common = [name for name in after.report.quality if name in before.report.quality and task in (None, name)]
+    quality = {name: comparison.compare(before_rows.get(name, []), after_rows.get(name, [])) for name in common}
     if not quality:
-        raise ValueError(f"{after.report.recipe} and {before.report.recipe} have no task in common")
-    verdict = comparison.verdict(after.report, before.report, after_rows, before_rows)
+        which = f"the task {task}" if task else "a task"
+        raise ValueError(f"{after.report.recipe} and {before.report.recipe} do not have {which} in common")
+    verdict = comparison.verdict(after.report, before.report, after_rows, before_rows, task)
     speedup = None
     if after.report.latency is not None and before.report.latency is not None:
         speedup = speed_interval(before.report.latency, after.report.latency)
@@ -121,6 +126,7 @@ def recommend(
     max_accuracy_drop: float = 1.0,
     optimize_for: str = "memory",
     hardware: str | None = None,
+    task: str | None = None,
     results_dir: str | Path = store.PRECOMPUTED,
 ) -> Recommendation:
     """Choose a recipe for a device from measured results, or from size estimates where a model was not measured.
@@ -131,6 +137,7 @@ def recommend(
         max_accuracy_drop: percentage points of the task's score that may be lost.
         optimize_for: ``"memory"`` or ``"speed"``.
         hardware: use only this machine's results.
+        task: task of the accuracy drop. Default: the one that most results of the model have.
         results_dir: folder with stored reports. Default: the results published with vlmcomp.
 
     Returns:
@@ -148,15 +155,17 @@ def recommend(
         ...
         ValueError: 'plenty' is not an amount of memory: write for example 8GB or 500MB
     """
+    refuse_empty(hardware=hardware, task=task, results_dir=results_dir)
     wish = Constraints(model, recommendation.parse_bytes(memory), max_accuracy_drop, optimize_for)
     root = Path(results_dir)
     reports = store.load_all(root)
     machines = sorted({report.hardware.slug for report in reports})
     if hardware is not None and hardware not in machines:
-        raise ValueError(f"no reports of the hardware {hardware}: choose {' or '.join(machines)}")
+        known = f"choose {' or '.join(machines)}" if machines else f"{root} has no reports"
+        raise ValueError(f"no reports of the hardware {hardware}: {known}")
     selected = [report for report in reports if hardware in (None, report.hardware.slug)]
     return recommendation.recommend(
-        wish, selected, lambda report: store.load_predictions(report, root), _estimate_sizes
+        wish, selected, lambda report: store.load_predictions(report, root), _estimate_sizes, task
     )
 
 

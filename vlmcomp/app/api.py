@@ -22,7 +22,7 @@ def compare(image: str | None, question: str, recipes: list[str]) -> list[dict[s
     Returns:
         One record per variant: recipe, answer, why it ended ("stop", or "length" if the limit of tokens cut it),
         whether it agrees with FP16, times in milliseconds, bytes of the weights, the device it ran on, or where and
-        when it was recorded, and the error if it failed.
+        when it was recorded, and the error if it failed. What is not known, as after a failure, is null.
     """
     with user_errors():
         if not isinstance(recipes, list):
@@ -42,7 +42,7 @@ def _record(card: handlers.Card) -> dict[str, Any]:
         "ttft_ms": answer.ttft_ms if answer else None,
         "tokens_per_second": answer.tokens_per_second if answer else None,
         "total_ms": answer.total_ms if answer else None,
-        "weight_bytes": card.weight_bytes,
+        "weight_bytes": card.weight_bytes or None,
         "device": card.device or None,
         "recorded": card.recorded or None,
         "error": card.status if card.error else None,

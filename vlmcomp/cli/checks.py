@@ -6,19 +6,72 @@ import argparse
 from pathlib import Path
 
 from vlmcomp import files
+from vlmcomp.evaluation import extras
 from vlmcomp.models import registry
+from vlmcomp.models.source_check import RECIPE_FILE
 from vlmcomp.recipe import Recipe
 from vlmcomp.reporting import grid
 
 
 def check_compress(args: argparse.Namespace) -> None:
-    """Raises ``ValueError`` or ``OSError`` for a recipe or a prompt that its model does not allow, or a folder that is
-    in use or cannot be written."""
+    """Raises ``ValueError`` or ``OSError`` for a recipe or a prompt that its model does not allow, a file or a source
+    that does not exist, or a folder that is in use or cannot be written."""
     recipe = Recipe.parse(args.recipe)
-    registry.with_prompt_template(registry.validate_recipe(recipe), args.prompt_template)
+    _check_weights(recipe, args)
     if args.calibration_data and not recipe.needs_calibration:
         raise ValueError(f"{recipe} prunes nothing: remove --calibration-data")
+    if args.calibration_data:
+        Path(args.calibration_data).stat()  # raises if it does not exist
     files.check_new_folder(Path(args.out))
+
+
+def _check_weights(recipe: Recipe, args: argparse.Namespace) -> None:
+    """Raises ``ValueError`` for a recipe, a prompt or a source that cannot be built."""
+    spec = registry.with_prompt_template(registry.validate_recipe(recipe), args.prompt_template)
+    if args.source and not Path(args.source).is_dir():
+        from vlmcomp.models import download  # imports the Hub's client, which a folder does not need
+
+        download.check_hub_id(spec, args.source)
+
+
+def check_ask(args: argparse.Namespace) -> None:
+    """Raises ``ValueError`` for what is neither a recipe that can be built nor a checkpoint, or options that a
+    checkpoint does not take."""
+    folder = Path(args.recipe_or_folder)
+    if not folder.is_dir():
+        _check_weights(_recipe_to_ask(args.recipe_or_folder), args)
+        return
+    for option, given in (("--source", args.source), ("--prompt-template", args.prompt_template)):
+        if given is not None:
+            raise ValueError(f"{folder} has weights and a prompt template of its own: remove {option}")
+    if not (folder / RECIPE_FILE).is_file():
+        raise ValueError(f"{folder} is not a vlmcomp checkpoint: it has no {RECIPE_FILE}")
+
+
+def _recipe_to_ask(text: str) -> Recipe:
+    """The recipe of a registered model. Raises ``ValueError`` for any other text, which may mean a folder."""
+    if text.partition("/")[0] not in registry.MODELS:
+        raise ValueError(
+            f"there is no folder {text}, and no model of that name: give a folder that 'vlmcomp compress' wrote, or a "
+            "recipe such as llava-shapes/int8 ('vlmcomp models' lists the models)"
+        )
+    return Recipe.parse(text)
+
+
+def check_train(args: argparse.Namespace) -> None:
+    """Raises ``ValueError`` or ``OSError`` for a model that is not bundled, a missing package, or a folder that cannot
+    be written."""
+    bundled = grid.bundled_models()
+    if args.name not in bundled:
+        raise ValueError(f"'{args.name}' cannot be trained here: choose from {', '.join(bundled)}")
+    extras.require(["easy_vqa"], "vlmcomp train", extra="train")
+    for folder in filter(None, (args.out, args.work)):
+        files.check_writable(Path(folder))
+
+
+def check_doctor(args: argparse.Namespace) -> None:
+    """Raises ``ValueError`` for an unknown model."""
+    registry.get_model_spec(args.model)
 
 
 def check_bench(args: argparse.Namespace) -> None:

@@ -12,7 +12,8 @@ from vlmcomp import files
 from vlmcomp.cli import subcommands
 from vlmcomp.cli.options import Subcommands
 from vlmcomp.evaluation import extras
-from vlmcomp.feedback import Terminated, is_out_of_memory, sigterm_as_interrupt
+from vlmcomp.feedback import Terminated, error_summary, is_out_of_memory, sigterm_as_interrupt
+from vlmcomp.results.provenance import __version__
 
 EARLIER_NAMES = {"build": "compress", "study": "experiment"}  # of subcommands; still accepted
 
@@ -31,6 +32,7 @@ def make_parser() -> tuple[argparse.ArgumentParser, Subcommands]:
         description="Compress vision-language models and measure what it costs in quality, latency and size.",
         epilog="'vlmcomp COMMAND --help' describes the options of a command and shows an example.",
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}", help="print the version")
     added = Subcommands(parser)
     subcommands.add_all(added)
     return parser, added
@@ -44,7 +46,7 @@ def _error_sentence(error: Exception) -> str:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     if is_out_of_memory(error):
         return "the device has not enough memory for this model: use int8 or int4, or --device cpu"
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return error_summary(error)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

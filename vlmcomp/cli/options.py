@@ -55,6 +55,7 @@ class Subcommands:
             epilog=f"example:\n  vlmcomp {name} {example}".rstrip(),
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
+        sub.register("type", None, not_empty)  # the type of options and arguments that name none
         sub.set_defaults(run=LazyFunction(run), checks=checks)
         self.parsers[name] = sub
         return sub
@@ -75,8 +76,9 @@ def add_device(sub: argparse.ArgumentParser) -> None:
 def add_weights_options(sub: argparse.ArgumentParser) -> None:
     """Adds ``--device``, ``--source`` and ``--prompt-template``: where a recipe is built, and from which weights."""
     add_device(sub)
-    sub.add_argument("--source", help="folder or Hub id of the unpruned FP16 weights, instead of the model's own")
-    text = r"prompt that these weights were trained with, such as 'USER: <image>\n{question} ASSISTANT:'"
+    text = "folder or Hub id of the unpruned FP16 weights (default: the model's own)"
+    sub.add_argument("--source", help=text)
+    text = r"prompt of these weights, such as 'USER: <image>\n{question} ASSISTANT:' (default: the model's own)"
     sub.add_argument("--prompt-template", metavar="TEXT", type=_unescape_newlines, help=text)
 
 
@@ -88,12 +90,27 @@ def add_bad_rows(sub: argparse.ArgumentParser) -> None:
 
 def add_results_folder(sub: argparse.ArgumentParser, name: str = "--root") -> None:
     """Adds the option ``name``: the folder of the reports."""
-    sub.add_argument(name, metavar="DIR", default=str(store.PRECOMPUTED), help="folder of the reports")
+    text = "folder of the reports (default: %(default)s)"
+    sub.add_argument(name, metavar="DIR", default=str(store.PRECOMPUTED), help=text)
+
+
+def add_result_filters(sub: argparse.ArgumentParser, task: str) -> None:
+    """Adds ``--hardware`` and ``--task``, whose help is ``task``: which of the reports are used."""
+    text = "only the results of this machine (default: of every machine)"
+    sub.add_argument("--hardware", metavar="SLUG", help=text)
+    sub.add_argument("--task", metavar="NAME", help=task)
+
+
+def not_empty(text: str) -> str:
+    """A name or a path: a shell variable that is not set must not mean the default."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty: give a value")
+    return text
 
 
 def _unescape_newlines(text: str) -> str:
     """``text`` with a line break for every backslash and n, which shells do not write as one."""
-    return text.replace("\\n", "\n")
+    return not_empty(text).replace("\\n", "\n")
 
 
 def _device(text: str) -> str:

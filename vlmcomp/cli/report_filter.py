@@ -21,9 +21,13 @@ def matching(
     ):
         known = sorted({value_of(r) for r in reports})
         if wanted and wanted not in known:
-            raise ValueError(f"no reports of --{name} {wanted}: choose {' or '.join(known)}")
+            raise ValueError(f"no reports of --{name} {wanted}: {_choose(known)}")
         reports = [r for r in reports if not wanted or value_of(r) == wanted]
     tasks = grouping.list_tasks(reports)
     if task and task not in tasks:
-        raise ValueError(f"no reports of --task {task}: choose {' or '.join(tasks)}")
+        raise ValueError(f"no reports of --task {task}: {_choose(tasks)}")
     return [r for r in reports if not task or task in r.quality or r.error is not None]
+
+
+def _choose(known: list[str]) -> str:
+    return f"choose {' or '.join(known)}" if known else "there are none, so run 'vlmcomp bench' first"

@@ -12,6 +12,7 @@ from vlmcomp.cli.options import (
     add_bad_rows,
     add_device,
     add_renamed,
+    add_result_filters,
     add_results_folder,
     add_weights_options,
 )
@@ -60,7 +61,8 @@ def _add_compress(subcommands: Subcommands) -> None:
 def _add_ask(subcommands: Subcommands) -> None:
     example = 'llava-shapes/int4 --image scene.png --question "How many circles are there?"'
     text = "ask a recipe or a checkpoint a question about an image"
-    sub = subcommands.add("ask", "vlmcomp.cli.commands.ask:run", text, example)
+    check_question = LazyFunction("vlmcomp.cli.question_check:check")
+    sub = subcommands.add("ask", "vlmcomp.cli.commands.ask:run", text, example, checks.check_ask, check_question)
     text = f"{RECIPE}; or a folder that 'vlmcomp compress' wrote"
     sub.add_argument("recipe_or_folder", metavar="RECIPE|DIR", help=text)
     sub.add_argument(
@@ -69,7 +71,7 @@ def _add_ask(subcommands: Subcommands) -> None:
         metavar="FILE",
         help="PNG, JPEG, WebP, AVIF, GIF, BMP or TIFF, or HEIC with pillow-heif",
     )
-    sub.add_argument("--question", required=True, metavar="TEXT")
+    sub.add_argument("--question", required=True, metavar="TEXT", type=str)  # an empty one has a sentence of its own
     text = "maximum length of the answer (default: 64)"
     sub.add_argument("--max-new-tokens", type=int, default=64, metavar="N", help=text)
     add_weights_options(sub)
@@ -77,13 +79,17 @@ def _add_ask(subcommands: Subcommands) -> None:
 
 def _add_train(subcommands: Subcommands) -> None:
     text = "train one of the bundled models from scratch"
-    sub = subcommands.add("train", "vlmcomp.cli.commands.train:run", text, "llava-shapes --out trial --steps 200")
+    example = "llava-shapes --out trial --steps 200"
+    sub = subcommands.add("train", "vlmcomp.cli.commands.train:run", text, example, checks.check_train)
     sub.add_argument("name", metavar="MODEL", help="name of a bundled model")
     sub.add_argument("--out", metavar="DIR", help="folder of the trained model (default: runs/MODEL/model)")
     sub.add_argument("--work", metavar="DIR", help="folder of the training checkpoints (default: runs/MODEL)")
-    sub.add_argument("--steps", type=int, metavar="N", help="optimizer steps of the whole model")
-    sub.add_argument("--tower-steps", type=int, metavar="N", help="optimizer steps that pretrain the vision tower")
-    sub.add_argument("--seed", type=int, metavar="N", help="random seed")
+    sub.add_argument(
+        "--steps", type=int, metavar="N", help="optimizer steps of the whole model (default: the model's plan)"
+    )
+    text = "optimizer steps that pretrain the vision tower (default: the model's plan)"
+    sub.add_argument("--tower-steps", type=int, metavar="N", help=text)
+    sub.add_argument("--seed", type=int, metavar="N", help="random seed (default: the model's plan)")
     text = "use torch.compile, which is faster and requires a C++ compiler"
     sub.add_argument("--compile", action="store_true", help=text)
 
@@ -110,7 +116,7 @@ def _bench_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--quick", action="store_true", help=text)
     text = "random: the model's architecture without a download, for latency, memory and size only (default: trained)"
     sub.add_argument("--weights", choices=["trained", "random"], default="trained", help=text)
-    text = "with --weights random: at most N layers in the decoder and in the vision tower"
+    text = "with --weights random: at most N layers in the decoder and in the vision tower (default: all)"
     sub.add_argument("--layers", type=int, metavar="N", help=text)
     text = "encoder of BERTScore: auto, minilm or roberta-large (default: auto)"
     add_renamed(sub, "--bertscore-model", "--encoder", metavar="NAME", default="auto", help=text)
@@ -130,16 +136,17 @@ def _add_experiment(subcommands: Subcommands) -> None:
     sub.add_argument("--part", action="append", choices=parts, help="may be repeated (default: all)")
     text = "cuda: for --part speed only (default: cpu)"
     sub.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help=text)
-    text = "questions per task, calibration sequences of text, or rounds of timing, depending on the part"
+    text = "questions per task, calibration sequences of text, or rounds of timing (default: the part's own number)"
     sub.add_argument("--samples", type=int, metavar="N", help=text)
     sub.add_argument("--seeds", type=int, default=3, metavar="N", help="number of calibration sets (default: 3)")
-    sub.add_argument("--force", action="store_true", help="measure again what is already measured")
+    sub.add_argument("--force", action="store_true", help="measure the parts again if they are already measured")
     sub.add_argument("--out", metavar="FILE", help="JSON file of the results (default: this machine's in precomputed/)")
 
 
 def _add_doctor(subcommands: Subcommands) -> None:
     text = "time every precision on this device and recommend one"
-    sub = subcommands.add("doctor", "vlmcomp.cli.commands.doctor:run", text, "--model llava-1.5-7b")
+    example = "--model llava-1.5-7b"
+    sub = subcommands.add("doctor", "vlmcomp.cli.commands.doctor:run", text, example, checks.check_doctor)
     text = f"whose layer sizes to time (default: {registry.DEFAULT_MODEL})"
     sub.add_argument("--model", default=registry.DEFAULT_MODEL, help=text)
 
@@ -159,19 +166,20 @@ def _add_report(subcommands: Subcommands) -> None:
     text = "print the results as tables, export or plot them, or update the docs with them"
     sub = subcommands.add("report", run, text, "--format csv --out results.csv", checks.check_report)
     add_results_folder(sub)
-    sub.add_argument("--model", help="only the results of this model")
-    sub.add_argument("--hardware", metavar="SLUG", help="only the results of this machine")
+    sub.add_argument("--model", help="only the results of this model (default: of every model)")
     text = "only the results on this task, as the measure of quality (default: the one that most results have)"
-    sub.add_argument("--task", metavar="NAME", help=text)
+    add_result_filters(sub, text)
     output = sub.add_mutually_exclusive_group()
     text = "update the generated blocks and plots of README.md and docs/*.md in DIR (default: the current folder)"
     output.add_argument("--docs", nargs="?", const=".", metavar="DIR", help=text)
     output.add_argument("--readme", metavar="FILE", help=argparse.SUPPRESS)  # earlier spelling: updates one file
-    text = "one flat row per recipe with everything that was recorded"
+    text = "one flat row per recipe with everything that was recorded (default: tables for people)"
     output.add_argument("--format", choices=list(export.WRITERS), help=text)
-    text = "plot the results of one machine into this folder, as PNG, SVG and self-contained Plotly HTML"
+    text = (
+        "plot the results of one machine into this folder, as PNG, SVG and self-contained Plotly HTML (default: none)"
+    )
     output.add_argument("--plots", metavar="DIR", help=text)
-    sub.add_argument("--out", metavar="FILE", help="write the tables to this file instead of printing them")
+    sub.add_argument("--out", metavar="FILE", help="write the tables to this file (default: print them)")
     text = "first recompute every score from the recorded answers; loads no model"
     sub.add_argument("--rescore", action="store_true", help=text)
     text = "BERTScore encoder of --rescore (default: the one that was used)"
@@ -184,6 +192,7 @@ def _add_compare(subcommands: Subcommands) -> None:
     sub = subcommands.add("compare", "vlmcomp.cli.commands.compare:run", text, example)
     sub.add_argument("recipe", metavar="RECIPE", help=RECIPE)
     sub.add_argument("baseline", metavar="BASELINE", help="recipe to compare with")
+    add_result_filters(sub, "only this task (default: every task that both have)")
     add_results_folder(sub)
 
 
@@ -198,9 +207,7 @@ def _add_recommend(subcommands: Subcommands) -> None:
     add_renamed(sub, "--optimize-for", "--for", choices=advice.GOALS, default="memory", help=text)
     text = f"model to compress (default: {registry.DEFAULT_MODEL})"
     sub.add_argument("--model", default=registry.DEFAULT_MODEL, help=text)
-    sub.add_argument("--hardware", metavar="SLUG", help="use only the results of this machine")
-    text = "task of the accuracy drop (default: the one that most results of the model have)"
-    sub.add_argument("--task", metavar="NAME", help=text)
+    add_result_filters(sub, "task of the accuracy drop (default: the one that most results of the model have)")
     add_results_folder(sub)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 
 import torch
 from PIL import Image
@@ -21,7 +22,7 @@ from vlmcomp.compression.quantization.quantize import (
 from vlmcomp.compression.quantization.rounding import gptq_rounding
 from vlmcomp.compression.shape_checks import check_shapes, gptq_group_size
 from vlmcomp.data.calibration_data import short_digest
-from vlmcomp.feedback import Progress
+from vlmcomp.feedback import ShownProgress, refuse_empty, shown_progress
 from vlmcomp.models import architecture, registry
 from vlmcomp.models.registry import ModelSpec
 from vlmcomp.models.vlm import VLM
@@ -37,7 +38,7 @@ def prune_(
     processor: ProcessorMixin | None = None,
     prompt_of: str | None = None,
     method: PruningMethod | None = None,
-    progress: Progress | None = None,
+    progress: ShownProgress = "terminal",
 ) -> list[PruningResult]:
     """Remove attention heads and MLP neurons of a loaded model in place, and re-solve what reads them.
 
@@ -52,7 +53,8 @@ def prune_(
         prompt_of: registered model whose prompt format the samples get; by default the model itself if it is
             registered, otherwise the first model of its family on the Hub.
         method: how units are selected and made up for.
-        progress: called with a text and the fraction done.
+        progress: called with a text and the fraction done; None shows nothing. Default: a bar on stderr with the time
+            left, if that is a terminal.
 
     Returns:
         For every step, the widths before and after.
@@ -69,12 +71,8 @@ def prune_(
     check_shapes(model, parsed, "fp16", str(model.device))
     samples = calibration_data if isinstance(calibration_data, torch.Tensor) else list(calibration_data)
     batches = _calibration_batches(model, samples, processor, prompt_of)
-
-    def report(fraction: float) -> None:
-        if progress is not None:
-            progress(f"pruning {steps}", fraction)
-
-    pruned = prune_decoder_(model, parsed, batches, method, report)
+    with shown_progress(progress) as show:
+        pruned = prune_decoder_(model, parsed, batches, method, partial(show, f"pruning {steps}"))
     if isinstance(samples, torch.Tensor):
         return pruned
     return [replace(result, calibration=f"{result.calibration}, {short_digest(samples)}") for result in pruned]
@@ -87,6 +85,7 @@ def quantize_(
     *,
     processor: ProcessorMixin | None = None,
     prompt_of: str | None = None,
+    progress: ShownProgress = "terminal",
 ) -> None:
     """Quantize the decoder's Linears of a loaded model in place.
 
@@ -99,6 +98,7 @@ def quantize_(
         calibration_data: (image, question, answer) samples, or (N, T) token ids of plain text without padding.
         processor: of the model; needed for samples.
         prompt_of: registered model whose prompt format the samples get, as for ``prune_``.
+        progress: as for ``prune_``.
 
     Raises:
         ValueError: unknown family, decoder or precision, a library that is not installed, a width that the precision
@@ -122,13 +122,17 @@ def quantize_(
     def quantize(layer: architecture.DecoderLayer) -> None:
         quantize_layer_(layer, precision, model.dtype)
 
-    if calibration_data is None:
-        for layer in architecture.decoder_layers(model):
-            quantize(layer)
-    else:
-        batches = _calibration_batches(model, calibration_data, processor, prompt_of)
-        callbacks = LayerCallbacks(on_exit=quantize)
-        prune_decoder_(model, (), batches, callbacks=callbacks, round_linears=gptq_rounding(gptq_group_size(model, ())))
+    with shown_progress(progress) as show:
+        report = partial(show, f"quantizing to {precision}")
+        if calibration_data is None:
+            layers = architecture.decoder_layers(model)
+            for number, layer in enumerate(layers, 1):
+                quantize(layer)
+                report(number / len(layers))
+        else:
+            batches = _calibration_batches(model, calibration_data, processor, prompt_of)
+            callbacks = LayerCallbacks(on_exit=quantize)
+            prune_decoder_(model, (), batches, None, report, callbacks, gptq_rounding(gptq_group_size(model, ())))
     set_quantization_config(model, precision, model.dtype)
 
 
@@ -162,6 +166,7 @@ def _calibration_batches(
     processor: ProcessorMixin | None,
     prompt_of: str | None,
 ) -> list[CalibrationBatch]:
+    refuse_empty(prompt_of=prompt_of)
     if isinstance(calibration_data, torch.Tensor):
         return text_batches(model, calibration_data)
     if processor is None:

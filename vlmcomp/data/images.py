@@ -44,7 +44,7 @@ def open_image(source: str | Path | BinaryIO | Image.Image | None) -> Image.Imag
     Raises:
         ValueError: no image, an unreadable one, or one with more than ``MAX_PIXELS`` pixels.
     """
-    if source is None:
+    if source is None or (isinstance(source, str) and not source.strip()):
         raise ValueError("there is no image: choose or upload one first")
     with _decoder_errors(source):
         image = source if isinstance(source, Image.Image) else Image.open(source, formats=FORMATS)

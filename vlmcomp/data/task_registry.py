@@ -8,6 +8,7 @@ from vlmcomp.data import easy_vqa, hub_tasks, shapes_vqa
 from vlmcomp.data.bad_rows import check_choice
 from vlmcomp.data.task_folder import TASK_FILE, task_from_folder
 from vlmcomp.data.tasks import Task, check_images
+from vlmcomp.feedback import refuse_empty
 
 TASKS = {
     t.name: t
@@ -44,6 +45,7 @@ def get_task(name: str, bad_rows: str = "error") -> Task:
         ValueError: no such task (the message lists those that exist), or its data is not available or invalid.
     """
     check_choice(bad_rows)
+    refuse_empty(task=name)
     if name in TASKS:
         return TASKS[name]
     if (hub_task := hub_tasks.get_hub_task(name, bad_rows)) is not None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from vlmcomp.data import task_registry
 from vlmcomp.data.tasks import Task
 from vlmcomp.evaluation import text_metrics
+from vlmcomp.feedback import refuse_empty
 
 QUICK_SAMPLES = 200
 NEW_TOKENS = 32  # of a timed answer
@@ -63,7 +64,8 @@ class BenchmarkConfig:
         return [task_registry.get_checked_task(name, self.num_samples, self.seed, self.bad_rows) for name in self.tasks]
 
     def validate(self) -> None:
-        """Raises ``ValueError`` for unknown or contradictory settings."""
+        """Raises ``ValueError`` for unknown, empty or contradictory settings."""
+        refuse_empty(source=self.source, prompt_template=self.prompt_template, device=self.device)
         if self.num_layers is not None and not self.random_weights:
             raise ValueError("a number of layers requires random weights")
         if self.random_weights and (self.tasks or self.source):

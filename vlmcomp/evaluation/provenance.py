@@ -4,22 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from vlmcomp import files
 from vlmcomp.data import tasks
 from vlmcomp.evaluation.config import BenchmarkConfig
 from vlmcomp.hardware import get_hardware
-from vlmcomp.models import random_init, registry
+from vlmcomp.models import download, random_init, registry, source_digest
 from vlmcomp.recipe import Recipe
 from vlmcomp.results import provenance, store
 from vlmcomp.results.journal import PredictionLog
-from vlmcomp.results.schema import RANDOM_WEIGHTS, Hardware, Report
+from vlmcomp.results.schema import GIVEN_WEIGHTS, RANDOM_WEIGHTS, Hardware, Report
 
 REPO = Path(__file__).resolve().parents[2]
 PredictionLogFactory = Callable[[tasks.Task], PredictionLog | None]
+
+
+class WeightsProvenance(NamedTuple):
+    """Where dense weights come from, as the fields of a ``Report`` that have these names.
+
+    Attributes:
+        source: folder or Hub id, with a prompt template that is not the registry's.
+        revision: commit on the Hub, or a digest of local weights; None if it is not known.
+        settings: digest of the files beside local weights that change answers, None where a commit covers them.
+    """
+
+    source: str
+    revision: str | None
+    settings: str | None
 
 
 def benchmark_hardware(config: BenchmarkConfig) -> Hardware:
@@ -30,15 +42,13 @@ def benchmark_hardware(config: BenchmarkConfig) -> Hardware:
 
 def collect_provenance(recipe: Recipe, config: BenchmarkConfig) -> dict[str, Any]:
     """The fields of a ``Report`` that say how it was made."""
-    source, revision = weights_provenance(recipe, config)
     return {
         "recipe": str(recipe),
         "hardware": benchmark_hardware(config),
         "date": provenance.utc_timestamp(),
         "commit": provenance.git_commit(REPO),
         "versions": provenance.package_versions(),
-        "source": source,
-        "revision": revision,
+        **weights_provenance(recipe, config)._asdict(),
         "weights": _weights_origin(recipe, config),
         "seeds": {"samples": config.seed, "latency": config.seed},
     }
@@ -47,42 +57,46 @@ def collect_provenance(recipe: Recipe, config: BenchmarkConfig) -> dict[str, Any
 def _weights_origin(recipe: Recipe, config: BenchmarkConfig) -> str:
     if config.random_weights:
         return RANDOM_WEIGHTS
-    return "given" if config.source else registry.get_model_spec(recipe.model).weights_origin
+    return GIVEN_WEIGHTS if config.source else registry.get_model_spec(recipe.model).weights_origin
 
 
-def weights_provenance(recipe: Recipe, config: BenchmarkConfig) -> tuple[str, str | None]:
-    """Source of the dense weights with a prompt template that is not the registry's, and their version: a Hub revision,
-    or a digest of local files."""
-    source, version = _weights_version(recipe, config)
-    return source + (f", prompted by {config.prompt_template!r}" if config.prompt_template else ""), version
-
-
-def _weights_version(recipe: Recipe, config: BenchmarkConfig) -> tuple[str, str | None]:
+def weights_provenance(recipe: Recipe, config: BenchmarkConfig) -> WeightsProvenance:
+    """Provenance of the dense weights that ``recipe`` would be built from now."""
     spec = registry.get_model_spec(recipe.model)
     if config.random_weights:
-        return random_init.weights_description(spec, config.num_layers), None
-    if config.source is None and not spec.bundled:
-        return spec.source, spec.revision
-    folder = Path(config.source or spec.name_or_path)
-    return config.source or spec.source, _weights_digest(folder) if folder.is_dir() else None
+        found = WeightsProvenance(random_init.weights_description(spec, config.num_layers), None, None)
+    else:
+        found = _source_provenance(spec, config.source)
+    prompt = f", prompted by {config.prompt_template!r}" if config.prompt_template else ""
+    return found._replace(source=found.source + prompt)
 
 
-def _weights_digest(folder: Path) -> str:
-    """Digest of the weight files in ``folder``; those that have not changed are read once a process."""
-    weights = sorted(file for file in folder.iterdir() if file.suffix in (".safetensors", ".bin"))
-    return _digest_of_unchanged(tuple((file, files.stamp(file)) for file in weights))
+def _source_provenance(spec: registry.ModelSpec, source: str | None) -> WeightsProvenance:
+    name = source or spec.source
+    folder = Path(source or spec.name_or_path)
+    if folder.is_dir():
+        return WeightsProvenance(name, source_digest.weights_digest(folder), source_digest.settings_digest(folder))
+    try:
+        return WeightsProvenance(name, download.resolve_revision(spec, source), None)
+    except ValueError:  # no network, or no such weights, which the build will say
+        return WeightsProvenance(name, None, None)
 
 
-@lru_cache(maxsize=8)
-def _digest_of_unchanged(stamped: tuple[tuple[Path, files.Stamp | None], ...]) -> str:
-    return files.short_digest(file for file, _ in stamped)
+def same_weights(report: Report, found: WeightsProvenance) -> bool:
+    """Whether ``report`` is of the weights and settings ``found``; what is not known of ``found`` is not compared.
+
+    Reports from before settings were recorded count as the same for the weights of this package alone.
+    """
+    if report.source != found.source or found.revision not in (None, report.revision):
+        return False
+    return found.settings in (None, report.settings) or (report.settings is None and report.weights != GIVEN_WEIGHTS)
 
 
 def prediction_logs(recipe: Recipe, config: BenchmarkConfig, root: Path) -> PredictionLogFactory:
     """Factory of the logs, one a task, that store answers beside the report while ``recipe`` is being measured."""
     report_path = store.report_path(benchmark_hardware(config).slug, recipe, root)
     facts = collect_provenance(recipe, config)
-    header = {name: facts[name] for name in ("recipe", "commit", "versions", "source", "revision")} | {
+    header = {name: facts[name] for name in ("recipe", "commit", "versions", *WeightsProvenance._fields)} | {
         "samples": config.num_samples,
         "seed": config.seed,
         "batch_size": config.batch_size,
@@ -97,9 +111,9 @@ def prediction_logs(recipe: Recipe, config: BenchmarkConfig, root: Path) -> Pred
 
 
 def same_provenance(report: Report, facts: Mapping[str, Any]) -> bool:
-    """Whether the weights, code and libraries of ``facts`` would reproduce the answers of ``report``."""
-    same_code = all(getattr(report, name) == facts[name] for name in ("source", "commit", "versions"))
-    return same_code and facts["revision"] in (None, report.revision)  # None: a Hub's newest, known after loading only
+    """Whether the weights, settings, code and libraries of ``facts`` would reproduce the answers of ``report``."""
+    same_code = all(getattr(report, name) == facts[name] for name in ("commit", "versions"))
+    return same_code and same_weights(report, WeightsProvenance(*(facts[n] for n in WeightsProvenance._fields)))
 
 
 def merge_tasks(

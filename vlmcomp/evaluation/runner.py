@@ -61,7 +61,7 @@ def benchmark(
     timings = _measure_latency(engine, config, progress)
     scores, predictions = _measure_quality(engine, config, progress, prediction_log)
     facts = collect_provenance(recipe, config)
-    facts["revision"] = facts["revision"] or vlm.revision
+    facts["revision"] = vlm.revision or facts["revision"]
     report = Report(
         **facts,
         **_build_facts(engine),

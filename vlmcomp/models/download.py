@@ -11,7 +11,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 
-from vlmcomp.feedback import Progress
+from vlmcomp.feedback import Progress, refuse_empty
 from vlmcomp.hub import HUB_ERRORS, download_snapshot, raise_hub_error
 from vlmcomp.models.registry import ModelSpec
 from vlmcomp.models.source_check import check_source
@@ -39,12 +39,12 @@ def download_weights(spec: ModelSpec, source: str | None, progress: Progress) ->
     Raises:
         ValueError: one sentence on why the weights are not available.
     """
+    refuse_empty(source=source)
     repo_id = source or spec.name_or_path
     if Path(repo_id).is_dir():
         _check_folder(Path(repo_id), spec, repo_id)
         return Path(repo_id), None
-    if source is not None and (repo_id.count("/") != 1 or repo_id[0] in "./~"):
-        raise ValueError(f"the weights of {spec.name} cannot be loaded from {repo_id}: there is no such folder")
+    check_hub_id(spec, source)
     revision = None if source else spec.revision
 
     def check(names: set[str], commit: str) -> None:
@@ -60,17 +60,25 @@ def download_weights(spec: ModelSpec, source: str | None, progress: Progress) ->
     return folder, commit
 
 
+def check_hub_id(spec: ModelSpec, source: str | None) -> None:
+    """Raises ``ValueError`` for a source that is neither a folder nor the form of a Hub id."""
+    if source is not None and (source.count("/") != 1 or source[0] in "./~"):
+        raise ValueError(f"the weights of {spec.name} cannot be loaded from {source}: there is no such folder")
+
+
 def resolve_revision(spec: ModelSpec, source: str | None) -> str | None:
     """The commit on the Hub that ``download_weights`` would use now, without a download; None for a local folder.
 
     Raises:
         ValueError: as in ``download_weights``.
     """
+    refuse_empty(source=source)
     repo_id = source or spec.name_or_path
     revision = None if source else spec.revision
     gated = spec.gated and source is None
     if Path(repo_id).is_dir():
         return None
+    check_hub_id(spec, source)
     try:
         files: Any = snapshot_download(repo_id, revision=revision, dry_run=True, **_FILE_FILTER)
         return files[0].commit_hash

@@ -66,6 +66,7 @@ _IDENTITY: _Columns = {
     "backend": lambda r: r.backend,
     "source": lambda r: r.source,
     "revision": lambda r: r.revision,
+    "settings": lambda r: r.settings,
     "weights": lambda r: r.weights,
     "commit": lambda r: r.commit,
     "date": lambda r: r.date,
@@ -126,7 +127,7 @@ _ROOFLINE: _Columns = {
 _SIZE: _Columns = {
     **{f"{part.replace(' ', '_')}_weight_bytes": partial(_part_bytes, part) for part in COMPONENTS},
     "weight_bytes": lambda s: s.total_bytes,
-    "disk_bytes": lambda s: s.disk_bytes,
+    "disk_bytes": lambda s: s.disk_bytes or None,
     "parameters": lambda s: sum(s.parameters.values()),
 }
 _MEMORY: _Columns = {

@@ -9,7 +9,7 @@ from dataclasses import replace
 from vlmcomp.recipe import PRECISIONS, Recipe
 from vlmcomp.reporting.comparison import PairedComparison, compare
 from vlmcomp.reporting.statistics import Interval
-from vlmcomp.results.schema import EXACT_MATCH, Report, same_questions, same_timing_session
+from vlmcomp.results.schema import EXACT_MATCH, GIVEN_WEIGHTS, Report, same_questions, same_timing_session
 from vlmcomp.results.store import Predictions
 
 PredictionLoader = Callable[[Report], Mapping[str, Predictions]]  # the predictions of a report, by task
@@ -62,7 +62,8 @@ def sort_reports(reports: Sequence[Report]) -> list[Report]:
 
 
 def comparable_groups(reports: Sequence[Report], timing: bool = True, task: str | None = None) -> list[list[Report]]:
-    """Reports that may share a table: same machine, model and weights, same questions, metrics and timing settings.
+    """Reports that may share a table: same machine, model and weights with their settings, same questions, metrics
+    and timing settings.
 
     A failed report has no scores; it joins every group of its machine and model, or forms one of its own.
 
@@ -87,8 +88,10 @@ def _circumstances(report: Report, timing: bool, task: str | None) -> tuple[obje
     scores = [q for q in report.quality.values() if task in (None, q.task)]
     questions = tuple((q.task, q.version, q.task_sha256, q.samples, q.seed) for q in scores)
     metrics = tuple((q.bertscore_encoder, q.meteor_data, q.rouge1_stemmed) for q in scores)
-    settings = timing and report.latency and (report.latency.new_tokens, report.latency.threads)
-    return (*_machine_and_model(report), report.source, report.revision, questions, metrics, settings)
+    timings = timing and report.latency and (report.latency.new_tokens, report.latency.threads)
+    # bundled weights have one state of settings; their earlier reports do not record it
+    weights = (report.source, report.revision, report.weights == GIVEN_WEIGHTS and report.settings)
+    return (*_machine_and_model(report), *weights, questions, metrics, timings)
 
 
 def _machine_and_model(report: Report) -> tuple[str, str]:

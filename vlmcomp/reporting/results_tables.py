@@ -20,7 +20,7 @@ from vlmcomp.reporting.grouping import (
 )
 from vlmcomp.reporting.markdown import markdown_table
 from vlmcomp.reporting.statistics import Interval, percentile_95, speed_interval
-from vlmcomp.results.schema import EXACT_MATCH, RANDOM_WEIGHTS, VQA_ACCURACY, Latency, Quality, Report
+from vlmcomp.results.schema import EXACT_MATCH, GIVEN_WEIGHTS, RANDOM_WEIGHTS, VQA_ACCURACY, Latency, Quality, Report
 
 _NONE = "–"
 _VQA_RULE = "VQA accuracy: that of the challenge; of up to four answers a question the share that agrees"
@@ -113,6 +113,8 @@ def caption(reports: Sequence[Report]) -> str:
     if report.weights == RANDOM_WEIGHTS:
         parts.append("random weights: the architecture alone, without a quality score")
     parts.append(f"weights {report.source}" + (f" ({report.revision})" if report.revision else ""))
+    if report.weights == GIVEN_WEIGHTS and report.settings:
+        parts.append(f"settings {report.settings}")
     parts += [_questions(q) for q in report.quality.values()]
     if any(quality.metric == VQA_ACCURACY for quality in report.quality.values()):
         parts.append(_VQA_RULE)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+MAX_NEW_TOKENS = 256  # of an answer, whoever asks
+
 
 @dataclass(frozen=True)
 class Answer:

@@ -12,6 +12,7 @@ from typing import Any
 SCHEMA_VERSION = 1
 EXACT_MATCH, VQA_ACCURACY = "exact match", "VQA accuracy"  # the scores that judge a task
 RANDOM_WEIGHTS = "random: architecture only"  # ``Report.weights`` of randomly initialized weights
+GIVEN_WEIGHTS = "given"  # and of a folder or repository that the user named
 COMPONENTS = (
     "vision tower",
     "Q-Former",
@@ -198,7 +199,12 @@ class PruningResult:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything measured about one recipe on one machine; if it failed, ``error`` is set and the rest is empty."""
+    """Everything measured about one recipe on one machine; if it failed, ``error`` is set and the rest is empty.
+
+    ``revision`` is the commit of weights on the Hub, or a digest of local ones. ``settings`` is a digest of the files
+    beside local weights that change answers; None on the Hub, whose commits cover them, and in reports from before it
+    was recorded.
+    """
 
     recipe: str
     hardware: Hardware
@@ -219,6 +225,7 @@ class Report:
     latency: Latency | None = None
     quality: dict[str, Quality] = field(default_factory=dict)
     error: str | None = None
+    settings: str | None = None
     schema: int = SCHEMA_VERSION
 
     def to_dict(self) -> dict[str, Any]:

@@ -23,7 +23,6 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "suppress_tokens": (None, []),
     "begin_suppress_tokens": (None, []),
     "forced_bos_token_id": (None,),
-    "forced_eos_token_id": (None,),
     "sequence_bias": (None,),
     "exponential_decay_length_penalty": (None,),
     "guidance_scale": (None, 1),
@@ -37,6 +36,7 @@ _OVERRULED: dict[str, Any] = {
     "min_new_tokens": None,
     "max_time": None,
     "stop_strings": None,
+    "forced_eos_token_id": None,  # it would replace the last token of an answer that the limit cuts
     "token_healing": False,
     "remove_invalid_values": False,
     "use_cache": True,

@@ -20,8 +20,6 @@ from vlmcomp.runtime.linear import dispatch
 from vlmcomp.runtime.vision_cache import VisionCache
 from vlmcomp.runtime.vision_tower import use_vision_cache
 
-MAX_NEW_TOKENS = 256
-
 
 @dataclass(frozen=True)
 class RuntimeSummary:

@@ -11,7 +11,6 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache as once
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -219,14 +218,3 @@ def _digests(folder: Path, report_fraction: Callable[[float], None] = lambda fra
 
     paths = _files(folder)
     return {path.relative_to(folder).as_posix(): files.sha256_of_files([path], count) for path in paths}
-
-
-def folder_digest(folder: Path) -> str:
-    """SHA-256 of the weights and settings in ``folder``; files that do not change are read once a process."""
-    stamps = tuple((file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in _files(folder))
-    return _digest_of_unchanged(folder, stamps)
-
-
-@once
-def _digest_of_unchanged(folder: Path, stamps: tuple[tuple[str, int, int], ...]) -> str:
-    return hashlib.sha256(json.dumps(_digests(folder)).encode()).hexdigest()

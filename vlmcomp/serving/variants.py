@@ -11,7 +11,7 @@ from vlmcomp.compression.pruning.pruner import PruningMethod
 from vlmcomp.data import calibration_data
 from vlmcomp.feedback import Progress
 from vlmcomp.hardware import default_device
-from vlmcomp.models import download, registry
+from vlmcomp.models import download, registry, source_digest
 from vlmcomp.models.dtypes import compute_dtype
 from vlmcomp.models.vlm import VLM
 from vlmcomp.recipe import BASE_PRECISIONS, TORCHAO, Recipe
@@ -34,11 +34,13 @@ def cache_key(recipe: Recipe, device: str, source: str | None = None) -> CacheKe
         ValueError: the dense weights cannot be found.
     """
     spec = registry.validate_recipe(recipe)
+    folder = Path(source or spec.name_or_path)
     revision = download.resolve_revision(spec, source)
     installed = provenance.package_versions()
     libraries = _VERSIONED_LIBRARIES if recipe.precision in BASE_PRECISIONS else (*_VERSIONED_LIBRARIES, TORCHAO)
     inputs = {
-        "weights": revision or variant_cache.folder_digest(Path(source or spec.name_or_path)),
+        "weights": revision or source_digest.weights_digest(folder),
+        "settings": None if revision else source_digest.settings_digest(folder),
         "revision": revision,
         "calibration": [spec.num_calibration_samples, calibration_data.CALIBRATION_SEED, astuple(PruningMethod())]
         if recipe.needs_calibration

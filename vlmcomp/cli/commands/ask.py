@@ -10,28 +10,21 @@ from vlmcomp import hardware
 from vlmcomp.cli.options import stderr_progress
 from vlmcomp.compression import checkpoint, pipeline
 from vlmcomp.data.images import normalize_question, open_image
-from vlmcomp.models import registry
 from vlmcomp.recipe import Recipe
-from vlmcomp.runtime.engine import MAX_NEW_TOKENS, Engine
+from vlmcomp.runtime.engine import Engine
 
 
 def run(args: argparse.Namespace) -> None:
     """Prints the answer to a question about an image; its speed goes to stderr."""
-    if not 1 <= args.max_new_tokens <= MAX_NEW_TOKENS:
-        raise ValueError(f"--max-new-tokens must be 1 to {MAX_NEW_TOKENS}")
     image = open_image(args.image)
     question = normalize_question(args.question)
+    hardware.get_hardware(args.device)  # raises before any work if that GPU does not exist
     folder = Path(args.recipe_or_folder)
-    recipe = None if folder.is_dir() else Recipe.parse(args.recipe_or_folder)
-    hardware.get_hardware(args.device)
-    if recipe is None:
-        if args.prompt_template is not None:
-            raise ValueError(f"{folder} has a prompt template of its own: remove --prompt-template")
+    if folder.is_dir():
         vlm = checkpoint.load(folder, args.device)
     else:
-        registry.validate_recipe(recipe)
         vlm = pipeline.compress(
-            recipe,
+            Recipe.parse(args.recipe_or_folder),
             device=args.device,
             source=args.source,
             prompt_template=args.prompt_template,

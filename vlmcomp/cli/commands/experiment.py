@@ -12,16 +12,19 @@ from vlmcomp.experiments import run as experiments
 
 
 def run(args: argparse.Namespace) -> None:
-    """Measures what the results of this machine lack, and prints all of them as tables."""
+    """Measures what the results of this machine lack, and prints those of the parts as tables."""
     file = Path(args.out) if args.out else experiments.log_path(device=args.device)
     files.check_file_writable(file)
-    log = trial_log.TrialLog(file, args.force, args.device)
     parts = args.part or list(experiments.EXPERIMENTS)
+    log = trial_log.TrialLog(file, parts if args.force else (), args.device)
 
     def report(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
-    experiments.run_experiments(parts, log, num_samples=args.samples, seeds=range(args.seeds), report=report)
-    text = tables.render(log.to_dict(), pruning_cost.project_cost(), whole=True)
-    files.write_text(log.path.with_suffix(".md"), text + "\n")
-    print(text)
+    measured = experiments.run_experiments(parts, log, num_samples=args.samples, seeds=range(args.seeds), report=report)
+    if not measured:
+        report(f"nothing was run: {file} has every trial of {', '.join(parts)}; --force measures them again")
+    results, cost = log.to_dict(), pruning_cost.project_cost()
+    files.write_text(log.path.with_suffix(".md"), tables.render(results, cost, whole=True) + "\n")
+    of_parts = [row for row in results["cells"] if args.part is None or row["part"] in parts]
+    print(tables.render(results | {"cells": of_parts}, cost, whole=True))
