@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from vlmcomp.compression.visual_tokens import pruner as visual_tokens
 from vlmcomp.data.images import open_image
+from vlmcomp.data.unicode_text import is_blank
 from vlmcomp.models import architecture
 from vlmcomp.models.forward_override import override_forward
 from vlmcomp.models.vlm import VLM
@@ -207,7 +208,7 @@ def _num_tokens(vlm: VLM, text: str) -> int:
 
 
 def _checked_sample(vlm: VLM, index: int, sample: Any) -> tuple[Image.Image, str, str, int]:
-    """The sample and the number of tokens of its text."""
+    """The sample, its texts as the model is given them, and their number of tokens."""
     try:
         image, question, answer = sample
     except (TypeError, ValueError):
@@ -221,6 +222,9 @@ def _checked_sample(vlm: VLM, index: int, sample: Any) -> tuple[Image.Image, str
         image = open_image(image)
     except ValueError as error:
         raise ValueError(f"calibration sample {index}: {error}") from None
+    question, answer = vlm.clean_texts([question, answer])
+    if is_blank(question) or is_blank(answer):
+        raise ValueError(f"calibration sample {index}: its question or its answer is empty but for special tokens")
     return image, question, answer, _num_tokens(vlm, f"{question} {answer}")
 
 

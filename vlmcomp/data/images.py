@@ -11,12 +11,15 @@ from typing import BinaryIO
 import numpy as np
 from PIL import ExifTags, Image, ImageFile
 
+from vlmcomp.data.unicode_text import clean, is_blank
+
 try:
     from pillow_heif import register_heif_opener
 except ImportError:  # optional
     register_heif_opener = None
 
 MAX_QUESTION = 500  # characters
+IMAGE_PLACEHOLDER = "<image>"  # no part of a question, also for models whose own image token is another one
 MAX_PIXELS = 50_000_000
 FORMATS = ["PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "TIFF"]  # a subset of Pillow's: some run other programs
 READABLE = "PNG, JPEG, WebP, AVIF, GIF, BMP or TIFF file (HEIC: pip install pillow-heif)"
@@ -135,15 +138,21 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     return Image.merge("LA", (grey, Image.fromarray(np.where(values == key, 0, 255).astype(np.uint8))))
 
 
+def has_text(value: object) -> bool:
+    """Whether ``value`` is a text of which a model is given something."""
+    return isinstance(value, str) and not is_blank(clean(value, (IMAGE_PLACEHOLDER,)))
+
+
 def normalize_question(text: str | None) -> str:
-    """The question on one line.
+    """The question as a model is given it (``unicode_text.clean``), without placeholders of an image.
 
     Raises:
-        ValueError: it is empty, or longer than ``MAX_QUESTION`` characters.
+        ValueError: it is no text, there is nothing to see in it, or it is longer than ``MAX_QUESTION`` characters.
     """
-    text = " ".join((text or "").replace("<image>", " ").split())
-    text = "".join(c for c in text if c.isprintable())
-    if not text:
+    if text is not None and not isinstance(text, str):
+        raise ValueError(f"the question must be a text, not {type(text).__name__}")
+    text = clean(text or "", (IMAGE_PLACEHOLDER,))
+    if is_blank(text):
         raise ValueError("there is no question: type one first")
     if len(text) > MAX_QUESTION:
         raise ValueError(f"the question has {len(text)} characters: at most {MAX_QUESTION} fit")
