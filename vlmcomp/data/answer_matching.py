@@ -33,13 +33,13 @@ def vqa_accuracy(answer: str, references: Sequence[str]) -> float:
     """Soft accuracy of the VQA challenge (Antol et al., arXiv 1505.00468), after its normalization.
 
     The mean of min(people who agree / 3, 1) over all subsets that leave one person out. That is the share of people who
-    agree if they are four; of two or three people, to whom the formula would never give 1, it is that share as well.
+    agree if they are four; of one to three people, to whom the formula would never give 1, it is that share as well.
 
     Raises:
-        ValueError: fewer than two references.
+        ValueError: no references.
     """
-    if len(references) < 2:
-        raise ValueError("soft accuracy needs reference answers of several people: use exact match for one reference")
+    if not references:
+        raise ValueError("VQA accuracy needs the answer of at least one person")
     normalized = normalize_vqa(answer)
     matches = [normalize_vqa(reference) == normalized for reference in references]
     total = sum(matches)

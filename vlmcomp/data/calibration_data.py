@@ -77,11 +77,11 @@ def _collect(rows: Sequence[tuple[str, Callable[[], CalibrationSample]]], bad_ro
     check_choice(bad_rows)
     samples: list[CalibrationSample] = []
     bad: list[BadRow] = []
-    for name, read in rows:
+    for number, (name, read) in enumerate(rows):
         try:
             samples.append(read())
         except ValueError as error:
-            bad.append(BadRow(None, f"{name}: {error}"))
+            bad.append(BadRow(None, f"{name}: {error}", number))
     refuse(bad, len(rows), bad_rows)
     return samples, bad
 

@@ -11,7 +11,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import ExifTags, Image, ImageFile
 
-from vlmcomp.data.unicode_text import clean, is_blank
+from vlmcomp.data.unicode_text import clean, escape, is_blank
 
 try:
     from pillow_heif import register_heif_opener
@@ -67,7 +67,7 @@ def _decoder_errors(source: object) -> Iterator[None]:
     except Image.DecompressionBombError:
         raise ValueError(f"the image is too large: at most {MAX_PIXELS // 1_000_000} million pixels fit") from None
     except FileNotFoundError:
-        raise ValueError(f"there is no image file {source}") from None
+        raise ValueError(f"there is no image file {escape(source)}") from None
     except Exception as error:  # decoders raise many types, RuntimeError and EOFError among them
         raise ValueError(f"the image cannot be read ({type(error).__name__}): use a {READABLE}") from None
 

@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Sequence
 
 _HARMFUL = ("Cc", "Cs")  # control characters, and halves of surrogate pairs, which no tokenizer takes
+_UNPRINTABLE = (*_HARMFUL, "Zl", "Zp")
 _WITH_MEANING = ("<super>", "<sub>", "<fraction>")  # kinds of compatible characters that say more than the plain ones
 # Soft hyphen, zero-width space, word joiner, byte order mark, marks of direction, variants of a glyph
 _UNSEEN = re.compile("[\u00ad\u061c\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufe00-\ufe0f\ufeff]")
@@ -32,6 +33,11 @@ def clean(text: str, tokens: Sequence[str] = ()) -> str:
 def is_blank(text: str) -> bool:
     """Whether nothing of ``text`` can be seen: it has neither letters nor digits, punctuation nor symbols."""
     return all(unicodedata.category(c)[0] in "CMZ" for c in text)
+
+
+def escape(text: object) -> str:
+    """``text`` for a sentence: line breaks and control characters as their escape sequences."""
+    return "".join(c if unicodedata.category(c) not in _UNPRINTABLE else ascii(c)[1:-1] for c in str(text))
 
 
 def fold(text: str) -> str:
