@@ -238,8 +238,10 @@ def text_batches(model: PreTrainedModel, ids: torch.Tensor, batch_size: int = BA
         batch_size: sequences in a batch.
 
     Raises:
-        ValueError: no sequence.
+        ValueError: no sequence, or no token ids.
     """
+    if ids.ndim != 2 or ids.is_floating_point():
+        raise ValueError(f"token ids must be integers (N, T), not {ids.dtype} {tuple(ids.shape)}")
     if not len(ids):
         raise ValueError("calibration needs at least one sequence")
     batches = []

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import ExifTags, Image, ImageFile
@@ -49,6 +49,10 @@ def open_image(source: str | Path | BinaryIO | Image.Image | None) -> Image.Imag
     """
     if source is None or (isinstance(source, str) and not source.strip()):
         raise ValueError("there is no image: choose or upload one first")
+    if not isinstance(source, str | Path | Image.Image) and not hasattr(source, "read"):
+        raise ValueError(f"an image must be a path or a PIL image, not {type(source).__name__}")
+    if isinstance(source, str | Path) and "\0" in str(source):
+        raise ValueError(f"there is no image file {escape(source)}")
     with _decoder_errors(source):
         image = source if isinstance(source, Image.Image) else Image.open(source, formats=FORMATS)
     _check_size(*image.size)
@@ -66,8 +70,10 @@ def _decoder_errors(source: object) -> Iterator[None]:
             yield
     except Image.DecompressionBombError:
         raise ValueError(f"the image is too large: at most {MAX_PIXELS // 1_000_000} million pixels fit") from None
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise ValueError(f"there is no image file {escape(source)}") from None
+    except IsADirectoryError:
+        raise ValueError(f"{escape(source)} is a folder: give an image file") from None
     except Exception as error:  # decoders raise many types, RuntimeError and EOFError among them
         raise ValueError(f"the image cannot be read ({type(error).__name__}): use a {READABLE}") from None
 
@@ -105,7 +111,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "La":  # Pillow converts it to nothing else
         image = image.convert("LA")
     key = image.info.get("transparency")
-    if image.mode == "RGB" and isinstance(key, tuple) and max(key) > 255:  # of 16 bits, as the file's pixels were
+    if not _is_key(key, image.mode):
+        image.info.pop("transparency", None)
+    elif image.mode == "RGB" and max(key) > 255:  # of 16 bits, as the file's pixels were
         image.info["transparency"] = tuple(value >> 8 for value in key)
     if image.has_transparency_data:  # transparent pixels become white, as in a browser
         image = image.convert("RGBA")
@@ -113,6 +121,15 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     rgb = image.convert("RGB")
     rgb.info.clear()
     return rgb
+
+
+def _is_key(key: Any, mode: str) -> bool:
+    """Whether ``key``, which programs write as they like, is the transparent color of an image of that mode."""
+    if mode == "P":
+        return (isinstance(key, int) and 0 <= key < 256) or (isinstance(key, bytes) and len(key) <= 256)
+    if mode == "RGB":
+        return isinstance(key, tuple) and len(key) == 3 and all(isinstance(value, int) for value in key)
+    return isinstance(key, int)
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
