@@ -7,6 +7,7 @@ from functools import cache
 import gradio as gr
 
 from vlmcomp.app import results
+from vlmcomp.feedback import format_count
 from vlmcomp.reporting import claims, grid, grouping, results_tables
 
 _CLAIMS_TITLE = "### Claims of the original study"
@@ -41,7 +42,7 @@ def measured_machines() -> str:
     for slug in results.hardware():
         reports = [r for r in results.reports() if r.hardware.slug == slug]
         for group in grouping.comparable_groups(reports, timing=False):
-            lines.append(f"- **{slug}**, {len(group)} recipes: {results_tables.caption(group)}")
+            lines.append(f"- **{slug}**, {format_count(len(group), 'recipe')}: {results_tables.caption(group)}")
     return "\n".join(lines)
 
 

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from vlmcomp.compression.visual_tokens import pruner as visual_tokens
 from vlmcomp.data.images import open_image
 from vlmcomp.data.unicode_text import is_blank
+from vlmcomp.feedback import format_count
 from vlmcomp.models import architecture
 from vlmcomp.models.forward_override import override_forward
 from vlmcomp.models.vlm import VLM
@@ -89,7 +90,8 @@ class CalibrationBatch:
 def summarize(batches: Sequence[CalibrationBatch]) -> str:
     """``512 samples, 48,113 tokens``."""
     samples = sum(len(batch.token_types) for batch in batches)
-    return f"{samples} samples, {sum(batch.num_tokens for batch in batches):,} tokens"
+    num_tokens = sum(batch.num_tokens for batch in batches)
+    return f"{samples} sample{'s' * (samples != 1)}, {format_count(num_tokens, 'token')}"
 
 
 # id of a tensor -> the tensor, referenced so that the id stays unique, and its copy

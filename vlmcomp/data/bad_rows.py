@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from vlmcomp.feedback import format_count
+
 BAD_ROWS = ("error", "skip")  # what to do with them
 
 
@@ -37,13 +39,13 @@ def refuse(bad: Sequence[BadRow], total: int, bad_rows: str) -> None:
         return
     first = min(bad, key=lambda row: row.number).reason
     if len(bad) == total:
-        number = "the only row is bad" if total == 1 else f"all {total} rows are bad"
+        number = "the only row is bad" if total == 1 else f"all {format_count(total, 'row')} are bad"
         raise ValueError(f"{first}; {number}")
     if bad_rows == "error":
-        number = f"{len(bad)} of {total} rows {'is' if len(bad) == 1 else 'are'} bad"
+        number = f"{len(bad)} of {format_count(total, 'row')} {'is' if len(bad) == 1 else 'are'} bad"
         raise ValueError(f"{first}; {number}: correct what is wrong, or skip such rows with --bad-rows skip")
 
 
 def format_skipped(count: int) -> str:
     """``2 bad rows skipped``."""
-    return f"{count} bad row{'' if count == 1 else 's'} skipped"
+    return f"{format_count(count, 'bad row')} skipped"

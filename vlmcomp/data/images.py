@@ -12,6 +12,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageFile
 
 from vlmcomp.data.unicode_text import clean, escape, is_blank
+from vlmcomp.feedback import format_count
 
 try:
     from pillow_heif import register_heif_opener
@@ -172,5 +173,5 @@ def normalize_question(text: str | None) -> str:
     if is_blank(text):
         raise ValueError("there is no question: type one first")
     if len(text) > MAX_QUESTION:
-        raise ValueError(f"the question has {len(text)} characters: at most {MAX_QUESTION} fit")
+        raise ValueError(f"the question has {format_count(len(text), 'character')}: at most {MAX_QUESTION} fit")
     return text
