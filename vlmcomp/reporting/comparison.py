@@ -47,7 +47,11 @@ class PairedComparison:
 
     @property
     def loss(self) -> str:
-        """Whether less than 2 % of the score is lost, by the interval; ``too few questions`` if none could show it."""
+        """Whether less than 2 % of the score is lost, by the interval; ``too few questions`` if none could show it, and
+        that there is nothing to lose if the baseline's score is 0."""
+        if not self.baseline_score:
+            who = "the baseline" if self.improvements else "neither of the two"
+            return f"{who} gives {'no' if self.improvements else 'a'} right answer, so there is nothing to lose"
         tolerance = f"{100 * TOLERANCE:.0f} %"
         if self.within_tolerance:
             return f"less than {tolerance} lost"

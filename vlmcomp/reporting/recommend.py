@@ -134,6 +134,8 @@ def recommend_from_reports(
     machine, samples, metric = baseline.hardware, baseline.quality[task].samples, baseline.quality[task].metric
     basis = f"measured on {machine.name} ({machine.slug}), {format_count(samples, 'question')} of {task}"
     doubt = _doubt(constraints, samples) if any(_MAY_LOSE in c.refused for c in candidates) else ""
+    if not baseline.quality[task].score:
+        doubt = f" FP16 gives no right answer to {task}: choose a task that the model knows."
     if not allowed:
         reason = _no_candidate(constraints, candidates) + doubt
         return Recommendation(constraints, None, candidates, reason, "", basis, True)
