@@ -111,7 +111,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         image = _eight_bits(image)
     if image.mode == "La":  # Pillow converts it to nothing else
         image = image.convert("LA")
-    key = image.info.get("transparency")
+    key: Any = image.info.get("transparency")
     if not _is_key(key, image.mode):
         image.info.pop("transparency", None)
     elif image.mode == "RGB" and max(key) > 255:  # of 16 bits, as the file's pixels were

@@ -70,7 +70,7 @@ class ModelResults:
         if reports[0] is None or reports[1] is None:
             return None
         found = compare_to_baseline(self._load_predictions, reports[0], reports[1], self.task)
-        return found and found.difference
+        return None if found is None else found.difference
 
 
 def collect_results(
