@@ -1,4 +1,4 @@
-"""Between long operations and their caller: progress, sizes for people, errors as one sentence, and SIGTERM."""
+"""Between long operations and their caller: progress, amounts for people, errors as one sentence, and SIGTERM."""
 
 from __future__ import annotations
 
@@ -20,6 +20,11 @@ _BAR = "{desc}: {percentage:3.0f}% |{bar}| {elapsed}, {remaining} left"
 def format_bytes(count: int) -> str:
     """Bytes for people, in powers of ten: ``7.7 MB``, ``1.5 GB``."""
     return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
+
+
+def format_count(count: int, noun: str) -> str:
+    """A number and its noun, in the plural unless it is one: ``1 question``, ``2,000 questions``."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -13,7 +13,20 @@ from pathlib import Path
 from vlmcomp.results.schema import Hardware
 
 ZERO_GPU_ENV = "SPACES_ZERO_GPU"  # environment variable, set on Hugging Face's shared GPUs
+_DEVICE = re.compile(r"cpu|cuda(:\d+)?")
 _NOISE = re.compile(r"\((r|tm|c)\)|\b(cpu|processor|\d+-core|gen)\b|[^a-z0-9.]+")
+
+
+def is_device(text: str) -> bool:
+    """Whether ``text`` names a device: cpu, cuda or cuda:N."""
+    return _DEVICE.fullmatch(text) is not None
+
+
+def check_device(device: object) -> None:
+    """Raises ``ValueError`` for what names no device; None is the default one."""
+    if device is not None and not (isinstance(device, str) and is_device(device)):
+        given = repr(device) if isinstance(device, str) else type(device).__name__
+        raise ValueError(f"device must be 'cpu', 'cuda' or 'cuda:N', not {given}")
 
 
 @cache

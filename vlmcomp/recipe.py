@@ -51,7 +51,7 @@ class PruningStep:
         Raises:
             ValueError: not a step.
         """
-        match = _STEP.fullmatch(text)
+        match = _STEP.fullmatch(text) if isinstance(text, str) else None
         if match is None:
             raise ValueError(f"'{text}' is not a step: write for example glu30, heads25 or vis50")
         return cls(match[1], int(match[2]))
@@ -72,10 +72,12 @@ class Recipe:
     precision: str = "fp16"
 
     def __post_init__(self) -> None:
-        if not _MODEL.fullmatch(self.model):
+        if not isinstance(self.model, str) or not _MODEL.fullmatch(self.model):
             raise ValueError(f"'{self.model}' is not a model name: use lower-case letters, digits, '.' and '-'")
         if self.precision not in PRECISIONS:
             raise ValueError(f"unknown precision '{self.precision}': use one of {', '.join(PRECISIONS)}")
+        if not isinstance(self.steps, tuple) or not all(isinstance(step, PruningStep) for step in self.steps):
+            raise ValueError("steps must be a tuple of pruning steps: use Recipe.parse('MODEL/STEPS+PRECISION')")
         targets = [step.target for step in self.steps]
         distinct = {"ffn" if target == "glu" else target for target in targets}  # both are the MLP
         if len(distinct) != len(targets):
@@ -90,6 +92,8 @@ class Recipe:
         Raises:
             ValueError: any other spelling; the message says what is wrong and names the closest valid recipe.
         """
+        if not isinstance(text, str):
+            raise ValueError(f"{type(text).__name__} is not a recipe: write a text, for example 'llava-shapes/int8'")
         model, slash, rest = text.partition("/")
         if not slash or not model or not rest:
             example = f"{model or 'llava-shapes'}/int8"

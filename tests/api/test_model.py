@@ -54,7 +54,7 @@ def test_bad_input_is_refused(model: vlmcomp.Model, tmp_path: Path) -> None:
         model.ask(tmp_path / "none.png", QUESTION)
     with pytest.raises(ValueError, match="no question"):
         model.stream(IMAGE, " ")  # before the first token is read
-    with pytest.raises(ValueError, match="1 images and 2 questions"):
+    with pytest.raises(ValueError, match="1 image and 2 questions"):
         model.generate([IMAGE], [QUESTION, QUESTION])
 
 

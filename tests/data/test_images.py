@@ -105,6 +105,17 @@ def test_a_turned_file_is_the_upright_one(kind: str, mode: str) -> None:
         assert difference.max() == 0 if kind in LOSSLESS else difference.mean() < 2, orientation
 
 
+@pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "tiff_adobe_deflate", "packbits"])
+@pytest.mark.parametrize("mode", ["P", "CMYK", "RGB", "1"])
+def test_a_turned_tiff_is_upright_in_every_compression(mode: str, compression: str) -> None:
+    upright = drawing(mode)
+    stored, exif = turned(upright, 6)
+    file = io.BytesIO(encoded(stored, "TIFF", exif=exif, compression=compression))
+    assert Image.open(file).getexif()[0x0112] == 6
+    expected = pixels(open_image(io.BytesIO(encoded(upright, "TIFF", compression=compression))))
+    assert np.array_equal(pixels(open_image(file)), expected)
+
+
 @pytest.mark.parametrize("mode", IN_MEMORY)
 def test_a_turned_image_in_memory_is_the_upright_one(mode: str) -> None:
     upright = drawing(mode)
@@ -201,6 +212,23 @@ def test_damaged_exif_data_are_no_reason_to_refuse_a_picture() -> None:
     assert damaged != dated.tobytes()
     found = pixels(open_image(io.BytesIO(encoded(stored, "PNG", exif=damaged))))
     assert np.array_equal(found, expected)
+
+
+KEYS: list[Any] = [None, b"", b"\0", b"\xff" * 300, -1, 300, 2.5, "red", [1, 2, 3], (), (1, 2), (1, 2, 3, 4)]
+KEYS += [(None, None, None), (1.5, 2, 3), ("a", "b", "c"), {}]
+
+
+@pytest.mark.parametrize("mode", IN_MEMORY)
+def test_a_transparent_color_that_is_none_changes_nothing(mode: str) -> None:
+    """Programs write what they like; a color of another mode is no reason to refuse a picture."""
+    expected = pixels(open_image(drawing(mode.split()[0])))
+    for key in KEYS:
+        image = drawing(mode.split()[0])
+        image.info["transparency"] = key
+        found = pixels(open_image(image))
+        if not (image.mode == "P" and isinstance(key, bytes)):
+            assert np.array_equal(found, expected), key
+        assert image.info["transparency"] is key  # the caller's image stays as it was
 
 
 @pytest.mark.parametrize("kind", [*LOSSLESS, *LOSSY, "GIF", "BMP"])

@@ -39,11 +39,11 @@ def test_a_folder_of_ones_own_is_a_task(tmp_path: Path, built) -> None:
     many = {"image": "red.png", "question": "And now?", "answers": ["red"] * 2 + ["Crimson"], "id": "x", "type": "hard"}
     task = get_task(_write(tmp_path, one, "", many))
     first, second = task.sample()
-    assert (first.id, first.type, first.reference, first.references) == ("1", "question", "Red", ())
+    assert (first.id, first.type, first.reference, first.references) == ("1", "question", "Red", ("Red",))
     assert (second.id, second.type, second.reference) == ("x", "hard", "red") and len(second.references) == 3
     assert first.image.size == (40, 30) and task.num_samples(None) == 2 and task.name == tmp_path.name
     quality, rows = measure(Engine(built("llava-shapes/fp16")), task, encoder="minilm")
-    assert quality.samples == 2 and quality.vqa_accuracy is None  # not every question has several answers
+    assert quality.samples == 2 and quality.metric == task.metric == "VQA accuracy"  # one question has several answers
     assert rows[1]["references"] == many["answers"] and score(task, rows, 0, "minilm") == quality
 
 

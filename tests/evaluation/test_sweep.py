@@ -8,15 +8,16 @@ import shutil
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
 from vlmcomp import hardware
 from vlmcomp.data import task_registry
-from vlmcomp.evaluation import quality, sweep
+from vlmcomp.evaluation import quality, sweep, worker
 from vlmcomp.evaluation.config import BenchmarkConfig
+from vlmcomp.evaluation.provenance import prediction_logs
 from vlmcomp.recipe import Recipe
 from vlmcomp.reporting import statistics as paired_statistics
 from vlmcomp.results import store
@@ -114,6 +115,19 @@ def test_a_killed_sweep_loses_the_batch_in_flight_alone(tmp_path: Path, finished
     )
     assert rows[0]["answer"] == "as recorded" and rows[1:] == uncut_rows[1:]
     assert not partial(killed)
+
+
+def test_a_report_leaves_no_log(tmp_path: Path, finished: Path) -> None:
+    """Neither does a sweep that was told to end after its worker had saved, nor one before the next."""
+    job = {"recipe": str(FP16), "root": str(tmp_path), "config": asdict(CONFIG)}
+    assert worker._main(json.loads(json.dumps(job))) == 0
+    (report,) = store.load_all(tmp_path)
+    assert report.error is None and not partial(tmp_path)
+    log = prediction_logs(FP16, CONFIG, tmp_path)(task_registry.get_task("shapes-vqa"))
+    log.append([{"id": "1"}])
+    lines: list[str] = []
+    sweep.run([FP16], CONFIG, root=tmp_path, log=lines.append)
+    assert lines[0].endswith("(reused)") and not partial(tmp_path)
 
 
 def test_two_sweeps_on_one_folder_share_the_work(tmp_path: Path) -> None:

@@ -58,9 +58,7 @@ def test_what_is_built_keeps_its_prompt(tmp_path: Path, samples: list, capsys: p
     before = capsys.readouterr()
     assert main(["ask", str(out), *asked]) == 0
     after = capsys.readouterr()
-    assert (
-        before.out.splitlines()[-1] == after.out.strip() and "1 tokens (cut there: see --max-new-tokens)" in after.err
-    )
+    assert before.out.splitlines()[-1] == after.out.strip() and "1 token (cut there: see --max-new-tokens)" in after.err
     saved_again = tmp_path / "again"
     checkpoint.save(vlm, saved_again)
     assert checkpoint.load(saved_again, "cpu").spec == vlm.spec

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.made_reports import failed, quality, report
+from tests.support.made_reports import failed, quality, report, scored, scored_rows
 from vlmcomp.cli.main import main
 from vlmcomp.models import registry
 from vlmcomp.recipe import BASE_PRECISIONS, PruningStep, Recipe
@@ -108,13 +108,25 @@ def test_a_claim_is_told_beside_each_family_and_gaps_stay_gaps() -> None:
     cells = {line.split(" | ")[0].strip("| "): line.strip("| ").split(" | ")[1:] for line in lines}
     assert cells["INT4 size"][:3] == ["-74 %", "-50.0 %", "–"] and cells["INT4 size"][3].startswith("holds for 0 of 1:")
     assert cells["30 % of the MLP's neurons removed: ms/token"][:3] == ["-47 %", "-25.0 %", "–"]
-    assert cells["INT8 size"][3] == "–" and cells["MLP neurons against heads"][3].startswith("holds for 1 of 1:")
+    assert cells["INT8 size"][3] == cells["MLP neurons against heads"][3] == "–"  # no answers, so no interval
     assert cells["30 % of the MLP's neurons removed: quality"][1] == "90.0 % kept, composite 90.0 % kept: –"
     assert "`glu30` -20.0 %: 90.0 % kept, `heads25` -10.0 %: 80.0 % kept" in cells["MLP neurons against heads"]
     stacked = [cells[k][1] for k in cells if k.startswith("Stacking")]
     held = [cells[k][3][:14] for k in cells if k.startswith("Stacking")]
     assert held == ["holds for 0 of", "holds for 1 of", "holds for 1 of"]
     assert stacked == ["0.450 / 0.360 = 1.25", "0.375 / 0.375 = 1.00", "0.360 / 0.360 = 1.00"]
+
+
+@pytest.mark.parametrize(("glu", "heads", "holds"), [(90, 60, 1), (90, 88, 0), (60, 90, 0), (90, 90, 0)])
+def test_neurons_lose_less_than_heads_only_where_the_interval_says_so(glu: int, heads: int, holds: int) -> None:
+    reports = [scored(f"{LLAVA}/fp16", shapes_vqa=95)]
+    reports += [scored(f"{LLAVA}/glu30+fp16", shapes_vqa=glu), scored(f"{LLAVA}/heads25+fp16", shapes_vqa=heads)]
+    table = claims.claims_table([LLAVA], reports, scored_rows, "shapes-vqa")
+    (line,) = [line for line in table.splitlines() if line.startswith("| MLP neurons against heads")]
+    assert f"holds for {holds} of 1: judged by the 95 % interval" in line
+    assert f"; {glu - heads:+.1f} points (" in line.replace("; 0.0 points", "; +0.0 points")
+    stacked = [line for line in table.splitlines() if line.startswith("| Stacking")]
+    assert len(stacked) == 3
 
 
 def test_what_is_left_by_how_much_is_removed_says_what_the_matrix_says() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import gzip
 import json
 import logging
 import os
@@ -13,6 +14,7 @@ import pytest
 from tests.support import made_reports as made
 from vlmcomp.recipe import Recipe
 from vlmcomp.results import store
+from vlmcomp.results.journal import PredictionLog
 
 
 def test_a_report_comes_back_as_it_was_stored(tmp_path: Path) -> None:
@@ -72,7 +74,16 @@ def test_rows_of_an_older_report_do_not_outlive_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "damage",
-    [b"", b"{", b"[]", b"\xff\xfe", b'{"schema": 0}', b'{"schema": 1}', b'{"schema": 1, "hardware": 3}'],
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"\xff\xfe",
+        b'{"schema": 0}',
+        b'{"schema": 1}',
+        b'{"schema": 1, "hardware": 3}',
+        b"[" * 100_000,
+    ],
 )
 def test_a_damaged_report_costs_one_warning(tmp_path: Path, damage: bytes, caplog: pytest.LogCaptureFixture) -> None:
     store.save(made.report(), None, tmp_path)
@@ -114,3 +125,54 @@ def test_a_hardware_name_is_one_folder(slug: str, tmp_path: Path) -> None:
 
 def test_nothing_stored_is_no_error(tmp_path: Path) -> None:
     assert store.load_all(tmp_path / "nowhere") == []
+
+
+_GOOD = made.rows("red")["shapes-vqa"][0]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        [],
+        None,
+        "text",
+        5,
+        {"shapes-vqa": None},
+        {"shapes-vqa": {}},
+        {"shapes-vqa": "text"},
+        {"shapes-vqa": [[]]},
+        {"shapes-vqa": ["text"]},
+        {"shapes-vqa": [None]},
+        {"shapes-vqa": [{}]},
+        *({"shapes-vqa": [_GOOD, {k: v for k, v in _GOOD.items() if k != name}]} for name in _GOOD),
+        *({"shapes-vqa": [_GOOD | {name: value}]} for name in _GOOD for value in (None, 5, [], {})),
+        *({"shapes-vqa": [_GOOD | {"references": value}]} for value in (None, 5, "red", [], [5], {"a": 1})),
+    ],
+    ids=lambda data: json.dumps(data)[-60:],
+)
+def test_rows_of_another_shape_are_no_rows(data: object, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store.save(made.report(), made.rows("red"), tmp_path)
+    next(tmp_path.rglob("*.gz")).write_bytes(gzip.compress(json.dumps(data).encode()))
+    assert store.load_predictions(made.report(), tmp_path) == {}
+    assert len(caplog.messages) == 1 and "\n" not in caplog.messages[0]
+
+
+def test_rows_with_any_damage_are_no_rows_or_rows(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store.save(made.report(), made.rows("red"), tmp_path)
+    file = next(tmp_path.rglob("*.gz"))
+    whole = file.read_bytes()
+    for position in range(len(whole)):
+        file.write_bytes(whole[:position] + bytes([whole[position] ^ 0xFF]) + whole[position + 1 :])
+        assert store.load_predictions(made.report(), tmp_path) in ({}, made.rows("red"))
+    file.write_bytes(gzip.compress(b"[" * 100_000))
+    assert store.load_predictions(made.report(), tmp_path) == {}
+
+
+@pytest.mark.parametrize("line", ["5", "{}", '"text"', "null", "[5]", "[[]]", "[" * 100_000])
+def test_a_log_of_another_shape_ends_before_it(line: str, tmp_path: Path) -> None:
+    batch = made.rows("red")["shapes-vqa"]
+    log = PredictionLog(tmp_path / "log", {"a": 1})
+    log.append(batch)
+    with log.file.open("a") as file:
+        file.write(f"{line}\n{json.dumps(batch)}\n")
+    assert PredictionLog(tmp_path / "log", {"a": 1}).batches == [batch]

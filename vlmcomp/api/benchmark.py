@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vlmcomp import files, hardware
+from vlmcomp.api.argument_types import check_count, check_paths, check_progress, check_tasks, check_texts
+from vlmcomp.api.arguments import parse_recipe
 from vlmcomp.api.results import BenchmarkResult
 from vlmcomp.data import task_registry
 from vlmcomp.evaluation import required_packages, runner
@@ -62,9 +64,16 @@ def benchmark(
         4
     """
     refuse_empty(device=device, source=source, prompt_template=prompt_template, results_dir=results_dir)
-    parsed = recipe if isinstance(recipe, Recipe) else Recipe.parse(recipe)
+    parsed = parse_recipe(recipe)
+    check_progress(progress)
+    check_paths(source=source, results_dir=results_dir)
+    check_texts(prompt_template=prompt_template)
+    check_count("seed", seed)
+    if num_samples is not None:
+        check_count("num_samples", num_samples, 1)
+    hardware.check_device(device)
     config = BenchmarkConfig(
-        tuple(tasks),
+        check_tasks(tasks),
         num_samples,
         seed=seed,
         device=device,

@@ -10,7 +10,8 @@ from types import MappingProxyType
 import torch
 
 from vlmcomp import hardware
-from vlmcomp.api.arguments import CalibrationData, ImageInput, check_length, parse_recipe, read_calibration
+from vlmcomp.api.argument_types import check_paths, check_progress, check_texts
+from vlmcomp.api.arguments import CalibrationData, ImageInput, check_batch, check_length, parse_recipe, read_calibration
 from vlmcomp.api.hub_checkpoint import download_checkpoint, upload_checkpoint
 from vlmcomp.compression import checkpoint, pipeline
 from vlmcomp.compression.size import weight_bytes
@@ -145,8 +146,7 @@ class Model:
             ['There are no circles.', 'There are no circles.']
         """
         check_length(max_new_tokens)
-        if len(images) != len(questions):
-            raise ValueError(f"{len(images)} images and {len(questions)} questions: pass one question for each image")
+        images, questions = check_batch(images, questions)
         if not images:
             return []
         batch = [open_image(image) for image in images]
@@ -172,6 +172,7 @@ class Model:
             Model(llava-shapes/int8, 5.3 MB, cpu)
         """
         refuse_empty(folder=folder)
+        check_paths(folder=folder)
         checkpoint.save(self._vlm, Path(folder))
 
     def push_to_hub(self, repo_id: str, private: bool = True) -> str:
@@ -189,6 +190,7 @@ class Model:
             OSError: the folder for temporary files (``TMPDIR``) cannot hold the model.
         """
         refuse_empty(repo_id=repo_id)
+        check_texts(repo_id=repo_id)
         return upload_checkpoint(self._vlm, repo_id, private)
 
 
@@ -239,6 +241,10 @@ def compress(
     refuse_empty(calibration_data=calibration_data, device=device, source=source, prompt_template=prompt_template)
     parsed = parse_recipe(recipe, steps)
     registry.validate_recipe(parsed)
+    check_progress(progress)
+    check_paths(source=source)
+    check_texts(prompt_template=prompt_template)
+    hardware.check_device(device)
     if calibration_data is not None and not parsed.needs_calibration:
         raise ValueError(f"{parsed} removes nothing: calibration data is for recipes that prune, and for w4a16")
     hardware.get_hardware(device)  # raises if the GPU does not exist
@@ -286,6 +292,9 @@ def load(
         ValueError: 'llava-shapes' is a model, not a saved checkpoint: use vlmcomp.compress('llava-shapes/int8')
     """
     refuse_empty(folder_or_repo=folder_or_repo, device=device, revision=revision)
+    check_paths(folder_or_repo=folder_or_repo)
+    check_texts(revision=revision)
+    hardware.check_device(device)
     hardware.get_hardware(device)  # raises if the GPU does not exist
     folder = Path(folder_or_repo)
     if not folder.is_dir():

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+from vlmcomp.api.argument_types import check_number, check_paths, check_texts
 from vlmcomp.feedback import refuse_empty
 from vlmcomp.models import registry
 from vlmcomp.recipe import Recipe
@@ -104,6 +105,8 @@ def compare(
         'no difference seen'
     """
     refuse_empty(results_dir=results_dir, hardware=hardware, task=task)
+    check_paths(results_dir=results_dir)
+    check_texts(hardware=hardware, task=task)
     after, before = _find_pair(report, baseline, Path(results_dir), hardware)
     after_rows = after.predictions
     before_rows = before.predictions
@@ -156,6 +159,9 @@ def recommend(
         ValueError: 'plenty' is not an amount of memory: write for example 8GB or 500MB
     """
     refuse_empty(hardware=hardware, task=task, results_dir=results_dir)
+    check_paths(results_dir=results_dir)
+    check_texts(hardware=hardware, task=task)
+    check_number("max_accuracy_drop", max_accuracy_drop)
     wish = Constraints(model, recommendation.parse_bytes(memory), max_accuracy_drop, optimize_for)
     root = Path(results_dir)
     reports = store.load_all(root)
@@ -216,7 +222,7 @@ def _recipe_of(one: Measured) -> str:
         return one.report.recipe
     if isinstance(one, Report):
         return one.recipe
-    return str(Recipe.parse(str(one)))
+    return str(one if isinstance(one, Recipe) else Recipe.parse(one))
 
 
 def _with_predictions(one: Measured, report: Report, root: Path) -> BenchmarkResult:

@@ -7,13 +7,14 @@ from functools import cache
 import gradio as gr
 
 from vlmcomp.app import results
+from vlmcomp.feedback import format_count
 from vlmcomp.reporting import claims, grid, grouping, results_tables
 
 _CLAIMS_TITLE = "### Claims of the original study"
 _METHOD = """
 ### How to read them
 - **Exact match** is the main score: the share of answers that are the reference answer. Where several people answered
-  every question it is the VQA challenge's accuracy. METEOR gives an exact one-word answer only 0.5, so the composite,
+  questions it is the VQA challenge's accuracy. METEOR gives an exact one-word answer only 0.5, so the composite,
   the mean of METEOR, ROUGE-1 and BERTScore F1, measures style as much as correctness.
 - **Differences to FP16** are paired by question, with a 95 % interval. "No difference seen" means that the
   interval contains 0. A recipe is off the Pareto frontier only if another one is significantly better in one measure
@@ -41,7 +42,7 @@ def measured_machines() -> str:
     for slug in results.hardware():
         reports = [r for r in results.reports() if r.hardware.slug == slug]
         for group in grouping.comparable_groups(reports, timing=False):
-            lines.append(f"- **{slug}**, {len(group)} recipes: {results_tables.caption(group)}")
+            lines.append(f"- **{slug}**, {format_count(len(group), 'recipe')}: {results_tables.caption(group)}")
     return "\n".join(lines)
 
 

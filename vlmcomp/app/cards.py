@@ -7,7 +7,7 @@ import re
 
 from vlmcomp.app.handlers import Card, Comparison
 from vlmcomp.app.text_diff import highlight_changes
-from vlmcomp.feedback import format_bytes
+from vlmcomp.feedback import format_bytes, format_count
 from vlmcomp.reporting.palette import COLORS
 
 EMPTY = (
@@ -48,7 +48,7 @@ def _body(card: Card, baseline: Card | None) -> str:
     if card.agrees is False and baseline is not None and baseline.answer is not None:
         text = highlight_changes(baseline.answer.text, answer.text)
     if answer.is_cut:
-        text += f"… <small>(cut at {answer.new_tokens} tokens)</small>"
+        text += f"… <small>(cut at {format_count(answer.new_tokens, 'token')})</small>"
     return f'<p class="answer">{text or "(empty answer)"}</p>{_measurements(card)}{_live_status(card)}'
 
 

@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 
 from vlmcomp.app import results
 from vlmcomp.app.results import ResultFilter
-from vlmcomp.feedback import format_bytes
+from vlmcomp.feedback import format_bytes, format_count
 from vlmcomp.recipe import Recipe
 from vlmcomp.reporting.figures_plotly import line_trace, point_trace
 from vlmcomp.reporting.grouping import choose_headline_task, find_metric, metric_title
@@ -84,7 +84,9 @@ def hover(report: Report, task: str) -> str:
     assert size is not None
     both, speed = results.against_fp16(report, task)
     lines = [f"<b>{report.recipe}</b>", Recipe.parse(report.recipe).label, ""]
-    lines.append(f"{metric_title(quality.metric)}: {100 * quality.score:.1f} % of {quality.samples:,} questions")
+    lines.append(
+        f"{metric_title(quality.metric)}: {100 * quality.score:.1f} % of {format_count(quality.samples, 'question')}"
+    )
     if both is not None:
         value, low, high = both.difference.points()
         lines.append(f"To FP16: {value} points ({low} to {high})")
@@ -92,7 +94,7 @@ def hover(report: Report, task: str) -> str:
     if timed is not None:
         lines.append(f"First token: {timed.ttft_ms_median:.2f} ms")
         lines.append(f"Decoding: {timed.decode_ms_per_token_median:.2f} ms per token")
-        lines.append(f"End to end: {timed.end_to_end_ms_median:.2f} ms for {timed.new_tokens} tokens")
+        lines.append(f"End to end: {timed.end_to_end_ms_median:.2f} ms for {format_count(timed.new_tokens, 'token')}")
     if speed is not None:
         lines.append(f"Speed to FP16: {speed.speedup_text}")
     lines.append(f"Weights: {size.total_bytes / 1e6:,.2f} MB; needs {format_bytes(required_memory(report))}")
@@ -190,7 +192,7 @@ def live_hover(live: LiveMeasurement) -> str:
             f"<b>{live.recipe}</b>, measured now",
             f"First token: {live.ttft_ms:.2f} ms",
             f"Decoding: {live.decode_ms_per_token:.2f} ms per token",
-            f"End to end: {live.total_ms:.2f} ms for {live.new_tokens} tokens",
+            f"End to end: {live.total_ms:.2f} ms for {format_count(live.new_tokens, 'token')}",
             "One question on this machine; the quality is the recorded one",
         ]
     )

@@ -17,7 +17,7 @@ from vlmcomp.app.text_diff import highlight_changes
 from vlmcomp.data import task_registry
 from vlmcomp.data.answer_matching import choose_metric, score_answer
 from vlmcomp.data.tasks import Sample
-from vlmcomp.feedback import format_bytes
+from vlmcomp.feedback import format_bytes, format_count
 from vlmcomp.recipe import Recipe
 from vlmcomp.reporting.grouping import choose_headline_task, find_baseline, metric_title
 from vlmcomp.reporting.palette import COLORS
@@ -178,9 +178,8 @@ def _regressions_section(report: Report, task: str | None) -> str:
     changes = f"changed from right to wrong, {comparison.improvements} from wrong to right"
     if comparison.metric != EXACT_MATCH:
         changes = f"score less, {comparison.improvements} score more"
-    head = (
-        f"<h4>Regressions against FP16</h4><p>{comparison.regressions} of {comparison.num_samples:,} answers {changes}."
-    )
+    answers = format_count(comparison.num_samples, "answer")
+    head = f"<h4>Regressions against FP16</h4><p>{comparison.regressions} of {answers} {changes}."
     if not found:
         return f"{head}</p>"
     shown = found[:MAX_REGRESSIONS]

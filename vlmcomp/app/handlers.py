@@ -20,7 +20,7 @@ from vlmcomp.app.text_diff import same_words
 from vlmcomp.data.images import normalize_question, open_image
 from vlmcomp.data.questions import sample_question
 from vlmcomp.data.scenes import render_scene, sample_scene
-from vlmcomp.feedback import Progress, error_summary, format_bytes
+from vlmcomp.feedback import Progress, error_summary, format_bytes, format_count
 from vlmcomp.models import registry
 from vlmcomp.recipe import Recipe
 from vlmcomp.reporting import grouping
@@ -123,7 +123,9 @@ def parse_recipes(texts: Sequence[str] | None) -> list[Recipe]:
         raise ValueError("no variant is selected: select at least one")
     recipes = list(dict.fromkeys(Recipe.parse(t) for t in texts))
     if len(recipes) > MAX_VARIANTS:
-        raise ValueError(f"{len(recipes)} variants are too many for one question: select at most {MAX_VARIANTS}")
+        raise ValueError(
+            f"{format_count(len(recipes), 'variant')} are too many for one question: select at most {MAX_VARIANTS}"
+        )
     for recipe in recipes:
         registry.validate_recipe(recipe)
     return sorted(recipes, key=lambda r: r != r.baseline)
@@ -251,7 +253,7 @@ def random_scene(seed: int | None = None) -> tuple[Image.Image, str, str]:
 def device() -> str:
     """Name of the device that computes the answers."""
     machine = hardware.get_hardware(None)
-    return machine.name if machine.device != "cpu" else f"{machine.name} CPU, {machine.cores} cores"
+    return machine.name if machine.device != "cpu" else f"{machine.name} CPU, {format_count(machine.cores, 'core')}"
 
 
 def status() -> str:

@@ -11,7 +11,7 @@ import gradio as gr
 from vlmcomp.app import results
 from vlmcomp.app.errors import user_errors
 from vlmcomp.app.events import NO_PROGRESS
-from vlmcomp.feedback import format_bytes
+from vlmcomp.feedback import format_bytes, format_count
 from vlmcomp.models import registry
 from vlmcomp.reporting import recommend as recommendation
 from vlmcomp.reporting.grid import comparable_reports
@@ -89,7 +89,7 @@ def render_candidates(recommendation: Recommendation) -> str:
     titles = ("Recipe", "Weights", "Needs", "Points to FP16", "Speed", "")
     head = "".join(f"<th scope='col'>{title}</th>" for title in titles)
     return (
-        f'<details class="others"><summary>All {len(candidates)} candidates</summary>'
+        f'<details class="others"><summary>All {format_count(len(candidates), "candidate")}</summary>'
         f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div></details>'
     )
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from vlmcomp import hardware
 from vlmcomp.data.bad_rows import BAD_ROWS, BadRow
 from vlmcomp.results import store
 
@@ -114,7 +114,7 @@ def _unescape_newlines(text: str) -> str:
 
 
 def _device(text: str) -> str:
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", text):
+    if not hardware.is_device(text):
         raise argparse.ArgumentTypeError(f"'{text}' is not a device: use cpu, cuda or cuda:N")
     return text
 

@@ -13,6 +13,8 @@ from transformers import PreTrainedModel
 
 from vlmcomp.compression.visual_tokens import pruner as visual_tokens
 from vlmcomp.data.images import open_image
+from vlmcomp.data.unicode_text import is_blank
+from vlmcomp.feedback import format_count
 from vlmcomp.models import architecture
 from vlmcomp.models.forward_override import override_forward
 from vlmcomp.models.vlm import VLM
@@ -88,7 +90,8 @@ class CalibrationBatch:
 def summarize(batches: Sequence[CalibrationBatch]) -> str:
     """``512 samples, 48,113 tokens``."""
     samples = sum(len(batch.token_types) for batch in batches)
-    return f"{samples} samples, {sum(batch.num_tokens for batch in batches):,} tokens"
+    num_tokens = sum(batch.num_tokens for batch in batches)
+    return f"{samples} sample{'s' * (samples != 1)}, {format_count(num_tokens, 'token')}"
 
 
 # id of a tensor -> the tensor, referenced so that the id stays unique, and its copy
@@ -207,7 +210,7 @@ def _num_tokens(vlm: VLM, text: str) -> int:
 
 
 def _checked_sample(vlm: VLM, index: int, sample: Any) -> tuple[Image.Image, str, str, int]:
-    """The sample and the number of tokens of its text."""
+    """The sample, its texts as the model is given them, and their number of tokens."""
     try:
         image, question, answer = sample
     except (TypeError, ValueError):
@@ -221,6 +224,9 @@ def _checked_sample(vlm: VLM, index: int, sample: Any) -> tuple[Image.Image, str
         image = open_image(image)
     except ValueError as error:
         raise ValueError(f"calibration sample {index}: {error}") from None
+    question, answer = vlm.clean_texts([question, answer])
+    if is_blank(question) or is_blank(answer):
+        raise ValueError(f"calibration sample {index}: its question or its answer is empty but for special tokens")
     return image, question, answer, _num_tokens(vlm, f"{question} {answer}")
 
 
@@ -234,8 +240,10 @@ def text_batches(model: PreTrainedModel, ids: torch.Tensor, batch_size: int = BA
         batch_size: sequences in a batch.
 
     Raises:
-        ValueError: no sequence.
+        ValueError: no sequence, or no token ids.
     """
+    if ids.ndim != 2 or ids.is_floating_point():
+        raise ValueError(f"token ids must be integers (N, T), not {ids.dtype} {tuple(ids.shape)}")
     if not len(ids):
         raise ValueError("calibration needs at least one sequence")
     batches = []

@@ -66,10 +66,11 @@ def prune_(
     Example:
         >>> prune_(model, "heads25+glu30", samples, processor=processor)
     """
+    _require_transformers_model(model)
     parsed = _parse_steps(model, steps)
     _require_compressible(model)
     check_shapes(model, parsed, "fp16", str(model.device))
-    samples = calibration_data if isinstance(calibration_data, torch.Tensor) else list(calibration_data)
+    samples = _read_samples(calibration_data)
     batches = _calibration_batches(model, samples, processor, prompt_of)
     with shown_progress(progress) as show:
         pruned = prune_decoder_(model, parsed, batches, method, partial(show, f"pruning {steps}"))
@@ -108,6 +109,7 @@ def quantize_(
     Example:
         >>> quantize_(model, "int4")
     """
+    _require_transformers_model(model)
     architecture.get_architecture(model)
     if precision not in PRECISIONS[1:]:
         raise ValueError(f"unknown precision '{precision}': use one of {', '.join(PRECISIONS[1:])}")
@@ -130,14 +132,22 @@ def quantize_(
                 quantize(layer)
                 report(number / len(layers))
         else:
-            batches = _calibration_batches(model, calibration_data, processor, prompt_of)
+            batches = _calibration_batches(model, _read_samples(calibration_data), processor, prompt_of)
             callbacks = LayerCallbacks(on_exit=quantize)
             prune_decoder_(model, (), batches, None, report, callbacks, gptq_rounding(gptq_group_size(model, ())))
     set_quantization_config(model, precision, model.dtype)
 
 
+def _require_transformers_model(model: object) -> None:
+    if not isinstance(model, PreTrainedModel):
+        hint = ": give its vlm.model" if hasattr(model, "vlm") else ""
+        raise ValueError(f"the model must be a transformers model, not {type(model).__name__}{hint}")
+
+
 def _parse_steps(model: PreTrainedModel, text: str) -> tuple[PruningStep, ...]:
     names = architecture.get_architecture(model)
+    if not isinstance(text, str):
+        raise ValueError(f"steps must be a text such as 'heads25+glu30', not {type(text).__name__}")
     steps = tuple(PruningStep.parse(word) for word in text.split("+"))
     Recipe("model", steps)  # checks their order
     mlp = "glu" if names.has_gated_mlp else "ffn"
@@ -158,6 +168,18 @@ def _require_compressible(model: PreTrainedModel) -> None:
         raise ValueError(f"this {type(model).__name__} cannot be compressed: {reason}")
     if getattr(model, "is_quantized", False):
         raise ValueError("the model is already quantized: prune it first, and quantize it once")
+
+
+def _read_samples(
+    calibration_data: Iterable[tuple[Image.Image, str, str]] | torch.Tensor,
+) -> list[tuple[Image.Image, str, str]] | torch.Tensor:
+    """Samples as a list, and token ids as they are; raises ``ValueError`` if they are neither."""
+    if isinstance(calibration_data, torch.Tensor):
+        return calibration_data
+    if isinstance(calibration_data, str | bytes | dict) or not isinstance(calibration_data, Iterable):
+        kind = type(calibration_data).__name__
+        raise ValueError(f"calibration_data must be (image, question, answer) samples or token ids, not {kind}")
+    return list(calibration_data)
 
 
 def _calibration_batches(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
+from vlmcomp.data.unicode_text import fold
 from vlmcomp.results.schema import EXACT_MATCH, VQA_ACCURACY
 from vlmcomp.results.store import Predictions
 
@@ -14,8 +16,12 @@ _FULL_AGREEMENT = 3  # people, besides the one left out, who must agree for an a
 
 
 def normalize(text: str) -> str:
-    """Normalize for exact match: no surrounding whitespace, lower case, no full stop at the end."""
-    return text.strip().lower().removesuffix(".").rstrip()
+    """Normalize for exact match: no surrounding whitespace, lower case, no full stop of any script at the end.
+
+    Forms that Unicode calls compatible are equal (``unicode_text.fold``). A full stop alone stays.
+    """
+    text = fold(text).strip().lower()
+    return text[:-1].rstrip() or text if text.endswith(_SENTENCE_ENDS) else text
 
 
 def exact_match(answer: str, reference: str) -> bool:
@@ -27,13 +33,13 @@ def vqa_accuracy(answer: str, references: Sequence[str]) -> float:
     """Soft accuracy of the VQA challenge (Antol et al., arXiv 1505.00468), after its normalization.
 
     The mean of min(people who agree / 3, 1) over all subsets that leave one person out. That is the share of people who
-    agree if they are four; of two or three people, to whom the formula would never give 1, it is that share as well.
+    agree if they are four; of one to three people, to whom the formula would never give 1, it is that share as well.
 
     Raises:
-        ValueError: fewer than two references.
+        ValueError: no references.
     """
-    if len(references) < 2:
-        raise ValueError("soft accuracy needs reference answers of several people: use exact match for one reference")
+    if not references:
+        raise ValueError("VQA accuracy needs the answer of at least one person")
     normalized = normalize_vqa(answer)
     matches = [normalize_vqa(reference) == normalized for reference in references]
     total = sum(matches)
@@ -58,9 +64,10 @@ def normalize_vqa(text: str) -> str:
     """Normalize as the VQA challenge: case, punctuation, articles, number words and missing apostrophes.
 
     Two steps are unconditional here and conditional in its evaluator: references are normalized even if all annotators
-    agree, and "im", "ive" and "id've" get their apostrophes.
+    agree, and "im", "ive" and "id've" get their apostrophes. Its evaluator knows the punctuation of ASCII, of which the
+    result is the same here; that of other scripts is treated alike, after ``unicode_text.fold``.
     """
-    text = " ".join(text.replace("\n", " ").replace("\t", " ").split()).lower()
+    text = " ".join(_APOSTROPHE.sub("'", fold(text)).split()).lower()
     text = _FULL_STOPS.sub("", _replace_punctuation(text))
     words = (_NUMBERS.get(word, word) for word in text.split())
     return " ".join(_APOSTROPHES.get(word, word) for word in words if word not in ("a", "an", "the"))
@@ -70,12 +77,16 @@ def _replace_punctuation(text: str) -> str:
     """Delete marks at a word's edge, and all marks if the text has a number such as 1,000; others become spaces."""
     original = text
     has_large_number = _COMMA_IN_NUMBER.search(text) is not None
-    for mark in ';/[]"{}()=+\\_-><@`,?!':
+    others = {c for c in text if not c.isascii() and unicodedata.category(c).startswith("P")}
+    for mark in (*_PUNCTUATION, *others):
         at_edge = f"{mark} " in original or f" {mark}" in original
         text = text.replace(mark, "" if at_edge or has_large_number else " ")
     return text
 
 
+_SENTENCE_ENDS = tuple(".。।॥۔።։။។།")  # of Latin, Chinese, Indic, Urdu, Ethiopic, Armenian, Burmese, Khmer, Tibetan
+_PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'  # of the challenge's evaluator, in its order
+_APOSTROPHE = re.compile(r"(?<=\w)’(?=\w)")
 _FULL_STOPS = re.compile(r"\.(?!\d)")
 _COMMA_IN_NUMBER = re.compile(r"\d,\d")
 _NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 from PIL import Image
 
 from vlmcomp.data.bad_rows import BadRow, check_choice, refuse
-from vlmcomp.data.images import open_image
+from vlmcomp.data.images import has_text, open_image
 from vlmcomp.data.json_lines import parse_object, read_lines
 from vlmcomp.data.questions import sample_question
 from vlmcomp.data.scenes import render_scene, sample_scene
@@ -77,11 +77,11 @@ def _collect(rows: Sequence[tuple[str, Callable[[], CalibrationSample]]], bad_ro
     check_choice(bad_rows)
     samples: list[CalibrationSample] = []
     bad: list[BadRow] = []
-    for name, read in rows:
+    for number, (name, read) in enumerate(rows):
         try:
             samples.append(read())
         except ValueError as error:
-            bad.append(BadRow(None, f"{name}: {error}"))
+            bad.append(BadRow(None, f"{name}: {error}", number))
     refuse(bad, len(rows), bad_rows)
     return samples, bad
 
@@ -90,8 +90,8 @@ def _open_sample(sample: Any) -> CalibrationSample:
     if not isinstance(sample, tuple | list) or len(sample) != 3:
         raise ValueError("it is not (image, question, answer)")
     image, question, answer = sample
-    if not isinstance(question, str) or not isinstance(answer, str):
-        raise ValueError("its question and answer must be strings")
+    if not has_text(question) or not has_text(answer):
+        raise ValueError("its question and answer must be non-empty strings")
     return open_image(image), question, answer
 
 
@@ -100,9 +100,9 @@ def _parse_line(file: Path, line: str) -> CalibrationSample:
     if missing := [column for column in COLUMNS if column not in row]:
         raise ValueError(f"it must be a JSON object with {', '.join(COLUMNS)}, and has no {missing[0]}")
     image, question, answer = (row[column] for column in COLUMNS)
-    if not all(isinstance(part, str) and part.strip() for part in (image, question, answer)):
+    if not isinstance(image, str) or not image.strip():
         raise ValueError(f"{', '.join(COLUMNS)} must be non-empty strings")
-    return open_image(file.parent / image), question, answer
+    return _open_sample((file.parent / image, question, answer))
 
 
 def short_digest(samples: Iterable[CalibrationSample]) -> str:

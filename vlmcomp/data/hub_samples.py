@@ -102,7 +102,7 @@ class HubSamples(Sequence[Sample]):
             try:
                 self._sample(number, row)
             except ValueError as error:
-                bad[number] = BadRow(None, f"{folder}, {error}")
+                bad[number] = BadRow(None, f"{folder}, {error}", number)
         if bad:
             self._numbers = [number for number in self._numbers if number not in bad]
         return list(bad.values())
@@ -143,6 +143,8 @@ class HubSamples(Sequence[Sample]):
             answers = [_as_text(answer) for answer in _read_path(row, columns.answers)] if columns.answers else []
             if columns.answers and len(answers) < 2:
                 raise ValueError("fewer than two answers")
+            if row[columns.id] is None:
+                raise ValueError("no id")
             return Sample(
                 id=str(row[columns.id]),
                 type=_as_text(_read_path(row, columns.type)) if columns.type else "question",
@@ -150,6 +152,7 @@ class HubSamples(Sequence[Sample]):
                 reference=self._reference(row, answers),
                 load_image=partial(self._images.load_image, self._image_row(number, row)),
                 references=tuple(answers),
+                row_number=number,
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"row {number} does not read as one of {columns.repo_id} ({error})") from None

@@ -10,6 +10,7 @@ from vlmcomp import files, hub
 from vlmcomp.data.hub_samples import HubTask, load_samples
 from vlmcomp.data.parquet import list_shards
 from vlmcomp.data.tasks import Task
+from vlmcomp.data.unicode_text import escape
 from vlmcomp.results.schema import EXACT_MATCH, VQA_ACCURACY
 
 DEFAULT_NUM_SAMPLES = 1000
@@ -88,7 +89,7 @@ def get_hub_task(name: str, bad_rows: str = "error") -> Task | None:
     if mark != "=":
         return _from_hub(hub_task, rest or hub_task.revision, bad_rows)
     if not Path(rest).is_dir():
-        raise ValueError(f"there is no folder {rest} for the task {task_name}")
+        raise ValueError(f"there is no folder {escape(rest)} for the task {task_name}")
     folder = Path(rest).resolve()
     shards = [shard for pattern in hub_task.patterns for shard in list_shards(folder, pattern, hub_task.repo_id)]
     return _from_folder(hub_task, folder, tuple((shard, files.stamp(shard)) for shard in shards), bad_rows)

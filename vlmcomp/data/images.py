@@ -6,10 +6,13 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import ExifTags, Image, ImageFile
+
+from vlmcomp.data.unicode_text import clean, escape, is_blank
+from vlmcomp.feedback import format_count
 
 try:
     from pillow_heif import register_heif_opener
@@ -17,6 +20,7 @@ except ImportError:  # optional
     register_heif_opener = None
 
 MAX_QUESTION = 500  # characters
+IMAGE_PLACEHOLDER = "<image>"  # no part of a question, also for models whose own image token is another one
 MAX_PIXELS = 50_000_000
 FORMATS = ["PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "TIFF"]  # a subset of Pillow's: some run other programs
 READABLE = "PNG, JPEG, WebP, AVIF, GIF, BMP or TIFF file (HEIC: pip install pillow-heif)"
@@ -46,6 +50,10 @@ def open_image(source: str | Path | BinaryIO | Image.Image | None) -> Image.Imag
     """
     if source is None or (isinstance(source, str) and not source.strip()):
         raise ValueError("there is no image: choose or upload one first")
+    if not isinstance(source, str | Path | Image.Image) and not hasattr(source, "read"):
+        raise ValueError(f"an image must be a path or a PIL image, not {type(source).__name__}")
+    if isinstance(source, str | Path) and "\0" in str(source):
+        raise ValueError(f"there is no image file {escape(source)}")
     with _decoder_errors(source):
         image = source if isinstance(source, Image.Image) else Image.open(source, formats=FORMATS)
     _check_size(*image.size)
@@ -63,8 +71,10 @@ def _decoder_errors(source: object) -> Iterator[None]:
             yield
     except Image.DecompressionBombError:
         raise ValueError(f"the image is too large: at most {MAX_PIXELS // 1_000_000} million pixels fit") from None
-    except FileNotFoundError:
-        raise ValueError(f"there is no image file {source}") from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise ValueError(f"there is no image file {escape(source)}") from None
+    except IsADirectoryError:
+        raise ValueError(f"{escape(source)} is a folder: give an image file") from None
     except Exception as error:  # decoders raise many types, RuntimeError and EOFError among them
         raise ValueError(f"the image cannot be read ({type(error).__name__}): use a {READABLE}") from None
 
@@ -101,8 +111,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         image = _eight_bits(image)
     if image.mode == "La":  # Pillow converts it to nothing else
         image = image.convert("LA")
-    key = image.info.get("transparency")
-    if image.mode == "RGB" and isinstance(key, tuple) and max(key) > 255:  # of 16 bits, as the file's pixels were
+    key: Any = image.info.get("transparency")
+    if not _is_key(key, image.mode):
+        image.info.pop("transparency", None)
+    elif image.mode == "RGB" and max(key) > 255:  # of 16 bits, as the file's pixels were
         image.info["transparency"] = tuple(value >> 8 for value in key)
     if image.has_transparency_data:  # transparent pixels become white, as in a browser
         image = image.convert("RGBA")
@@ -110,6 +122,15 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     rgb = image.convert("RGB")
     rgb.info.clear()
     return rgb
+
+
+def _is_key(key: Any, mode: str) -> bool:
+    """Whether ``key``, which programs write as they like, is the transparent color of an image of that mode."""
+    if mode == "P":
+        return (isinstance(key, int) and 0 <= key < 256) or (isinstance(key, bytes) and len(key) <= 256)
+    if mode == "RGB":
+        return isinstance(key, tuple) and len(key) == 3 and all(isinstance(value, int) for value in key)
+    return isinstance(key, int)
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
@@ -135,16 +156,22 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     return Image.merge("LA", (grey, Image.fromarray(np.where(values == key, 0, 255).astype(np.uint8))))
 
 
+def has_text(value: object) -> bool:
+    """Whether ``value`` is a text of which a model is given something."""
+    return isinstance(value, str) and not is_blank(clean(value, (IMAGE_PLACEHOLDER,)))
+
+
 def normalize_question(text: str | None) -> str:
-    """The question on one line.
+    """The question as a model is given it (``unicode_text.clean``), without placeholders of an image.
 
     Raises:
-        ValueError: it is empty, or longer than ``MAX_QUESTION`` characters.
+        ValueError: it is no text, there is nothing to see in it, or it is longer than ``MAX_QUESTION`` characters.
     """
-    text = " ".join((text or "").replace("<image>", " ").split())
-    text = "".join(c for c in text if c.isprintable())
-    if not text:
+    if text is not None and not isinstance(text, str):
+        raise ValueError(f"the question must be a text, not {type(text).__name__}")
+    text = clean(text or "", (IMAGE_PLACEHOLDER,))
+    if is_blank(text):
         raise ValueError("there is no question: type one first")
     if len(text) > MAX_QUESTION:
-        raise ValueError(f"the question has {len(text)} characters: at most {MAX_QUESTION} fit")
+        raise ValueError(f"the question has {format_count(len(text), 'character')}: at most {MAX_QUESTION} fit")
     return text

@@ -8,6 +8,7 @@ from vlmcomp.data import easy_vqa, hub_tasks, shapes_vqa
 from vlmcomp.data.bad_rows import check_choice
 from vlmcomp.data.task_folder import TASK_FILE, task_from_folder
 from vlmcomp.data.tasks import Task, check_images
+from vlmcomp.data.unicode_text import escape
 from vlmcomp.feedback import refuse_empty
 
 TASKS = {
@@ -56,7 +57,7 @@ def get_task(name: str, bad_rows: str = "error") -> Task:
             raise ValueError(f"{folder} has the name of another task: rename the folder")
         return task_from_folder(folder, bad_rows)
     names = ", ".join((*TASKS, *hub_tasks.HUB_TASKS))
-    raise ValueError(f"unknown task '{name}': choose from {names}, or give a folder with {TASK_FILE}")
+    raise ValueError(f"unknown task '{escape(name)}': choose from {names}, or give a folder with {TASK_FILE}")
 
 
 def get_checked_task(name: str, num_samples: int | None, seed: int, bad_rows: str) -> Task:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from vlmcomp.data.answer_matching import normalize, score_answer
 from vlmcomp.data.bad_rows import BadRow, refuse
+from vlmcomp.data.unicode_text import is_blank
 from vlmcomp.results.schema import EXACT_MATCH
 from vlmcomp.results.store import Predictions
 
@@ -27,7 +28,7 @@ class Sample:
 
     ``load_image`` loads or renders the image on each call, so a task keeps texts in memory and no pixels. Where several
     people answered, ``references`` are their answers and ``reference`` is the most common one. ``image_sha256`` is the
-    digest of the image's file, where the task's version does not stand for it.
+    digest of the image's file, where the task's version does not stand for it. ``row_number``: in the user's file.
     """
 
     id: str
@@ -37,6 +38,7 @@ class Sample:
     load_image: Callable[[], Image.Image] = field(repr=False)
     references: tuple[str, ...] = ()
     image_sha256: str = ""
+    row_number: int = field(default=0, compare=False)
 
     @property
     def image(self) -> Image.Image:
@@ -53,7 +55,7 @@ class Task:
         append_short_answer_prompt: the questions do not ask for a short answer, so the model's own prompt for one is
             appended.
         metric: the score that judges it, which the task's authors report.
-        skipped: rows of the user's files that cannot be used, and are not asked.
+        skipped: rows of the user's files that cannot be used, and are not asked, in their order.
     """
 
     name: str
@@ -134,9 +136,9 @@ def check_images(task: Task, count: int, seed: int, bad_rows: str) -> Task:
         ValueError: images cannot be read, and their samples may not be skipped or are all; the message names the first.
     """
     samples = task.sample(count, seed)
-    bad = find_unreadable(samples)
-    refuse(bad, len(samples), bad_rows)
-    return replace(task, skipped=(*task.skipped, *bad)) if bad else task
+    skipped = sorted((*task.skipped, *find_unreadable(samples)), key=lambda row: row.number)
+    refuse(skipped, len(samples) + len(task.skipped), bad_rows)
+    return replace(task, skipped=tuple(skipped)) if len(skipped) > len(task.skipped) else task
 
 
 def find_unreadable(samples: Sequence[Sample]) -> list[BadRow]:
@@ -149,7 +151,7 @@ def _unreadable(sample: Sample) -> BadRow | None:
     try:
         sample.load_image()
     except (OSError, ValueError) as error:
-        return BadRow(sample.id, str(error))
+        return BadRow(sample.id, str(error), sample.row_number)
     return None
 
 
@@ -161,7 +163,7 @@ def with_image(sample: Sample) -> Sample:
 
 def majority_answer(answers: Sequence[str]) -> str:
     """The most common of several answers, in its first spelling; blank answers do not count. Empty if all are blank."""
-    non_blank = [answer for answer in answers if answer.strip()]
+    non_blank = [answer for answer in answers if not is_blank(answer)]
     if not non_blank:
         return ""
     [(most_common, _)] = Counter(map(normalize, non_blank)).most_common(1)

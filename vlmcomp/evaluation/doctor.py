@@ -18,7 +18,7 @@ from torch import nn
 from vlmcomp.compression.quantization.quantize import BACKENDS, available_precisions, quantize_layer_
 from vlmcomp.compression.size_estimate import estimate_memory, meta_model
 from vlmcomp.evaluation.roofline import measure_bandwidth, measure_flops
-from vlmcomp.feedback import Progress, format_bytes
+from vlmcomp.feedback import Progress, format_bytes, format_count
 from vlmcomp.hardware import default_device, get_hardware, memory_budget
 from vlmcomp.models import architecture, registry
 from vlmcomp.models.dtypes import compute_dtype
@@ -210,8 +210,9 @@ def to_text(profile: DeviceProfile) -> str:
     """The profile as plain text: the device, a table of the precisions, and recommendations."""
     hardware = profile.hardware
     memory = format_bytes(hardware.memory_bytes)
+    processors = f"{format_count(hardware.cores, 'CPU core')}, {format_count(profile.threads, 'thread')}"
     device = [
-        f"device     {hardware.name} ({hardware.device}, {hardware.cores} CPU cores, {profile.threads} threads)",
+        f"device     {hardware.name} ({hardware.device}, {processors})",
         f"memory     {memory}, of which models may take {format_bytes(profile.budget_bytes)} now",
         f"bandwidth  {profile.bandwidth_bytes_s / 1e9:.1f} GB/s, copying",
         f"arithmetic {profile.flops_s / 1e12:.3g} TFLOP/s in {profile.dtype}",

@@ -15,7 +15,7 @@ from vlmcomp.compression.size import decode_bytes_and_params
 from vlmcomp.data import task_registry, tasks
 from vlmcomp.evaluation.config import NEW_TOKENS, TIMED_RUNS, WARMUP_RUNS
 from vlmcomp.evaluation.roofline import measure_bandwidth, measure_flops
-from vlmcomp.feedback import Progress
+from vlmcomp.feedback import Progress, format_count
 from vlmcomp.models.vlm import VLM
 from vlmcomp.results.answer import Answer
 from vlmcomp.results.schema import Latency, Roofline
@@ -66,7 +66,9 @@ class _Timings:
             sample.image, sample.question, max_new_tokens=new_tokens, min_new_tokens=new_tokens
         )
         if answer.new_tokens != new_tokens:
-            raise ValueError(f"the model gave {answer.new_tokens} tokens instead of the {new_tokens} to be timed")
+            raise ValueError(
+                f"the model gave {format_count(answer.new_tokens, 'token')} instead of the {new_tokens} to be timed"
+            )
         vision_ms = _time_vision_ms(self.engine.vlm, sample)
         if timed:
             self.answers.append(answer)

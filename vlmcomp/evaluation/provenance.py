@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -108,6 +109,12 @@ def prediction_logs(recipe: Recipe, config: BenchmarkConfig, root: Path) -> Pred
         return PredictionLog(path, {**header, "task": task.sha256, "version": task.version})
 
     return open_log
+
+
+def delete_prediction_logs(report_path: Path) -> None:
+    """Delete the logs of ``prediction_logs`` beside a report that is stored, or is measured from the beginning."""
+    for log in report_path.parent.glob(f".{glob.escape(report_path.stem)}.*.partial"):
+        log.unlink(missing_ok=True)
 
 
 def same_provenance(report: Report, facts: Mapping[str, Any]) -> bool:

@@ -25,6 +25,7 @@ from vlmcomp.evaluation.provenance import (
     REPO,
     benchmark_hardware,
     collect_provenance,
+    delete_prediction_logs,
     same_provenance,
     same_weights,
     weights_provenance,
@@ -113,17 +114,18 @@ def _load_or_measure(
     """The stored report of ``recipe``, or a new one."""
     path = store.report_path(benchmark_hardware(config).slug, recipe, root)
     if force:
-        _delete_prediction_logs(path)
+        delete_prediction_logs(path)
     else:
         report = load_if_complete(path, config)
         if report is not None and report.latency is not None and report.latency.floor is not None:
+            delete_prediction_logs(path)  # of a sweep that ended just after its worker had saved
             log(f"{summary(report)} (reused)")
             return report
         _check_no_task_is_lost(path, recipe, config)
     files.check_file_writable(path)
     _check_scratch_space(recipe, config)
     report = _run_worker(recipe, config, root, path, show_status)
-    _delete_prediction_logs(path)
+    delete_prediction_logs(path)
     log(summary(report))
     return report
 
@@ -149,11 +151,6 @@ def _check_no_task_is_lost(path: Path, recipe: Recipe, config: BenchmarkConfig) 
             f"{path} also contains {', '.join(sorted(others))}, measured by another version or on other weights or "
             "settings: name those tasks too, give another folder with --out, or drop them with --force"
         )
-
-
-def _delete_prediction_logs(report_path: Path) -> None:
-    for log in report_path.parent.glob(f".{report_path.stem}.*.partial"):
-        log.unlink()
 
 
 def rerun_latency(
@@ -231,7 +228,7 @@ def _timing_settings(timings: Latency) -> tuple[int, int, int]:
 
 def _has_scores(report: Report, task: Task, config: BenchmarkConfig) -> bool:
     quality = report.quality.get(task.name)
-    if quality is None or (quality.version, quality.seed) != (task.version, config.seed):
+    if quality is None or (quality.version, quality.seed, quality.metric) != (task.version, config.seed, task.metric):
         return False
     required = task.num_samples(config.num_samples) - task.num_unreadable
     return quality.samples == required or (config.quick and quality.samples > required)

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vlmcomp import files
+from vlmcomp.data.unicode_text import fold
 from vlmcomp.evaluation import unicode_words
 
 ENCODERS = ("auto", "minilm", "roberta-large")
@@ -83,15 +84,16 @@ def meteor(pairs: Sequence[tuple[str, str]]) -> list[float]:
     wordnet = load_wordnet().reader
 
     def split(text: str) -> list[str]:
-        return treebank.tokenize(unicode_words.separate(text.lower()))
+        return treebank.tokenize(unicode_words.separate(fold(text).lower()))
 
-    return [single_meteor_score(split(r), split(a), wordnet=wordnet) if a.strip() else 0.0 for a, r in pairs]
+    return [single_meteor_score(split(r), split(a), wordnet=wordnet) if fold(a).strip() else 0.0 for a, r in pairs]
 
 
 def rouge1(pairs: Sequence[tuple[str, str]]) -> list[float]:
     """ROUGE-1 F of (answer, reference) pairs.
 
-    Words are ``unicode_words.split``; the tokenizer of rouge-score knows the letters a to z and scores others 0.
+    Words are ``unicode_words.split``; the tokenizer of rouge-score knows the letters a to z and scores others 0. A text
+    without words, such as ``+``, counts by its symbols.
     """
     from rouge_score.rouge_scorer import RougeScorer
 
@@ -103,7 +105,7 @@ class _RougeTokenizer:
     """What rouge-score takes as its tokenizer."""
 
     def tokenize(self, text: str) -> list[str]:
-        return unicode_words.split(text)
+        return unicode_words.split(text) or fold(text).split()
 
 
 def bertscore(pairs: Sequence[tuple[str, str]], encoder: str = "auto") -> tuple[list[float], str]:
@@ -113,6 +115,7 @@ def bertscore(pairs: Sequence[tuple[str, str]], encoder: str = "auto") -> tuple[
         ValueError: an unknown encoder, or one that is neither installed nor downloadable.
     """
     scorer, name = _scorer(encoder)
+    pairs = [(fold(a), fold(r)) for a, r in pairs]
     non_empty = [(a, r) for a, r in pairs if a.strip() and r.strip()]  # bert-score fails on empty text
     f1 = scorer.score([a for a, _ in non_empty], [r for _, r in non_empty])[2].tolist() if non_empty else []
     scores = dict(zip(non_empty, f1, strict=True))

@@ -12,7 +12,7 @@ from typing import Any
 
 from vlmcomp import files
 from vlmcomp.evaluation.config import BenchmarkConfig
-from vlmcomp.evaluation.provenance import collect_provenance, merge_tasks, prediction_logs
+from vlmcomp.evaluation.provenance import collect_provenance, delete_prediction_logs, merge_tasks, prediction_logs
 from vlmcomp.evaluation.runner import benchmark
 from vlmcomp.feedback import sigterm_as_interrupt
 from vlmcomp.recipe import Recipe
@@ -40,7 +40,7 @@ def _main(job: dict[str, Any]) -> int:
         report = Report(**collect_provenance(recipe, config), error=_error_message(error))
         predictions = None
     try:
-        store.save(report, predictions, root)
+        delete_prediction_logs(store.save(report, predictions, root))
     except OSError as error:
         return _report_write_error(error)
     return 0

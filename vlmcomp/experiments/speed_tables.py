@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from vlmcomp.feedback import format_count
 from vlmcomp.reporting.markdown import markdown_table
 from vlmcomp.reporting.statistics import speedup_interval
 
@@ -89,7 +90,7 @@ def _table(cell: Mapping[str, Any]) -> str:
     rounds = len(first["ttft_ms"])
     title = (
         f"**{cell['step']}, {cell['parameters'] / 1e6:,.1f} M parameters in FP16: speed** "
-        f"({rounds} rounds in turns, batch 1, {cell['threads']} threads)"
+        f"({format_count(rounds, 'round')} in turns, batch 1, {format_count(cell['threads'], 'thread')})"
     )
     table = markdown_table(HEADER, rows, 1)
     return f"{title}\n\n{table}\n\n{_notes(variants)}{_overhead(cell.get('overhead'))}"

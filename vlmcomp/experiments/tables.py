@@ -10,6 +10,7 @@ from typing import Any
 from vlmcomp.compression.pruning.importance import DEFAULT_SCORE
 from vlmcomp.experiments import speed_tables
 from vlmcomp.experiments.trial_log import DENSE, decode_flags
+from vlmcomp.feedback import format_count
 from vlmcomp.reporting.statistics import mcnemar_p_value, mean_interval
 
 Row = dict[str, Any]
@@ -83,7 +84,7 @@ def quality_tables(rows: Sequence[Row], measures: Sequence[tuple[str, str, str]]
         for kind, name in TARGET_TITLES.items():
             of_target = [row for row in rows if row["step"].startswith(kind)]
             if of_target:
-                title = f"**{name}: {text}** ({task}, {dense[task]['samples']:,} questions)"
+                title = f"**{name}: {text}** ({task}, {format_count(dense[task]['samples'], 'question')})"
                 blocks.append(f"{title}\n\n{_method_table(of_target, _percents(dense, task, measure))}")
     return "\n\n".join(blocks)
 
@@ -245,7 +246,8 @@ def timing_table(rows: Sequence[Row]) -> str:
         ratio = mean_interval([a / b for a, b in zip(r["ours_ms"], r["peer_ms"], strict=True)])
         medians = (f"{statistics.median(r[name]):.2f}" for name in ("ours_ms", "peer_ms"))
         body.append([r["step"], *medians, f"{ratio.value:.3f} ({ratio.low:.3f} to {ratio.high:.3f})"])
-    title = f"**ms/token by our clock and by {rows[0]['score']}** ({len(rows[0]['ours_ms'])} rounds in turns, batch 1)"
+    rounds = format_count(len(rows[0]["ours_ms"]), "round")
+    title = f"**ms/token by our clock and by {rows[0]['score']}** ({rounds} in turns, batch 1)"
     return f"{title}\n\n{_markdown_table(['Precision', 'ask', 'plain generate', 'ratio (95 %)'], body)}"
 
 
@@ -253,7 +255,7 @@ def caption(log: Mapping[str, Any]) -> str:
     """Hardware, versions, seeds and dates of the trials in ``log`` (of ``TrialLog.to_dict``)."""
     machine = log["hardware"]
     rows = log["cells"]
-    name = f"{machine['name']} ({machine['device']}, {machine['cores']} cores)"
+    name = f"{machine['name']} ({machine['device']}, {format_count(machine['cores'], 'core')})"
     libraries = ", ".join(filter(None, (_versions(library, log) for library in _LIBRARIES)))
     num_seeds = len({row["seed"] for row in rows})
     sets = f"{num_seeds} calibration sets, mean ± half the range" if num_seeds > 1 else "one calibration set"

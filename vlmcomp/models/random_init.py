@@ -20,6 +20,7 @@ from transformers import (
     ProcessorMixin,
 )
 
+from vlmcomp.feedback import format_count
 from vlmcomp.models import processor, registry
 from vlmcomp.models.configs import PUBLISHED_CONFIGS
 from vlmcomp.models.loading import DenseModel
@@ -51,7 +52,7 @@ def weights_description(spec: ModelSpec, num_layers: int | None = None) -> str:
     """The source of the weights as stated in reports."""
     depth = PUBLISHED_CONFIGS[spec.name]["text_config"]["num_hidden_layers"]
     truncated = num_layers is not None and num_layers < depth
-    suffix = f", {min(num_layers, depth)} of {depth} layers" if truncated else ""
+    suffix = f", {min(num_layers, depth)} of {format_count(depth, 'layer')}" if truncated else ""
     return f"the published shapes of {spec.source}{suffix}"
 
 

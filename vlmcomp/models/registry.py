@@ -190,7 +190,7 @@ def get_model_spec(name: str) -> ModelSpec:
     Raises:
         ValueError: no such model; the message lists those that exist.
     """
-    if name not in MODELS:
+    if not isinstance(name, str) or name not in MODELS:
         raise ValueError(f"unknown model '{name}': choose one of {', '.join(MODELS)}")
     return MODELS[name]
 

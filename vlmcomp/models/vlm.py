@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -9,6 +10,8 @@ import torch
 from PIL import Image
 from transformers import PreTrainedModel, ProcessorMixin
 
+from vlmcomp.data.images import IMAGE_PLACEHOLDER
+from vlmcomp.data.unicode_text import clean
 from vlmcomp.models.processor import special_tokens
 from vlmcomp.models.registry import ModelSpec
 from vlmcomp.recipe import Recipe
@@ -67,23 +70,29 @@ class VLM:
         """``compute_dtype`` as a torch dtype."""
         return getattr(torch, self.compute_dtype)
 
+    def clean_texts(self, texts: Sequence[str]) -> list[str]:
+        """The texts as the model is given them (``unicode_text.clean``), its special tokens replaced by spaces."""
+        tokens = [*special_tokens(self.processor), IMAGE_PLACEHOLDER]
+        return [clean(text, tokens) for text in texts]
+
     def encode(
         self, images: list[Image.Image], questions: list[str], answers: list[str] | None = None
     ) -> dict[str, torch.Tensor]:
-        """Model inputs for a batch, on the model's device; special tokens in a question are replaced by spaces.
+        """Model inputs for a batch, on the model's device.
 
         Args:
             images: one a question.
-            questions: inserted into the model's prompt template.
-            answers: appended to the prompts. Prompts alone are padded on the left, whole sequences on the right.
+            questions: inserted into the model's prompt template, as ``clean_texts`` returns them.
+            answers: appended to the prompts, also cleaned. Prompts alone are padded on the left, whole sequences on the
+                right.
         """
-        tokens = special_tokens(self.processor)
-        prompts = [self.spec.prompt.replace("{question}", _remove_tokens(q, tokens)) for q in questions]
+        prompts = [self.spec.prompt.replace("{question}", question) for question in self.clean_texts(questions)]
         settings = _TEXT_SETTINGS | {"padding": len(prompts) > 1}
         if answers is not None:
+            answers = self.clean_texts(answers)
             settings |= {"padding": True, "padding_side": "right"}
             if self.spec.is_prefix_lm:
-                settings["suffix"] = list(answers)
+                settings["suffix"] = answers
             else:
                 prompts = [f"{p}{self.spec.answer_separator}{a}" for p, a in zip(prompts, answers)]
         inputs = self.processor(images=images, text=prompts, **settings)
@@ -92,9 +101,3 @@ class VLM:
         if token_pruner is not None:
             token_pruner.shorten_inputs(inputs, self.processor.tokenizer.pad_token_id, left=answers is None)
         return inputs.to(self.device, self.dtype)
-
-
-def _remove_tokens(text: str, tokens: list[str]) -> str:
-    for token in tokens:
-        text = text.replace(token, " ")
-    return text

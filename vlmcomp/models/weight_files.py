@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from safetensors import SafetensorError, safe_open
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_INDEX_NAME, WEIGHTS_NAME
 
-from vlmcomp.feedback import error_summary, is_out_of_memory
+from vlmcomp.feedback import error_summary, format_count, is_out_of_memory
 
 _NUM_NAMED = 3  # tensors that a sentence names
 _LFS_POINTER = b"version https://git-lfs"
@@ -103,7 +103,7 @@ def _tensors_are(names: Collection[str]) -> str:
     first = ", ".join(sorted(names)[:_NUM_NAMED])
     if len(names) <= _NUM_NAMED:
         return f"{first} {'is' if len(names) == 1 else 'are'}"
-    return f"{len(names)} tensors ({first}, ...) are"
+    return f"{format_count(len(names), 'tensor')} ({first}, ...) are"
 
 
 def check_files(folder: Path) -> None:

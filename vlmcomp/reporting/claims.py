@@ -45,10 +45,6 @@ def _at_most(value: float | None, bound: float) -> bool | None:
     return None if value is None else value <= bound
 
 
-def _at_least(value: float | None, bound: float | None) -> bool | None:
-    return None if value is None or bound is None else value >= bound
-
-
 def _loss_text(found: PairedComparison | None) -> str:
     """Whether the interval bounds the loss by 2 %, and whether there is a significant difference."""
     return _NONE if found is None else f"{found.loss}; {found.verdict}"
@@ -72,11 +68,18 @@ def _pruned_keeps_92_percent(results: ModelResults) -> bool | None:
 
 
 def _mlp_against_heads(results: ModelResults) -> str:
-    """Bytes removed and quality kept by each of the two."""
+    """Bytes removed and quality kept by each of the two, and the difference of their scores with its 95 % interval."""
     parts = []
     for step in (results.mlp_step, _HEADS):
         parts.append(f"`{step}` {_change(results.size((step,)))}: {_share_kept(results.quality((step,)))}")
-    return ", ".join(parts)
+    found = results.difference((results.mlp_step,), (_HEADS,))
+    text = ", ".join(parts)
+    return text if found is None else "{}; {} points ({} to {})".format(text, *found.points())
+
+
+def _neurons_lose_less(results: ModelResults) -> bool | None:
+    found = results.difference((results.mlp_step,), (_HEADS,))
+    return None if found is None else found.low > 0
 
 
 def _stacked(results: ModelResults, measure: str) -> tuple[float, float] | None:
@@ -158,8 +161,8 @@ CLAIMS = (
         "MLP neurons against heads",
         "neurons lose less",
         _mlp_against_heads,
-        lambda results: _at_least(results.quality((results.mlp_step,)), results.quality((_HEADS,))),
-        "for more bytes removed",
+        _neurons_lose_less,
+        "judged by the 95 % interval of the paired difference, for more bytes removed",
     ),
     _stacking_claim(
         "Stacking, size: heads, MLP and INT4 together / product of the three",
@@ -169,9 +172,12 @@ CLAIMS = (
     _stacking_claim(
         "Stacking, ms/token: the same",
         "latency",
-        "overheads do not multiply: it holds where one of the three makes most of the difference",
+        "overheads do not multiply: it holds where one of the three makes most of the difference; "
+        "medians, without an interval",
     ),
-    _stacking_claim("Stacking, quality: the same", "quality", "losses hardly add up"),
+    _stacking_claim(
+        "Stacking, quality: the same", "quality", "losses hardly add up; point estimates, without an interval"
+    ),
 )
 
 

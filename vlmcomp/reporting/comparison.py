@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from vlmcomp.data.answer_matching import choose_metric, score_answer
+from vlmcomp.feedback import format_count
 from vlmcomp.reporting.paired_scores import PairedScores
 from vlmcomp.reporting.statistics import Interval, fewest_questions, p_value_text, speed_interval
 from vlmcomp.results.schema import EXACT_MATCH, Latency, Report, same_questions
@@ -46,7 +47,11 @@ class PairedComparison:
 
     @property
     def loss(self) -> str:
-        """Whether less than 2 % of the score is lost, by the interval; ``too few questions`` if none could show it."""
+        """Whether less than 2 % of the score is lost, by the interval; ``too few questions`` if none could show it, and
+        that there is nothing to lose if the baseline's score is 0."""
+        if not self.baseline_score:
+            who = "the baseline" if self.improvements else "neither of the two"
+            return f"{who} gives {'no' if self.improvements else 'a'} right answer, so there is nothing to lose"
         tolerance = f"{100 * TOLERANCE:.0f} %"
         if self.within_tolerance:
             return f"less than {tolerance} lost"
@@ -165,7 +170,7 @@ def _quality_sentence(task: str, found: PairedComparison) -> str:
     if found.metric == EXACT_MATCH:
         changes = f"{found.regressions} went from right to wrong and {found.improvements} from wrong to right (McNemar "
     return (
-        f"On {found.num_samples:,} questions of {task} {found.metric} is {100 * score:.1f} % against "
+        f"On {format_count(found.num_samples, 'question')} of {task} {found.metric} is {100 * score:.1f} % against "
         f"{100 * found.baseline_score:.1f} %, {value} points (95 % interval {low} to {high}): {found.verdict}; {loss}. "
         f"{100 * found.agreement:.1f} % of the answers are the same; {changes}{p_value_text(found.p_value)})."
     )

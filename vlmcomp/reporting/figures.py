@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from vlmcomp.feedback import format_count
 from vlmcomp.recipe import Recipe
 from vlmcomp.reporting.grid import comparable_reports, relative_score
 from vlmcomp.reporting.grouping import (
@@ -225,12 +226,15 @@ def _circumstances(groups: Sequence[_ModelGroup]) -> str:
     parts = [f"{reports[0].hardware.name} ({reports[0].hardware.slug})"] if reports else []
     for task in dict.fromkeys(group.task for group in groups if group.task):
         counts = sorted({r.quality[task].samples for group in groups if group.task == task for r in group.scored})
-        parts.append(f"{task}: {' or '.join(f'{n:,}' for n in counts)} questions")
+        parts.append(f"{task}: {' or '.join(f'{n:,}' for n in counts)} question{'s' * (counts != [1])}")
     parts += [f"measured {days[0]}" + (f" to {days[-1]}" if days[-1] != days[0] else "")] if days else []
     return "; ".join(parts) + "."
 
 
 def _timing_facts(groups: Sequence[_ModelGroup]) -> str:
     settings = {(len(r.latency.ttft_ms), r.latency.new_tokens) for g in groups for r in g.reports if r.latency}
-    texts = [f"{num_runs} runs of {num_tokens} new tokens" for num_runs, num_tokens in sorted(settings)]
+    texts = [
+        f"{format_count(num_runs, 'run')} of {format_count(num_tokens, 'new token')}"
+        for num_runs, num_tokens in sorted(settings)
+    ]
     return f"Times: medians of {' or '.join(texts)} at batch 1."

@@ -9,6 +9,7 @@ from vlmcomp.recipe import PruningStep, Recipe
 from vlmcomp.reporting.comparison import PairedComparison
 from vlmcomp.reporting.grid import comparable_reports, relative_score
 from vlmcomp.reporting.grouping import PredictionLoader, choose_headline_task, compare_to_baseline
+from vlmcomp.reporting.statistics import Interval
 from vlmcomp.results.schema import Report, speedup
 
 MLP_PERCENT = 30
@@ -62,6 +63,14 @@ class ModelResults:
             found = self._with_baseline(steps, precision)
             self._comparisons[key] = found and compare_to_baseline(self._load_predictions, *found, self.task)
         return self._comparisons[key]
+
+    def difference(self, steps: Steps, other: Steps) -> Interval | None:
+        """Score of the headline task with ``steps`` minus that with ``other``, in FP16, paired by question."""
+        reports = [self._reports.get(str(Recipe(self.model, each))) for each in (steps, other)]
+        if reports[0] is None or reports[1] is None:
+            return None
+        found = compare_to_baseline(self._load_predictions, reports[0], reports[1], self.task)
+        return None if found is None else found.difference
 
 
 def collect_results(

@@ -2,8 +2,9 @@
 
 All invert one test, Gaffke's for the mean of bounded values (2005; Learned-Miller and Thomas, arXiv 1905.06208): the
 questions get random weights, and so does one question more, which has the worst outcome there is. It assumes nothing of
-the scores but their range, and holds where few answers change or none. For right and wrong answers it is McNemar's
-exact test, and where nothing changes the rule of three.
+the scores but their range, and is made for few changed answers or none. For right and wrong answers it is McNemar's
+exact test, and where nothing changes the rule of three. For graded scores its validity is conjectured, not proven; no
+case that violates it is known.
 """
 
 from __future__ import annotations

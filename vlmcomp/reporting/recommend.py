@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from vlmcomp.feedback import format_bytes
+from vlmcomp.feedback import format_bytes, format_count
 from vlmcomp.models import registry
 from vlmcomp.recipe import Recipe
 from vlmcomp.reporting import grouping
@@ -132,8 +132,10 @@ def recommend_from_reports(
     candidates = tuple(_candidate(constraints, r, baseline, load_predictions, task) for r in complete)
     allowed = [c for c in candidates if not c.refused]
     machine, samples, metric = baseline.hardware, baseline.quality[task].samples, baseline.quality[task].metric
-    basis = f"measured on {machine.name} ({machine.slug}), {samples:,} questions of {task}"
+    basis = f"measured on {machine.name} ({machine.slug}), {format_count(samples, 'question')} of {task}"
     doubt = _doubt(constraints, samples) if any(_MAY_LOSE in c.refused for c in candidates) else ""
+    if not baseline.quality[task].score:
+        doubt = f" FP16 gives no right answer to {task}: choose a task that the model knows."
     if not allowed:
         reason = _no_candidate(constraints, candidates) + doubt
         return Recommendation(constraints, None, candidates, reason, "", basis, True)
@@ -218,7 +220,7 @@ def _speed_key(candidate: Candidate) -> tuple[float, ...]:
 
 def _reason(constraints: Constraints, best: Candidate, num_allowed: int, num_candidates: int) -> str:
     subject, verb = ("it", "fits and stays") if num_allowed == 1 else ("this one", "fit and stay")
-    count = f"Of {num_candidates} measured recipes {num_allowed}"
+    count = f"Of {format_count(num_candidates, 'measured recipe')} {num_allowed}"
     head = f"{count} {verb} within {_points(constraints)}, by the 95 % interval"
     if constraints.optimize_for == "memory":
         return f"{head}; {subject} takes the fewest bytes."
@@ -237,7 +239,8 @@ def _doubt(constraints: Constraints, samples: int) -> str:
     fewest = fewest_questions(constraints.max_accuracy_drop / 100)
     if samples >= fewest:
         return ""
-    return f" {samples:,} questions are too few to show a loss within {_points(constraints)}: it takes {fewest:,}."
+    few = f"{format_count(samples, 'question')} {'is' if samples == 1 else 'are'} too few"
+    return f" {few} to show a loss within {_points(constraints)}: it takes {fewest:,}."
 
 
 def _points(constraints: Constraints) -> str:

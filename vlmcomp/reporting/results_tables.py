@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from vlmcomp.data.bad_rows import format_skipped
 from vlmcomp.data.hub_tasks import HUB_TASKS
 from vlmcomp.data.task_registry import TASKS
+from vlmcomp.feedback import format_count
 from vlmcomp.recipe import Recipe
 from vlmcomp.reporting.grouping import (
     PredictionLoader,
@@ -109,7 +110,9 @@ def caption(reports: Sequence[Report]) -> str:
     """What one group was measured on and with, as a sentence."""
     report = next((r for r in sort_reports(reports) if r.error is None), reports[0])
     machine = report.hardware
-    parts = [f"{machine.name} ({machine.device}, {machine.cores} cores, {machine.memory_bytes / 1e9:.0f} GB)"]
+    parts = [
+        f"{machine.name} ({machine.device}, {format_count(machine.cores, 'core')}, {machine.memory_bytes / 1e9:.0f} GB)"
+    ]
     if report.weights == RANDOM_WEIGHTS:
         parts.append("random weights: the architecture alone, without a quality score")
     parts.append(f"weights {report.source}" + (f" ({report.revision})" if report.revision else ""))
@@ -129,7 +132,7 @@ def caption(reports: Sequence[Report]) -> str:
 
 def _questions(quality: Quality) -> str:
     left_out = f" ({format_skipped(quality.skipped_rows)})" if quality.skipped_rows else ""
-    return f"{quality.task} {quality.version}: {quality.samples:,} questions{left_out}"
+    return f"{quality.task} {quality.version}: {format_count(quality.samples, 'question')}{left_out}"
 
 
 def results_section(reports: Sequence[Report], load_predictions: PredictionLoader, task: str | None = None) -> str:
@@ -254,8 +257,9 @@ def _timing_facts(report: Report) -> list[str]:
     if timed is None:
         return []
     facts = [
-        f"times: median of {len(timed.ttft_ms)} runs at batch 1, {timed.new_tokens} new tokens, "
-        f"{timed.threads} thread{'s' * (timed.threads != 1)}, computed in {report.dtype_computed}"
+        f"times: median of {format_count(len(timed.ttft_ms), 'run')} at batch 1, "
+        f"{format_count(timed.new_tokens, 'new token')}, {format_count(timed.threads, 'thread')}, "
+        f"computed in {report.dtype_computed}"
     ]
     if timed.floor is not None:
         speed = f"{timed.floor.bandwidth_bytes_s / 1e9:.1f} GB/s"

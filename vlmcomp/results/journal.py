@@ -40,9 +40,12 @@ class PredictionLog:
         batches = []
         for line in lines[:-1]:  # after the last newline: an incomplete line, or nothing
             try:
-                batches.append(json.loads(line))
-            except ValueError:
+                batch = json.loads(line)
+            except (ValueError, RecursionError):
                 break
+            if not isinstance(batch, list) or not all(isinstance(row, dict) for row in batch):
+                break
+            batches.append(batch)
         return batches
 
     def append(self, batch: Predictions) -> None:

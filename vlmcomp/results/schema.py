@@ -169,7 +169,7 @@ class Quality:
 
     @property
     def metric(self) -> str:
-        """``VQA_ACCURACY`` where several people answered every question, else ``EXACT_MATCH``."""
+        """``VQA_ACCURACY`` where several people answered questions, else ``EXACT_MATCH``."""
         return EXACT_MATCH if self.vqa_accuracy is None else VQA_ACCURACY
 
     @property

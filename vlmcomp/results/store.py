@@ -6,6 +6,7 @@ import gzip
 import json
 import logging
 import re
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from vlmcomp.results.schema import Report
 
 PRECOMPUTED = Path(__file__).resolve().parents[2] / "precomputed"
 Predictions = list[dict[str, Any]]  # one dict a sample: id, type, question, reference, answer
+_TEXTS = ("id", "type", "question", "reference", "answer")  # of a prediction
 _SLUG = re.compile(r"[a-z0-9][a-z0-9.-]*")
 _log = logging.getLogger(__name__)
 
@@ -65,7 +67,7 @@ def load(file: Path) -> Report:
         data = json.loads(file.read_bytes())  # an editor may have saved it with a byte order mark
         report = Report.from_dict(data)
         expected = report_path(report.hardware.slug, Recipe.parse(report.recipe), file.parent.parent.parent)
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{file} is not a report: {error}") from None
     if expected != file:
         raise ValueError(f"{file} is not a report: it holds {report.recipe} on {report.hardware.slug}")
@@ -90,13 +92,27 @@ def load_predictions(report: Report, root: Path = PRECOMPUTED) -> dict[str, Pred
         predictions = json.loads(gzip.decompress(file.read_bytes()))
     except FileNotFoundError:
         return {}
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError, zlib.error, RecursionError) as error:
         _log.warning("skipped %s: %s", file, error)
         return {}
-    if not isinstance(predictions, dict):
-        _log.warning("skipped %s: it holds no predictions by task", file)
+    if not isinstance(predictions, dict) or not all(map(_are_predictions, predictions.values())):
+        _log.warning("skipped %s: it holds no predictions by task; measure the recipe again", file)
         return {}
     return predictions
+
+
+def _are_predictions(rows: Any) -> bool:
+    return isinstance(rows, list) and all(map(_is_prediction, rows))
+
+
+def _is_prediction(row: Any) -> bool:
+    """Whether ``row`` has the texts of a prediction, and references that are texts if it has any."""
+    if not isinstance(row, dict):
+        return False
+    references = row.get("references", ["none"])
+    if not isinstance(references, list) or not references:
+        return False
+    return all(isinstance(text, str) for text in (*map(row.get, _TEXTS), *references))
 
 
 def _predictions_path(path: Path) -> Path:

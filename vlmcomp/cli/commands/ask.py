@@ -10,6 +10,7 @@ from vlmcomp import hardware
 from vlmcomp.cli.options import stderr_progress
 from vlmcomp.compression import checkpoint, pipeline
 from vlmcomp.data.images import normalize_question, open_image
+from vlmcomp.feedback import format_count
 from vlmcomp.recipe import Recipe
 from vlmcomp.runtime.engine import Engine
 
@@ -34,4 +35,6 @@ def run(args: argparse.Namespace) -> None:
     print(answer.text)
     speed = f"first token {answer.ttft_ms:.1f} ms, {answer.tokens_per_second:.1f} tokens/s"
     cut = " (cut there: see --max-new-tokens)" if answer.is_cut else ""
-    print(f"{vlm.recipe} on {vlm.device.type}: {answer.new_tokens} tokens{cut}, {speed}", file=sys.stderr)
+    print(
+        f"{vlm.recipe} on {vlm.device.type}: {format_count(answer.new_tokens, 'token')}{cut}, {speed}", file=sys.stderr
+    )

@@ -12,6 +12,7 @@ from vlmcomp.cli.checks import select_recipes
 from vlmcomp.cli.options import print_skipped, stderr_progress
 from vlmcomp.evaluation import sweep
 from vlmcomp.evaluation.config import QUICK_SAMPLES, BenchmarkConfig
+from vlmcomp.feedback import format_count
 from vlmcomp.recipe import Recipe
 from vlmcomp.reporting import grid, markdown
 from vlmcomp.reporting.statistics import minimum_detectable_difference
@@ -78,4 +79,4 @@ def _detectable_difference(samples: int) -> str:
         f"{100 * minimum_detectable_difference(samples, share):.1f} points if {share:.0%} of the answers change"
         for share in _CHANGED_SHARES
     )
-    return f"--quick asks {samples} questions per task, which cannot detect a difference below {limits}"
+    return f"--quick asks {format_count(samples, 'question')} per task, which cannot detect a difference below {limits}"

@@ -8,7 +8,7 @@ import sys
 from huggingface_hub.utils import logging
 
 from vlmcomp.cli import space
-from vlmcomp.feedback import format_bytes
+from vlmcomp.feedback import format_bytes, format_count
 from vlmcomp.reporting import markdown
 
 
@@ -21,7 +21,7 @@ def run(args: argparse.Namespace) -> None:
         print(f"with uncommitted changes: {', '.join(plan.changed)}", file=sys.stderr)
     if plan.untracked:
         print(f"not tracked by git, not pushed: {', '.join(plan.untracked)}", file=sys.stderr)
-    total = f"{len(plan.files)} files, {format_bytes(sum(plan.files.values()))}, license {plan.license}"
+    total = f"{format_count(len(plan.files), 'file')}, {format_bytes(sum(plan.files.values()))}, license {plan.license}"
     if not args.dry_run:
         api = space.connect()
         print(f"pushing {total} ...", file=sys.stderr, flush=True)

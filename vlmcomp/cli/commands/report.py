@@ -10,6 +10,7 @@ from vlmcomp import files
 from vlmcomp.cli.report_filter import matching
 from vlmcomp.evaluation import extras
 from vlmcomp.evaluation.quality import rescore
+from vlmcomp.feedback import format_count
 from vlmcomp.reporting import export, figures_matplotlib
 from vlmcomp.results import store
 from vlmcomp.results.schema import Report
@@ -46,7 +47,7 @@ def run(args: argparse.Namespace) -> None:
         print(text)
         return
     files.write_text(Path(args.out), text + "\n")
-    print(f"wrote {len(reports)} reports of {root} to {args.out}")
+    print(f"wrote {format_count(len(reports), 'report')} of {root} to {args.out}")
 
 
 def _rescore_all(reports: list[Report], root: Path, bertscore_model: str | None) -> list[Report]:

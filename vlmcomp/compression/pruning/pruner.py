@@ -17,6 +17,7 @@ from vlmcomp.compression.pruning.mlp import plan_mlp
 from vlmcomp.compression.pruning.plan import PruningPlan, slice_linear
 from vlmcomp.compression.pruning.reconstruction import least_squares
 from vlmcomp.compression.visual_tokens import selection
+from vlmcomp.feedback import format_count
 from vlmcomp.models import architecture
 from vlmcomp.recipe import PruningStep
 from vlmcomp.results.schema import PruningResult
@@ -195,9 +196,8 @@ def _visual_tokens_result(
     mean_kept = float(kept.double().mean())
     mean_total = float(total.double().mean())
     if mean_kept >= mean_total:
-        raise ValueError(
-            f"{step.percent} % of {mean_total:.0f} image tokens rounds to no removal: use a larger percentage"
-        )
+        tokens = format_count(round(mean_total), "image token")
+        raise ValueError(f"{step.percent} % of {tokens} rounds to no removal: use a larger percentage")
     is_uniform = len(kept.unique()) == 1 and len(total.unique()) == 1
     return PruningResult(
         step=str(step),
