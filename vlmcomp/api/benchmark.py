@@ -67,7 +67,7 @@ def benchmark(
         tuple(tasks),
         num_samples,
         seed=seed,
-        device=device,
+        device=None if device is None else hardware.usable_device(device),
         source=source,
         prompt_template=prompt_template,
         bad_rows=bad_rows,
@@ -86,4 +86,3 @@ def _validate(recipe: Recipe, config: BenchmarkConfig) -> None:
     registry.with_prompt_template(registry.validate_recipe(recipe), config.prompt_template)
     config.validate()
     required_packages.require_for_tasks(config.tasks, config.encoder, "vlmcomp.benchmark")
-    hardware.get_hardware(config.device)  # raises if the GPU does not exist

@@ -241,7 +241,7 @@ def compress(
     registry.validate_recipe(parsed)
     if calibration_data is not None and not parsed.needs_calibration:
         raise ValueError(f"{parsed} removes nothing: calibration data is for recipes that prune, and for w4a16")
-    hardware.get_hardware(device)  # raises if the GPU does not exist
+    hardware.usable_device(device)  # raises before any work if it does not exist
     samples, skipped = (None, []) if calibration_data is None else read_calibration(calibration_data, bad_rows)
     with shown_progress(progress) as report:
         vlm = pipeline.compress(
@@ -286,7 +286,7 @@ def load(
         ValueError: 'llava-shapes' is a model, not a saved checkpoint: use vlmcomp.compress('llava-shapes/int8')
     """
     refuse_empty(folder_or_repo=folder_or_repo, device=device, revision=revision)
-    hardware.get_hardware(device)  # raises if the GPU does not exist
+    hardware.usable_device(device)  # raises before any work if it does not exist
     folder = Path(folder_or_repo)
     if not folder.is_dir():
         with shown_progress(progress) as report:

@@ -20,9 +20,10 @@ _FORWARD_SETTINGS: dict[str, Any] = {  # decide what ``forward`` takes and retur
     "use_cache": True,
     "is_encoder_decoder": False,
 }
-_OBEYED_TOKENS = (  # settings of generation_config.json with token ids that change the greedy choice
-    *("forced_bos_token_id", "forced_eos_token_id", "suppress_tokens", "begin_suppress_tokens", "bad_words_ids"),
-)
+# Settings of generation_config.json with token ids that change the greedy choice; unknown ids in the last two have no
+# effect.
+_CHECKED_TOKENS = ("forced_bos_token_id", "forced_eos_token_id", "bad_words_ids")
+_TOKEN_LISTS = ("eos_token_id", "forced_eos_token_id", "bad_words_ids", "suppress_tokens", "begin_suppress_tokens")
 _log = logging.getLogger(__name__)
 
 
@@ -42,12 +43,11 @@ def check_token_ids(folder: Path) -> None:
     """Raises ``UnusableWeights`` if generation_config.json in ``folder`` has token ids that are no integers."""
     file = folder / _GENERATION_CONFIG
     for name, value in (read_object(file) if file.is_file() else {}).items():
-        if (name.endswith("_token_id") or name in _OBEYED_TOKENS) and not all(
-            isinstance(token, int) and not isinstance(token, bool) for token in _flat(value)
-        ):
-            raise UnusableWeights(
-                f"{_GENERATION_CONFIG} has {name} {value!r}, which must be a token id or a list of them"
-            )
+        if not (name.endswith("_token_id") or name in _TOKEN_LISTS):
+            continue
+        tokens = _flat(value) if name in _TOKEN_LISTS else filter(None, [value])
+        if not all(isinstance(token, int) and not isinstance(token, bool) for token in tokens):
+            raise UnusableWeights(f"{_GENERATION_CONFIG} has {value!r} as {name}, which is no token id: remove it")
 
 
 def overrule_generation_config_(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -65,7 +65,7 @@ def overrule_generation_config_(model: PreTrainedModel, tokenizer: PreTrainedTok
 def _complete_generation_config_(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     settings = model.generation_config
     known = range(model.config.get_text_config().vocab_size)
-    for name in _OBEYED_TOKENS:
+    for name in _CHECKED_TOKENS:
         if unknown := [token for token in _flat(getattr(settings, name, None)) if token not in known]:
             raise UnusableWeights(
                 f"{_GENERATION_CONFIG} has {name} with the token {unknown[0]}, and the model knows {len(known)}: "

@@ -59,9 +59,10 @@ def load(spec: ModelSpec, source: str | None, progress: Progress) -> DenseModel:
     architecture.get_architecture(model)
     with reading(folder, f"the processor of {spec.name} in {origin} cannot be read"):
         loaded_processor = processor.load(folder, model.config, spec.min_max_pixels)
-        processor.match_image_token_(loaded_processor, model.config)
-        overrule_generation_config_(model, loaded_processor.tokenizer)
+        processor.match_tokens_(loaded_processor, model.config)
         try_processor(loaded_processor, model.config, spec.prompt.replace("{question}", ""))
+    with reading(folder, f"the weights of {spec.name} in {origin} cannot be used"):
+        overrule_generation_config_(model, loaded_processor.tokenizer)
     return DenseModel(model.eval(), loaded_processor, revision)
 
 

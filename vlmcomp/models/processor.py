@@ -66,8 +66,8 @@ def load(folder: Path, config: PreTrainedConfig, min_max_pixels: tuple[int, int]
     return processor_class.from_args_and_dict([image_processor, tokenizer], settings | _processor_facts(config))
 
 
-def match_image_token_(processor: Any, config: PreTrainedConfig) -> None:
-    """Check that model and processor mean the same image token, which is written to a ``config`` that names none.
+def match_tokens_(processor: Any, config: PreTrainedConfig) -> None:
+    """Check that model and processor mean the same tokens. The image token is written to a ``config`` that names none.
 
     Raises:
         ValueError: they are of different models.
@@ -86,6 +86,7 @@ def match_image_token_(processor: Any, config: PreTrainedConfig) -> None:
         raise ValueError(
             f"the image token {token} is {token_id} in the tokenizer, and the model knows {num_embeddings}"
         )
+    _check_vocabulary(processor.tokenizer, num_embeddings)
 
 
 def special_tokens(processor: ProcessorMixin) -> list[str]:
@@ -145,13 +146,12 @@ def _complete_tokenizer_(tokenizer: PreTrainedTokenizerBase, config: PreTrainedC
     """Give ``tokenizer`` a padding token that the model knows, and its image token; prompts get no end token.
 
     Raises:
-        ValueError: the model knows neither its padding token nor its end token, or not the tokens of texts.
+        ValueError: the model knows neither its padding token nor its end token.
     """
     known = config.get_text_config().vocab_size
     image_token = _IMAGE_TOKENS.get(config.model_type)
     if image_token and image_token not in tokenizer.get_vocab() and len(tokenizer) == config.image_token_id:
         tokenizer.add_tokens([image_token], special_tokens=True)
-    _check_vocabulary(tokenizer, known)
     image_token_id = config.image_token_id
     pad, end = tokenizer.pad_token_id, tokenizer.eos_token_id
     if pad is None or pad >= known or pad == image_token_id:

@@ -43,7 +43,7 @@ def check_processor_files(folder: Path) -> None:
 
 def _has_image_processor(folder: Path) -> bool:
     file = folder / "processor_config.json"
-    return file.is_file() and bool(read_object(file).get("image_processor"))
+    return file.is_file() and isinstance(read_object(file).get("image_processor"), dict)
 
 
 def _check_merges(folder: Path) -> None:

@@ -29,24 +29,30 @@ def try_processor(processor: ProcessorMixin, config: PreTrainedConfig, prompt: s
         UnusableWeights: it fails, or its images or tokens do not fit the model.
     """
     images = [Image.new("RGB", size) for size in _IMAGE_SIZES]
-    try:
-        inputs: Any = processor(images=images, text=[prompt] * len(images), return_tensors="pt", padding=True)
-        pixels, tokens = inputs["pixel_values"], inputs["input_ids"]
-    except Exception as error:  # each class fails in its own way
-        if isinstance(error, ImportError | MemoryError) or is_out_of_memory(error):
-            raise
-        raise UnusableWeights(f"its settings do not fit together ({error_summary(error)}): {_FROM}") from error
-    if wrong := _wrong_size(pixels, config):
-        raise UnusableWeights(f"{wrong}: {_FROM}")
-    if not pixels.isfinite().all():
-        raise UnusableWeights(f"its images contain NaN or infinity, as by an image_std of 0: {_FROM}")
-    known = config.get_text_config().vocab_size
-    if tokens.max() >= known:
-        text = processor.tokenizer.convert_ids_to_tokens(int(tokens.max()))
+    for batch in (images[:1], images):
+        pixels, tokens = _process(processor, batch, prompt)
+        if wrong := _wrong_size(pixels, config):
+            raise UnusableWeights(f"{wrong}: {_FROM}")
+        if not pixels.isfinite().all():
+            raise UnusableWeights(f"its images contain NaN or infinity, as by an image_std of 0: {_FROM}")
+    last, known = int(tokens.max()), config.get_text_config().vocab_size
+    if last >= known:
+        text = processor.tokenizer.convert_ids_to_tokens(last)
         raise UnusableWeights(
             f"its prompts have the token {text}, and the model knows {known}: use the tokenizer and the prompt of "
             "these weights"
         )
+
+
+def _process(processor: Any, images: list[Image.Image], prompt: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pixels and token ids of a batch."""
+    try:
+        inputs = processor(images=images, text=[prompt] * len(images), return_tensors="pt", padding=True)
+        return inputs["pixel_values"], inputs["input_ids"]
+    except Exception as error:  # each class fails in its own way
+        if isinstance(error, ImportError | MemoryError) or is_out_of_memory(error):
+            raise
+        raise UnusableWeights(f"its settings do not fit together ({error_summary(error)}): {_FROM}") from error
 
 
 def _wrong_size(pixels: torch.Tensor, config: PreTrainedConfig) -> str:

@@ -114,8 +114,8 @@ def check_length(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], new
     if limit is not None and prompt + new_tokens > limit:
         answer = f" and the answer up to {new_tokens}" if new_tokens else ""
         raise ValueError(
-            f"the prompt has {prompt} tokens{answer}, and the model takes {limit} together: ask a shorter question"
-            f"{', allow fewer new tokens,' if new_tokens else ''} or use a smaller image"
+            f"the prompt has {prompt} tokens{answer}, and the model takes {limit} in all: ask a shorter question"
+            f"{', allow fewer new tokens' if new_tokens else ''} or use a smaller image"
         )
 
 

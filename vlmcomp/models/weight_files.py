@@ -20,6 +20,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGH
 from vlmcomp.feedback import error_summary, is_out_of_memory
 
 _NUM_NAMED = 3  # tensors that a sentence names
+_SHARD = re.compile(r"[^/\\]+\.(safetensors|bin)")  # a name that an index may list
 _OWN_TAGS = re.compile(r"\{%-?\s*(end)?generation\s*-?%\}")  # of chat templates, known to transformers alone
 _LFS_POINTER = b"version https://git-lfs"
 _SETTINGS = (  # files of transformers; it ignores some of them when they are damaged
@@ -137,9 +138,10 @@ def read_object(file: Path) -> dict[str, Any]:
     Raises:
         UnusableWeights: it is damaged, or holds something else.
     """
-    if damage := file_damage(file):
-        raise UnusableWeights(f"{file.name} {damage}")
-    data = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise UnusableWeights(f"{file.name} {file_damage(file)}") from None
     if not isinstance(data, dict):
         raise UnusableWeights(f"{file.name} holds no JSON object: {_AGAIN}")
     return data
@@ -218,7 +220,7 @@ def _shards(index: Path) -> list[str]:
         shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
     except (KeyError, TypeError, AttributeError):
         shards = set()
-    if not shards or not all(isinstance(shard, str) and Path(shard).name == shard for shard in shards):
+    if not shards or not all(isinstance(shard, str) and _SHARD.fullmatch(shard) for shard in shards):
         raise UnusableWeights(f"{index.name} does not say which file has which tensor: {_AGAIN}")
     return sorted(shards)
 
