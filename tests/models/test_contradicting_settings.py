@@ -79,6 +79,7 @@ IMAGE_SETTINGS: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
+@pytest.mark.filterwarnings("ignore:divide by zero")
 @pytest.mark.parametrize("name, settings", IMAGE_SETTINGS)
 def test_images_that_the_model_does_not_take_are_refused(
     name: str, settings: dict[str, Any], source: Callable, tmp_path: Path
@@ -167,9 +168,10 @@ def test_tokens_of_generation_config_that_the_model_does_not_know(name: str, sou
         assert {generation_config.pad_token_id, *(ends if isinstance(ends, list) else [ends])} <= {None, *known}
     for settings in REFUSED:
         file.write_text(json.dumps(original | own | settings))
-        assert f"generation_config.json has {next(iter(settings.values()))!r} as" in (
-            text := _refusal(name, folder)
-        ) or "with the token 99999" in text
+        assert (
+            f"generation_config.json has {next(iter(settings.values()))!r} as" in (text := _refusal(name, folder))
+            or "with the token 99999" in text
+        )
 
 
 FORWARD_SETTINGS: list[dict[str, Any]] = [
@@ -196,9 +198,7 @@ def test_config_does_not_decide_what_forward_returns(name: str, source: Callable
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_a_folder_without_the_settings_of_the_tokenizer_is_refused(
-    name: str, source: Callable, tmp_path: Path
-) -> None:
+def test_a_folder_without_the_settings_of_the_tokenizer_is_refused(name: str, source: Callable, tmp_path: Path) -> None:
     """They decide which tokens a text gets, and transformers has other defaults."""
     folder = shutil.copytree(source(name), tmp_path / "source")
     for step in layouts(name)["on the Hub"]:
