@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -122,20 +123,9 @@ def test_a_recipe_file_without_what_was_written_is_refused(folders: dict, tmp_pa
 
 def test_an_index_without_a_map_is_refused(folders: dict, tmp_path: Path) -> None:
     folder = shutil.copytree(folders["source"], tmp_path / "damaged")
-    maps = (
-        "[]",
-        "3",
-        "null",
-        '"x"',
-        "{}",
-        '{"a": 3}',
-        '{"a": null}',
-        '{"a": ["b"]}',
-        '{"a": ""}',
-        '{"a": "config.json"}',
-    )
-    outside = ('{"a": "../model.safetensors"}', '{"a": "/model.safetensors"}')
-    for text in ("{}", "[]", "3", "null", *(f'{{"weight_map": {value}}}' for value in (*maps, *outside))):
+    shards = (3, None, ["b"], {}, "", "config.json", "../model.safetensors", "/model.safetensors")
+    maps = ([], 3, None, "x", {}, *({"weight": shard} for shard in shards))
+    for text in ("{}", "[]", "3", "null", *(json.dumps({"weight_map": value}) for value in maps)):
         (folder / "model.safetensors.index.json").write_text(text)
         text = _sentence(lambda: compress(Recipe(NAME), device="cpu", source=str(folder)))
         assert "model.safetensors.index.json does not say which file has which tensor" in text

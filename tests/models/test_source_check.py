@@ -174,31 +174,6 @@ def test_an_adapter_is_refused(beside: bool, tiny: Path, tmp_path: Path) -> None
     assert "has an adapter (adapter_config.json), which is not applied: merge it" in _refusal(tmp_path)
 
 
-ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin", "non_lora_trainables.bin", "mm_projector.bin")
-
-
-@pytest.mark.parametrize("file", [*ADAPTERS, "checkpoint-10/adapter_config.json"])
-@pytest.mark.parametrize("beside", [True, False])
-def test_what_trainers_of_adapters_write_is_refused(file: str, beside: bool, tiny: Path, tmp_path: Path) -> None:
-    """Whatever else is in the folder, and before weights are downloaded."""
-    files = {file, "checkpoint-10/config.json"} | ({"config.json"} if beside else set())
-    with pytest.raises(ValueError, match=f"some/source has an adapter \\({file}\\), which is not applied: merge it"):
-        check_source(registry.get_model_spec(NAME), "some/source", files, tiny.joinpath)
-    folder = edited_copy(tiny, tmp_path / "source", lambda tensors: None) if beside else tmp_path
-    (folder / file).parent.mkdir(exist_ok=True)
-    (folder / file).write_bytes(b"{}")
-    with pytest.raises(ValueError, match=r"has an adapter .*: merge it"):
-        compress(Recipe(NAME), device="cpu", source=str(folder))
-
-
-def test_the_output_folder_of_a_trainer_names_its_checkpoints(tiny: Path, tmp_path: Path) -> None:
-    for number in (10, 20):
-        edited_copy(tiny, tmp_path / f"checkpoint-{number}", lambda tensors: None)
-    with pytest.raises(ValueError, match=r"a trainer's output: give one of its subfolders, such as checkpoint-20"):
-        compress(Recipe(NAME), device="cpu", source=str(tmp_path))
-    assert compress(Recipe(NAME), device="cpu", source=str(tmp_path / "checkpoint-20"))
-
-
 def test_an_adapter_in_a_checkpoint_is_refused(tiny: Path, tmp_path: Path) -> None:
     checkpoint.save(compress(Recipe(NAME), device="cpu", source=str(tiny)), tmp_path / "out")
     (tmp_path / "out" / "adapter_config.json").write_text("{}")
