@@ -20,12 +20,12 @@ from vlmcomp.models.weight_files import file_damage
 RECIPE_FILE = "recipe.json"  # of our own checkpoints (``compression.checkpoint``)
 ADAPTER_FILE = "adapter_config.json"  # of PEFT
 _WEIGHTS = (".safetensors", ".bin")
-# Keys and files in which libraries describe how they have quantized: transformers and llm-compressor, MLX; AutoGPTQ,
-# AutoAWQ, ModelOpt and optimum-quanto.
-_QUANTIZATION_KEYS = ("quantization_config", "compression_config", "quant_config", "quantization")
 _DTYPES = ("float16", "bfloat16", "float32", "float64")
 _ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin", "non_lora_trainables.bin", "mm_projector.bin")
 _TRAINER_FOLDER = re.compile(r"(checkpoint-\d+)(/|$)")  # of transformers' Trainer
+# Keys and files in which libraries describe how they have quantized: transformers and llm-compressor, MLX; AutoGPTQ,
+# AutoAWQ, ModelOpt and optimum-quanto.
+_QUANTIZATION_KEYS = ("quantization_config", "compression_config", "quant_config", "quantization")
 _QUANTIZATION_FILES = ("quantize_config.json", "quant_config.json", "hf_quant_config.json", "quanto_qmap.json")
 
 
