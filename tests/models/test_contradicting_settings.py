@@ -215,3 +215,17 @@ def test_a_processor_config_without_image_processor_is_refused(source: Callable,
     for value in (None, 3, []):
         _edit(folder / "processor_config.json", image_processor=value)
         assert "there is no preprocessor_config.json: copy that of the model" in _refusal(NAME, folder)
+
+
+@pytest.mark.parametrize("name", [NAME, BYTE_LEVEL])
+def test_settings_that_change_the_choice_hold_for_batches_too(name: str, source: Callable, tmp_path: Path) -> None:
+    """Also where a decoder generates by itself."""
+    folder = shutil.copytree(source(name), tmp_path / "source")
+    plain = _load(name, source(name))
+    _edit(folder / "generation_config.json", suppress_tokens=list(range(100, 400)), repetition_penalty=3.0)
+    changed = _load(name, folder)
+    for vlm in (plain, changed):  # in float32 the order of summation decides no token
+        vlm.model.float()
+        vlm.compute_dtype = "float32"
+    alone, batch, _ = _answers(changed)
+    assert alone == batch != _answers(plain)[0]
