@@ -15,7 +15,7 @@ from vlmcomp.compression import checkpoint, pipeline
 from vlmcomp.recipe import Recipe
 
 NAME = "llava-shapes/fp16"
-UNKNOWN = ("tpu", "mps", "meta", "gpu", "CPU", "cpu:3", "cuda:", "cuda:x", "cuda:-1", "cuda:9999999999", "", " cpu")
+UNKNOWN = ("tpu", "mps", "meta", "gpu", "CPU", "cpu:3", "cuda:", "cuda:x", "cuda:-1", "cuda:9999999999", " cpu")
 CALLS: dict[str, Callable[[Any], object]] = {
     "compress": lambda device: vlmcomp.compress(NAME, device=device),
     "load": lambda device: vlmcomp.load("nowhere", device=device),

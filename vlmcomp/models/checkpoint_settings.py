@@ -22,7 +22,7 @@ _FORWARD_SETTINGS: dict[str, Any] = {  # decide what ``forward`` takes and retur
 }
 # Settings of generation_config.json with token ids that change the greedy choice; unknown ids in the last two have no
 # effect.
-_CHECKED_TOKENS = ("forced_bos_token_id", "forced_eos_token_id", "bad_words_ids")
+_CHECKED_TOKENS = ("forced_bos_token_id", "bad_words_ids")
 _TOKEN_LISTS = ("eos_token_id", "forced_eos_token_id", "bad_words_ids", "suppress_tokens", "begin_suppress_tokens")
 _log = logging.getLogger(__name__)
 
