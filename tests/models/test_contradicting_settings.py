@@ -140,7 +140,8 @@ def test_the_image_token_is_no_padding(name: str, source: Callable, tmp_path: Pa
 IGNORED = [
     *({"pad_token_id": value} for value in (-1, 99_999)),
     *({"eos_token_id": value} for value in (-1, 99_999, [2, 99_999], [-1])),
-    {"suppress_tokens": [99_999], "begin_suppress_tokens": [-1], "forced_eos_token_id": 99_999},
+    {"suppress_tokens": [99_999], "begin_suppress_tokens": [-1]},
+    {"forced_eos_token_id": 99_999},
 ]
 REFUSED = [
     *({"pad_token_id": value} for value in ("a", [1], 0.5, True)),

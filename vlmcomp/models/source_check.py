@@ -6,16 +6,15 @@ import json
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
-
-import torch
-from transformers import AutoModelForImageTextToText, PreTrainedModel
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from vlmcomp.feedback import error_summary
 from vlmcomp.models.architecture import ARCHITECTURES, unsupported_decoder_reason, unsupported_reason
-from vlmcomp.models.checkpoint_settings import read_config
+from vlmcomp.models.file_damage import file_damage
 from vlmcomp.models.registry import MODELS, ModelSpec
-from vlmcomp.models.weight_files import file_damage
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 RECIPE_FILE = "recipe.json"  # of our own checkpoints (``compression.checkpoint``)
 ADAPTER_FILE = "adapter_config.json"  # of PEFT
@@ -159,6 +158,11 @@ def _check_architecture(file: Path, config: dict[str, Any], spec: ModelSpec, nam
 
 def _meta_model(file: Path, name: str) -> PreTrainedModel:
     """The model that a config.json describes, without weights."""
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    from vlmcomp.models.checkpoint_settings import read_config  # imports transformers, which wrong arguments need not
+
     try:
         with torch.device("meta"):
             return AutoModelForImageTextToText.from_config(read_config(file.parent))

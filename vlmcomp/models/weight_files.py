@@ -12,23 +12,19 @@ from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
 import torch
-from jinja2 import Environment, TemplateSyntaxError
-from jinja2.ext import loopcontrols
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_INDEX_NAME, WEIGHTS_NAME
 
 from vlmcomp.feedback import error_summary, is_out_of_memory
+from vlmcomp.models.file_damage import AGAIN, file_damage
 
 _NUM_NAMED = 3  # tensors that a sentence names
 _SHARD = re.compile(r"[^/\\]+\.(safetensors|bin)")  # a name that an index may list
-_OWN_TAGS = re.compile(r"\{%-?\s*(end)?generation\s*-?%\}")  # of chat templates, known to transformers alone
-_LFS_POINTER = b"version https://git-lfs"
 _SETTINGS = (  # files of transformers; it ignores some of them when they are damaged
     *("config.json", "generation_config.json", "processor_config.json", "preprocessor_config.json"),
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.json", "merges.txt", "tokenizer.model", "chat_template.json", "chat_template.jinja"),
 )
-_AGAIN = "copy or download it again"
 _AS_TENSORS = "save the model's state_dict alone, or use its safetensors files"
 _OF_ANOTHER = "use the config.json that belongs to these weights"
 # In files of older versions: buffers that are computed now, and SigLIP's pooling head, which no model here has.
@@ -124,7 +120,7 @@ def check_files(folder: Path) -> None:
     if not files:
         raise UnusableWeights(f"it has no {SAFE_WEIGHTS_NAME} or {WEIGHTS_NAME}")
     if missing := [file.name for file in files if not file.is_file()]:
-        raise UnusableWeights(f"{missing[0]}, which {index} lists, is missing: {_AGAIN}")
+        raise UnusableWeights(f"{missing[0]}, which {index} lists, is missing: {AGAIN}")
     for file in (*files, *(folder / name for name in _SETTINGS if (folder / name).is_file())):
         if file.suffix == ".json":
             read_object(file)
@@ -143,7 +139,7 @@ def read_object(file: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         raise UnusableWeights(f"{file.name} {file_damage(file)}") from None
     if not isinstance(data, dict):
-        raise UnusableWeights(f"{file.name} holds no JSON object: {_AGAIN}")
+        raise UnusableWeights(f"{file.name} holds no JSON object: {AGAIN}")
     return data
 
 
@@ -181,7 +177,7 @@ def _pickled_tensors(folder: Path) -> dict[str, StoredTensor]:
             if is_out_of_memory(error):
                 raise
             unsafe = isinstance(error, UnpicklingError) and "nsupported" in str(error)
-            reason = f"holds more than tensors: {_AS_TENSORS}" if unsafe else f"is cut off or damaged: {_AGAIN}"
+            reason = f"holds more than tensors: {_AS_TENSORS}" if unsafe else f"is cut off or damaged: {AGAIN}"
             raise UnusableWeights(f"{file.name} {reason}") from error
         if not isinstance(content, Mapping) or not all(isinstance(t, torch.Tensor) for t in content.values()):
             raise UnusableWeights(f"{file.name} holds more than tensors: {_AS_TENSORS}")
@@ -221,44 +217,5 @@ def _shards(index: Path) -> list[str]:
     except (KeyError, TypeError, AttributeError):
         shards = set()
     if not shards or not all(isinstance(shard, str) and _SHARD.fullmatch(shard) for shard in shards):
-        raise UnusableWeights(f"{index.name} does not say which file has which tensor: {_AGAIN}")
+        raise UnusableWeights(f"{index.name} does not say which file has which tensor: {AGAIN}")
     return sorted(shards)
-
-
-def file_damage(file: Path) -> str:
-    """Why ``file`` cannot be read, and what to do; empty if it can."""
-    try:
-        with file.open("rb") as stream:
-            head = stream.read(len(_LFS_POINTER))
-        if not head:
-            return f"is empty: {_AGAIN}"
-        if head == _LFS_POINTER:
-            return f"is a git-LFS pointer and not the file itself: run 'git lfs pull' in {file.parent}"
-        return _format_damage(file, head)
-    except OSError as error:
-        return f"cannot be read ({error.strerror or error_summary(error)}): {_AGAIN}"
-
-
-def _format_damage(file: Path, head: bytes) -> str:
-    try:
-        if file.suffix == ".safetensors":
-            with safe_open(file, framework="numpy"):
-                return ""
-        if file.suffix == ".json":
-            json.loads(file.read_text(encoding="utf-8"))
-        if file.suffix in (".jinja", ".txt"):
-            text = file.read_text(encoding="utf-8")
-        if file.suffix == ".jinja":
-            Environment(extensions=[loopcontrols]).parse(_OWN_TAGS.sub("", text))
-    except SafetensorError as error:
-        return f"is cut off or damaged ({error_summary(error)}): {_AGAIN}"
-    except TemplateSyntaxError as error:
-        return f"is cut off or damaged ({error_summary(error)}): {_AGAIN}"
-    except UnicodeDecodeError as error:
-        return f"is no text in UTF-8 ({error_summary(error)}): {_AGAIN}"
-    except ValueError as error:
-        return f"is no valid JSON ({error_summary(error)}): {_AGAIN}"
-    is_pickle = head.startswith(b"\x80")  # of PyTorch before 1.6; later ones write ZIP files
-    if file.suffix == ".bin" and not is_pickle and not zipfile.is_zipfile(file):
-        return f"is cut off or damaged: {_AGAIN}"
-    return ""
