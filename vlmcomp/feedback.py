@@ -38,6 +38,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 def error_summary(error: Exception) -> str:
     """The first line of a library's error message, or the error's type if the message is empty. A line that ends in a
     colon goes on with the next one."""
+    if isinstance(error, KeyError):  # its message is the key alone
+        return f"{error} is missing"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     count = next((number for number, line in enumerate(lines, 1) if not line.endswith(":")), len(lines))
     return " ".join(lines[:count]).removesuffix(":") or type(error).__name__

@@ -13,20 +13,8 @@ from pathlib import Path
 from vlmcomp.results.schema import Hardware
 
 ZERO_GPU_ENV = "SPACES_ZERO_GPU"  # environment variable, set on Hugging Face's shared GPUs
-_DEVICE = re.compile(r"cpu|cuda(:\d+)?")
+_DEVICE = re.compile(r"cpu|cuda(:\d{1,2})?")
 _NOISE = re.compile(r"\((r|tm|c)\)|\b(cpu|processor|\d+-core|gen)\b|[^a-z0-9.]+")
-
-
-def is_device(text: str) -> bool:
-    """Whether ``text`` names a device: cpu, cuda or cuda:N."""
-    return _DEVICE.fullmatch(text) is not None
-
-
-def check_device(device: object) -> None:
-    """Raises ``ValueError`` for what names no device; None is the default one."""
-    if device is not None and not (isinstance(device, str) and is_device(device)):
-        given = repr(device) if isinstance(device, str) else type(device).__name__
-        raise ValueError(f"device must be 'cpu', 'cuda' or 'cuda:N', not {given}")
 
 
 @cache
@@ -36,17 +24,15 @@ def get_hardware(device: str | None = None) -> Hardware:
     ``memory_bytes`` is the GPU's memory, or the host's; ``cores`` are the CPU cores this process may use.
 
     Raises:
-        ValueError: no such GPU.
+        ValueError: no device, or no such GPU.
     """
     import psutil
     import torch
 
+    device = usable_device(device)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if (device or ("cuda" if torch.cuda.is_available() else "cpu")).startswith("cuda"):
-        index = torch.device(device or "cuda").index or 0
-        if index >= torch.cuda.device_count():
-            raise ValueError(f"there is no CUDA GPU {index} here: use the device cpu")
-        gpu = torch.cuda.get_device_properties(index)
+    if device.startswith("cuda"):
+        gpu = torch.cuda.get_device_properties(torch.device(device).index or 0)
         return Hardware(f"cuda-{hardware_slug(gpu.name)}", "cuda", gpu.name, cores, gpu.total_memory)
     name = _cpu_name()
     suffix = "" if has_native_bfloat16() else "-fp32"  # CPUs of one name exist with and without 16-bit arithmetic
@@ -87,6 +73,30 @@ def default_device() -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def check_device_name(device: str) -> None:
+    """Raises ``ValueError`` for anything but "cpu", "cuda" and "cuda:N"."""
+    if not _DEVICE.fullmatch(device):
+        raise ValueError(f"'{device}' is not a device: use cpu, cuda or cuda:N")
+
+
+def usable_device(device: object = None) -> str:
+    """The name of ``device``, a name or a ``torch.device``; of the default device if it is None.
+
+    Raises:
+        ValueError: no device that models run on, or no such GPU.
+    """
+    import torch
+
+    if device is None:
+        return default_device()
+    name = str(device)
+    check_device_name(name)
+    index = torch.device(name).index or 0
+    if name != "cpu" and index >= torch.cuda.device_count():
+        raise ValueError(f"there is no CUDA GPU {index} here: use the device cpu")
+    return name
 
 
 def has_native_bfloat16() -> bool:

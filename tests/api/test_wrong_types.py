@@ -145,7 +145,7 @@ def test_what_is_no_device(device: Any) -> None:
         lambda: vlmcomp.benchmark(RECIPE, tasks=["shapes-vqa"], num_samples=1, device=device),
     ]
     for call in calls:
-        refused(call, "device must be 'cpu', 'cuda' or 'cuda:N'")
+        refused(call, "is not a device: use cpu, cuda or cuda:N")
 
 
 @pytest.mark.parametrize("value", NO_PATH)

@@ -61,7 +61,8 @@ def test_saved_equals_loaded(name: str, samples: list, tmp_path: Path) -> None:
 def test_a_llama_decoder_with_six_of_eight_heads_loads_as_mistral(precision: str, tmp_path: Path) -> None:
     """Six heads do not divide a hidden size of 256, which Llama's config refuses."""
     vlm, ids = compress(Recipe.parse("llava-shapes/fp16"), device="cpu"), token_ids(4)
-    vlm.model = tiny_llava(head_dim=32)
+    vlm.model = tiny_llava(head_dim=32, vocabulary=len(vlm.processor.tokenizer))
+    vlm.processor.image_processor.size = {"height": 24, "width": 24}  # of this model
     for parameter in vlm.model.parameters():  # not the rotary buffers, which stock loaders keep in float32
         parameter.data = parameter.data.half().to(vlm.dtype)
     vlm.recipe = Recipe.parse(f"llava-shapes/heads25+glu50+{precision}")

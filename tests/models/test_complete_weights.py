@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoConfig
 
 from tests.support.edited_weights import Tensors, edited_config, edited_copy
 from tests.support.families import FAMILIES, write
@@ -110,6 +111,7 @@ def test_a_pruned_folder_with_the_config_of_the_dense_model_is_refused(
     folder = tmp_path / "pruned"
     checkpoint.save(compress(Recipe.parse(f"{NAME}/glu30+fp16"), device="cpu", calibration_data=samples), folder)
     shutil.copy(folders("fp16") / "config.json", folder)
+    edited_config(folder, vlmcomp_recipe=f"{NAME}/glu30+fp16")
     with pytest.raises(ValueError, match=r"tensors \(.*\) are of another shape than in the model"):
         _load_built(folder)
 
@@ -137,7 +139,7 @@ def test_a_recipe_file_of_another_build_is_refused(folders: Callable, tmp_path: 
 
 
 def test_weights_of_another_depth_are_refused(folders: Callable, tmp_path: Path) -> None:
-    config = checkpoint.AutoConfig.from_pretrained(BUNDLED).text_config.to_dict()
+    config = AutoConfig.from_pretrained(BUNDLED).text_config.to_dict()
     folder = shutil.copytree(BUNDLED, tmp_path / "edited")
     edited_config(folder, text_config=config | {"num_hidden_layers": config["num_hidden_layers"] - 1})
     with pytest.raises(ValueError, match=r"\d tensors \(.*\) are no part of the model"):

@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 from tests.support import hub_server
 from tests.support.edited_weights import edited_config, edited_copy
 from tests.support.families import FAMILIES, write
+from tests.support.layouts import one_file, pytorch_bin
 from vlmcomp.compression import checkpoint
 from vlmcomp.compression.pipeline import compress
 from vlmcomp.models import architecture, download, registry
@@ -78,14 +79,72 @@ def test_an_empty_description_is_none(tiny: Path, tmp_path: Path) -> None:
     check_source(registry.get_model_spec(NAME), "some/source", {"config.json"}, folder.joinpath)
 
 
-@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.float8_e4m3fn])
-def test_quantized_weights_without_a_description_are_refused(dtype: torch.dtype, tiny: Path, tmp_path: Path) -> None:
+PACKED = [torch.int8, torch.uint8, torch.float8_e4m3fn, torch.float8_e5m2, torch.int16, torch.int32, torch.int64]
+PACKED += [torch.bool, torch.complex64]
+
+
+@pytest.mark.parametrize("steps", [one_file, pytorch_bin])
+@pytest.mark.parametrize("dtype", PACKED)
+def test_quantized_weights_without_a_description_are_refused(
+    dtype: torch.dtype, steps: Callable[[Path], None], tiny: Path, tmp_path: Path
+) -> None:
     def quantize(tensors: dict[str, torch.Tensor]) -> None:
         tensors |= {name: weight.to(dtype) for name, weight in tensors.items() if "up_proj" in name}
 
     folder = edited_copy(tiny, tmp_path / "edited", quantize)
-    with pytest.raises(ValueError, match=r"tensors \(.*up_proj.*\) are stored as [IUF]8.*: give the weights before"):
+    steps(folder)
+    with pytest.raises(ValueError, match=r"tensors \(.*up_proj.*\) are stored as \w+: give the weights before"):
         compress(Recipe.parse(f"{NAME}/fp16"), device="cpu", source=str(folder))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("steps", [one_file, pytorch_bin])
+def test_weights_of_other_widths_load(
+    dtype: torch.dtype, steps: Callable[[Path], None], tiny: Path, tmp_path: Path
+) -> None:
+    def cast(tensors: dict[str, torch.Tensor]) -> None:
+        tensors |= {name: weight.to(dtype) for name, weight in tensors.items()}
+        tensors["model.vision_tower.embeddings.position_ids"] = torch.arange(4)  # of older versions
+
+    folder = edited_copy(tiny, tmp_path / "edited", cast)
+    steps(folder)
+    assert compress(Recipe(NAME), device="cpu", source=str(folder))
+
+
+def test_quantized_weights_in_a_checkpoint_that_says_otherwise_are_refused(tiny: Path, tmp_path: Path) -> None:
+    checkpoint.save(compress(Recipe(NAME), device="cpu", source=str(tiny)), tmp_path / "built")
+
+    def quantize(tensors: dict[str, torch.Tensor]) -> None:
+        tensors |= {name: weight.to(torch.int8) for name, weight in tensors.items() if "up_proj" in name}
+
+    with pytest.raises(ValueError, match="are stored as I8"):
+        checkpoint.load(edited_copy(tmp_path / "built", tmp_path / "edited", quantize), "cpu")
+
+
+@pytest.mark.parametrize("part", ["config", "text_config", "vision_config"])
+@pytest.mark.parametrize("dtype", ["float8_e4m3fn", "int8", "half-ish", "auto", "torch.float16", 3, {}])
+def test_a_dtype_that_no_weights_have_is_named(dtype: object, part: str, tiny: Path, tmp_path: Path) -> None:
+    config = json.loads((tiny / "config.json").read_text())
+    settings = {"dtype": dtype} if part == "config" else {part: config[part] | {"torch_dtype": dtype}}
+    assert f"config.json says the dtype {dtype!r}: write that of the weights" in _refusal(
+        _configs(tiny, tmp_path, **settings)
+    )
+
+
+@pytest.mark.parametrize("value", [5, "int8", [1], True, False, ""])
+@pytest.mark.parametrize("key", ["quantization_config", "quantization", "text_config"])
+def test_a_quantization_that_is_no_object_is_named(key: str, value: object, tiny: Path, tmp_path: Path) -> None:
+    settings = {key: value}
+    if key == "text_config":
+        settings = {key: json.loads((tiny / "config.json").read_text())[key] | {"quantization_config": value}}
+    assert f"config.json has {value!r} as quantization" in _refusal(_configs(tiny, tmp_path, **settings))
+
+
+@pytest.mark.parametrize("content", ["", '{"recipe": "llava-1.5-7b/glu30', "<html>"])
+@pytest.mark.parametrize("file", ["config.json", checkpoint.FILE])
+def test_a_damaged_description_is_named(file: str, content: str, tiny: Path, tmp_path: Path) -> None:
+    (_configs(tiny, tmp_path) / file).write_text(content)
+    assert f"cannot be used: {file} is " in _refusal(tmp_path)
 
 
 @pytest.mark.parametrize("precision", ["int8", "int4", "int8-torchao", "int4-torchao", "w8a16", "w4a16"])

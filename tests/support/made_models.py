@@ -7,7 +7,7 @@ from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForCon
 
 
 def tiny_llava(
-    *, layers: int = 2, heads: int = 8, groups: int = 8, head_dim: int = 16, width: int = 256
+    *, layers: int = 2, heads: int = 8, groups: int = 8, head_dim: int = 16, width: int = 256, vocabulary: int = 100
 ) -> LlavaForConditionalGeneration:
     """Hidden 128 with heads of 16; the same weights every time."""
     torch.manual_seed(0)
@@ -15,7 +15,7 @@ def tiny_llava(
         hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, image_size=24, patch_size=12
     )
     text = LlamaConfig(
-        vocab_size=100,
+        vocab_size=vocabulary,
         hidden_size=heads * head_dim,
         intermediate_size=width,
         num_hidden_layers=layers,

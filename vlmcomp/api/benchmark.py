@@ -71,12 +71,11 @@ def benchmark(
     check_count("seed", seed)
     if num_samples is not None:
         check_count("num_samples", num_samples, 1)
-    hardware.check_device(device)
     config = BenchmarkConfig(
         check_tasks(tasks),
         num_samples,
         seed=seed,
-        device=device,
+        device=None if device is None else hardware.usable_device(device),
         source=source,
         prompt_template=prompt_template,
         bad_rows=bad_rows,
@@ -95,4 +94,3 @@ def _validate(recipe: Recipe, config: BenchmarkConfig) -> None:
     registry.with_prompt_template(registry.validate_recipe(recipe), config.prompt_template)
     config.validate()
     required_packages.require_for_tasks(config.tasks, config.encoder, "vlmcomp.benchmark")
-    hardware.get_hardware(config.device)  # raises if the GPU does not exist

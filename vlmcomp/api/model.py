@@ -244,10 +244,9 @@ def compress(
     check_progress(progress)
     check_paths(source=source)
     check_texts(prompt_template=prompt_template)
-    hardware.check_device(device)
     if calibration_data is not None and not parsed.needs_calibration:
         raise ValueError(f"{parsed} removes nothing: calibration data is for recipes that prune, and for w4a16")
-    hardware.get_hardware(device)  # raises if the GPU does not exist
+    hardware.usable_device(device)  # raises before any work if it does not exist
     samples, skipped = (None, []) if calibration_data is None else read_calibration(calibration_data, bad_rows)
     with shown_progress(progress) as report:
         vlm = pipeline.compress(
@@ -294,8 +293,7 @@ def load(
     refuse_empty(folder_or_repo=folder_or_repo, device=device, revision=revision)
     check_paths(folder_or_repo=folder_or_repo)
     check_texts(revision=revision)
-    hardware.check_device(device)
-    hardware.get_hardware(device)  # raises if the GPU does not exist
+    hardware.usable_device(device)  # raises before any work if it does not exist
     folder = Path(folder_or_repo)
     if not folder.is_dir():
         with shown_progress(progress) as report:

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vlmcomp import hardware
 from vlmcomp.data.bad_rows import BAD_ROWS, BadRow
+from vlmcomp.hardware import check_device_name
 from vlmcomp.results import store
 
 Run = Callable[[argparse.Namespace], int | None]  # returns the exit status; None is 0
@@ -114,8 +114,10 @@ def _unescape_newlines(text: str) -> str:
 
 
 def _device(text: str) -> str:
-    if not hardware.is_device(text):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a device: use cpu, cuda or cuda:N")
+    try:
+        check_device_name(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
     return text
 
 

@@ -13,7 +13,6 @@ import torch
 from torch import nn
 from transformers import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
-    AutoConfig,
     MistralConfig,
     PreTrainedConfig,
     PreTrainedModel,
@@ -26,17 +25,20 @@ from vlmcomp.compression.quantization import torchao as torchao_tensors
 from vlmcomp.compression.quantization.bitsandbytes import is_cpu_repacked, silence_bitsandbytes
 from vlmcomp.compression.quantization.quantize import require_backend, set_quantization_config
 from vlmcomp.compression.visual_tokens import pruner as token_pruner
-from vlmcomp.hardware import default_device
+from vlmcomp.hardware import usable_device
 from vlmcomp.models import processor, registry, weight_files
+from vlmcomp.models.checkpoint_settings import check_token_ids, overrule_generation_config_, read_config
 from vlmcomp.models.dtypes import check_range, compute_dtype
-from vlmcomp.models.source_check import ADAPTER_FILE, RECIPE_FILE
+from vlmcomp.models.processor_trial import try_processor
+from vlmcomp.models.source_check import ADAPTER_FILE, RECIPE_FILE, config_problem
 from vlmcomp.models.vlm import VLM
-from vlmcomp.models.weight_files import UnusableWeights, check_files, load_complete, reading
+from vlmcomp.models.weight_files import UnusableWeights, check_files, load_complete, read_object, reading
 from vlmcomp.recipe import Recipe
 from vlmcomp.results.provenance import __version__
 from vlmcomp.results.schema import PruningResult
 
 FILE = RECIPE_FILE  # beside the files of transformers
+_CONFIG_KEY = "vlmcomp_recipe"  # in config.json: the recipe of these weights, whatever recipe.json lies beside them
 
 
 def is_checkpoint(folder: Path) -> bool:
@@ -72,7 +74,8 @@ def save(vlm: VLM, folder: Path) -> None:
     with files.new_folder(Path(folder)) as partial:
         with _transformers_config(vlm.model), _float16_weights(vlm.model):
             vlm.model.save_pretrained(partial)
-        _write_dtype(partial / "config.json", "float16" if vlm.dtype == torch.float32 else vlm.compute_dtype)
+        dtype = "float16" if vlm.dtype == torch.float32 else vlm.compute_dtype
+        _edit_config(partial / "config.json", {"dtype": dtype, _CONFIG_KEY: str(vlm.recipe)})
         vlm.processor.save_pretrained(partial)
         (partial / FILE).write_text(json.dumps(_metadata(vlm), indent=2) + "\n")
 
@@ -90,12 +93,10 @@ def _metadata(vlm: VLM) -> dict[str, Any]:
     } | ({"prompt_template": vlm.spec.prompt} if own_prompt else {})
 
 
-def _write_dtype(file: Path, dtype: str) -> None:
-    """Write the dtype that loaders use to the config: transformers writes that of the first weight, which some families
-    store in a wider dtype than the rest."""
-    config = json.loads(file.read_text())
-    config["dtype"] = dtype
-    file.write_text(json.dumps(config, indent=2) + "\n")
+def _edit_config(file: Path, settings: dict[str, str]) -> None:
+    """Write ``settings`` to a config.json: the recipe, and the dtype that loaders use, where transformers writes that
+    of the first weight, which some families store in a wider dtype than the rest."""
+    file.write_text(json.dumps(json.loads(file.read_text()) | settings, indent=2) + "\n")
 
 
 @contextmanager
@@ -165,7 +166,7 @@ def load(folder: Path, device: str | None = None) -> VLM:
         ValueError: not a checkpoint, an incomplete or damaged one, or one that needs a library that is not installed.
     """
     folder = Path(folder)
-    device = device or default_device()
+    device = usable_device(device)
     if not is_checkpoint(folder):
         raise ValueError(f"{folder} is not a vlmcomp checkpoint: it has no {FILE}")
     silence_bitsandbytes()
@@ -179,8 +180,11 @@ def load(folder: Path, device: str | None = None) -> VLM:
     dtype = compute_dtype(device, spec)
     with reading(folder, problem):
         check_files(folder)
-        model = _load_model(folder, spec.family, recipe.precision, dtype, device)
+        check_token_ids(folder)
+        model = _load_model(folder, recipe, spec.family, dtype, device)
         loaded_processor = processor.load(folder, model.config)
+        overrule_generation_config_(model, loaded_processor.tokenizer)
+        try_processor(loaded_processor, model.config, spec.prompt.replace("{question}", ""))
     cast_weights_(model, dtype)
     if dtype == torch.float16:  # of weights that were stored in bfloat16 elsewhere
         for name, parameter in model.named_parameters():
@@ -197,23 +201,30 @@ def load(folder: Path, device: str | None = None) -> VLM:
     )
 
 
-def _load_model(folder: Path, family: str, precision: str, dtype: torch.dtype, device: str) -> PreTrainedModel:
+def _load_model(folder: Path, recipe: Recipe, family: str, dtype: torch.dtype, device: str) -> PreTrainedModel:
     """The model in ``folder``, all of whose tensors are there."""
     if (folder / ADAPTER_FILE).exists():  # transformers would apply it
         raise UnusableWeights(f"{ADAPTER_FILE} belongs to no checkpoint of vlmcomp: move it elsewhere")
-    config = AutoConfig.from_pretrained(folder)
+    if problem := config_problem(read_object(folder / "config.json")):
+        raise UnusableWeights(problem)
+    config = read_config(folder)
+    precision = recipe.precision
     if config.model_type != family:
         raise UnusableWeights(f"{FILE} is of a {family} model, and config.json of a {config.model_type} model")
+    if (built := getattr(config, _CONFIG_KEY, str(recipe))) != str(recipe):  # missing in checkpoints of older versions
+        raise UnusableWeights(f"{FILE} says {recipe}, and config.json {built}: copy or build it again")
     if (precision == "fp16") != (getattr(config, "quantization_config", None) is None):
         raise UnusableWeights(f"{FILE} says {precision}, and config.json describes other weights")
     if precision in pack_quantized.PRECISIONS:
         return _load_packed(folder, config, precision, dtype, device)
     model_class = _model_class(config)
-    if precision != "fp16" and (stored := weight_files.stored_tensors(folder)):
+    if precision == "fp16":
+        weight_files.refuse_packed(folder)
+    elif stored := weight_files.stored_tensors(folder):
         with torch.device("meta"):
             skeleton = model_class._from_config(config)
         stored_tensors.check(stored, skeleton, precision)
-    return load_complete(model_class, folder, dtype=dtype, device_map={"": device}).eval()
+    return load_complete(model_class, folder, config=config, dtype=dtype, device_map={"": device}).eval()
 
 
 def _load_packed(
@@ -236,9 +247,12 @@ def _read_metadata(folder: Path) -> dict[str, Any]:
     data = json.loads((folder / FILE).read_text(encoding="utf-8"))
     try:
         prompt_template = data.get("prompt_template")
+        recipe = Recipe.parse(data["recipe"])
+        if [result["step"] for result in data["pruned"]] != [str(step) for step in recipe.steps]:
+            raise UnusableWeights(f"{FILE} says {recipe}, and lists other steps as pruned: copy or build it again")
         return {
             "prompt_template": None if prompt_template is None else str(prompt_template),
-            "recipe": Recipe.parse(data["recipe"]),
+            "recipe": recipe,
             "storage_dtype": data["dtype_stored"],
             "quantization_backend": data["backend"],
             "build_seconds": data["build_seconds"],

@@ -25,7 +25,7 @@ from vlmcomp.compression.visual_tokens.pruner import attach_
 from vlmcomp.data.bad_rows import format_skipped
 from vlmcomp.data.calibration_data import short_digest, synthetic_calibration_data
 from vlmcomp.feedback import Progress
-from vlmcomp.hardware import default_device
+from vlmcomp.hardware import usable_device
 from vlmcomp.models import architecture, registry
 from vlmcomp.models.dtypes import round_to_float16
 from vlmcomp.models.loading import DenseModel, SequentialLoader, load
@@ -60,15 +60,15 @@ def compress(
         progress: called with a text and the fraction done.
 
     Raises:
-        ValueError: unknown model, a step that its architecture does not allow, a library that is not installed, weights
-            that cannot be loaded, or invalid calibration samples.
+        ValueError: unknown model or device, a step that its architecture does not allow, a library that is not
+            installed, weights that cannot be loaded, or invalid calibration samples.
     """
+    device = usable_device(device)
     require_backend(recipe.precision)
     report = progress or _no_progress
     spec = registry.with_prompt_template(registry.validate_recipe(recipe), prompt_template)
     start = time.perf_counter()
     dense = dense or load(spec, source, report)
-    device = device or default_device()
     check_shapes(dense.model, recipe.steps, recipe.precision, device)
     loader = SequentialLoader(dense.model, device, spec, float16_decoder=recipe.precision == "int8")
     loader.load_non_decoder()

@@ -91,4 +91,5 @@ def resolve_revision(spec: ModelSpec, source: str | None) -> str | None:
 
 
 def _check_folder(folder: Path, spec: ModelSpec, name: str) -> None:
-    check_source(spec, name, {file.name for file in folder.iterdir()}, folder.joinpath)
+    inside = (file.relative_to(folder).as_posix() for file in folder.glob("checkpoint-*/*"))
+    check_source(spec, name, {*inside, *(file.name for file in folder.iterdir())}, folder.joinpath)

@@ -12,7 +12,9 @@ from transformers.utils import logging as transformers_logging
 
 from vlmcomp.feedback import Progress
 from vlmcomp.models import architecture, download, processor
+from vlmcomp.models.checkpoint_settings import check_token_ids, overrule_generation_config_, read_config
 from vlmcomp.models.dtypes import check_range, compute_dtype
+from vlmcomp.models.processor_trial import try_processor
 from vlmcomp.models.registry import ModelSpec
 from vlmcomp.models.weight_files import check_files, load_complete, reading, refuse_packed
 
@@ -49,14 +51,18 @@ def load(spec: ModelSpec, source: str | None, progress: Progress) -> DenseModel:
     origin = source or spec.name_or_path
     with reading(folder, f"the weights of {spec.name} in {origin} cannot be read"):
         check_files(folder)
+        check_token_ids(folder)
         refuse_packed(folder)
-        model: PreTrainedModel = load_complete(AutoModelForImageTextToText, folder, dtype="auto")
+        model: PreTrainedModel = load_complete(
+            AutoModelForImageTextToText, folder, config=read_config(folder), dtype="auto"
+        )
     architecture.get_architecture(model)
     with reading(folder, f"the processor of {spec.name} in {origin} cannot be read"):
         loaded_processor = processor.load(folder, model.config, spec.min_max_pixels)
-        processor.match_image_token_(loaded_processor, model.config)
-    if model.generation_config.eos_token_id is None:
-        model.generation_config.eos_token_id = loaded_processor.tokenizer.eos_token_id
+        processor.match_tokens_(loaded_processor, model.config)
+        try_processor(loaded_processor, model.config, spec.prompt.replace("{question}", ""))
+    with reading(folder, f"the weights of {spec.name} in {origin} cannot be used"):
+        overrule_generation_config_(model, loaded_processor.tokenizer)
     return DenseModel(model.eval(), loaded_processor, revision)
 
 

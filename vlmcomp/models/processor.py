@@ -18,11 +18,10 @@ from transformers import (
     ProcessorMixin,
 )
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
-from transformers.utils import is_sentencepiece_available
+
+from vlmcomp.models.processor_files import check_processor_files
 
 _VIDEO = "video_processor"
-_IMAGE_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 _IMAGE_TOKENS = {"llava": "<image>"}  # of families whose processors do not add it to a tokenizer that lacks it
 _log = logging.getLogger(__name__)
 
@@ -53,7 +52,7 @@ def load(folder: Path, config: PreTrainedConfig, min_max_pixels: tuple[int, int]
         OSError: a damaged file.
         ValueError: a missing file, or a tokenizer without tokens to pad with.
     """
-    _check_files(folder)
+    check_processor_files(folder)
     settings, _ = ProcessorMixin.get_processor_dict(folder)
     settings.pop(_VIDEO, None)
     image_processor = AutoImageProcessor.from_pretrained(folder, config=config, backend="pil")
@@ -67,8 +66,8 @@ def load(folder: Path, config: PreTrainedConfig, min_max_pixels: tuple[int, int]
     return processor_class.from_args_and_dict([image_processor, tokenizer], settings | _processor_facts(config))
 
 
-def match_image_token_(processor: Any, config: PreTrainedConfig) -> None:
-    """Check that model and processor mean the same image token, which is written to a ``config`` that names none.
+def match_tokens_(processor: Any, config: PreTrainedConfig) -> None:
+    """Check that model and processor mean the same tokens. The image token is written to a ``config`` that names none.
 
     Raises:
         ValueError: they are of different models.
@@ -87,16 +86,7 @@ def match_image_token_(processor: Any, config: PreTrainedConfig) -> None:
         raise ValueError(
             f"the image token {token} is {token_id} in the tokenizer, and the model knows {num_embeddings}"
         )
-
-
-def _check_files(folder: Path) -> None:
-    """Raises ``ValueError`` if the processor or the tokenizer has no file, or none that can be converted."""
-    for files in (_IMAGE_PROCESSOR_FILES, _TOKENIZER_FILES):
-        found = [name for name in files if (folder / name).is_file()]
-        if not found:
-            raise ValueError(f"there is no {files[0]}: copy that of the model that it was fine-tuned from")
-    if found == ["tokenizer.model"] and not is_sentencepiece_available():
-        raise ValueError("there is no tokenizer.json, and tokenizer.model is only read after pip install sentencepiece")
+    _check_vocabulary(processor.tokenizer, num_embeddings)
 
 
 def special_tokens(processor: ProcessorMixin) -> list[str]:
@@ -141,6 +131,11 @@ def _num_patches(vision: PreTrainedConfig) -> int:
 
 def _limit_pixels_(image_processor: Any, min_max_pixels: tuple[int, int]) -> None:
     size = image_processor.size
+    if size["shortest_edge"] is None or size["longest_edge"] is None:
+        raise ValueError(
+            "the size in preprocessor_config.json or processor_config.json has no shortest_edge and longest_edge, the "
+            "pixels of the smallest and the largest image: use that of the model that it was fine-tuned from"
+        )
     shortest = max(min_max_pixels[0], size["shortest_edge"])
     longest = min(min_max_pixels[1], size["longest_edge"])
     if shortest <= longest:
@@ -148,17 +143,39 @@ def _limit_pixels_(image_processor: Any, min_max_pixels: tuple[int, int]) -> Non
 
 
 def _complete_tokenizer_(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> None:
-    """Give ``tokenizer`` a padding token that the model knows, and its image token; prompts get no end token."""
+    """Give ``tokenizer`` a padding token that the model knows, and its image token; prompts get no end token.
+
+    Raises:
+        ValueError: the model knows neither its padding token nor its end token.
+    """
+    known = config.get_text_config().vocab_size
     image_token = _IMAGE_TOKENS.get(config.model_type)
     if image_token and image_token not in tokenizer.get_vocab() and len(tokenizer) == config.image_token_id:
         tokenizer.add_tokens([image_token], special_tokens=True)
-    pad = tokenizer.pad_token_id
-    if pad is None or pad >= config.get_text_config().vocab_size:
-        if tokenizer.eos_token_id is None:
-            raise ValueError("the tokenizer names neither a padding token nor an end token: add them to its files")
+    image_token_id = config.image_token_id
+    pad, end = tokenizer.pad_token_id, tokenizer.eos_token_id
+    if pad is None or pad >= known or pad == image_token_id:
+        if end is None or end >= known or end == image_token_id:
+            raise ValueError(
+                "the tokenizer names neither a padding token nor an end token that the model knows: name one of its "
+                f"first {known} tokens, but not the image token, as pad_token in tokenizer_config.json"
+            )
         _log.warning(
             "the tokenizer names no padding token of the model: batches are padded with %s", tokenizer.eos_token
         )
         tokenizer.pad_token = tokenizer.eos_token
     if getattr(tokenizer, "add_eos_token", False):  # a setting for training
         tokenizer.add_eos_token = False
+
+
+def _check_vocabulary(tokenizer: PreTrainedTokenizerBase, known: int) -> None:
+    """Raises ``ValueError`` if texts can have tokens beyond the ``known`` ones; special tokens of questions are
+    replaced, and those of the prompt are tried (``processor_trial``)."""
+    special = {*tokenizer.all_special_tokens}
+    special |= {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    unknown = [t for t, token_id in tokenizer.get_vocab().items() if token_id >= known and t not in special]
+    if unknown:
+        raise ValueError(
+            f"the tokenizer has {len(unknown)} tokens that the model, which knows {known}, does not, such as "
+            f"{min(unknown)}: use the tokenizer of these weights, or weights whose embeddings were resized for it"
+        )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterator
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from vlmcomp.feedback import error_summary
 from vlmcomp.models.architecture import ARCHITECTURES, unsupported_decoder_reason, unsupported_reason
+from vlmcomp.models.file_damage import file_damage
 from vlmcomp.models.registry import MODELS, ModelSpec
 
 if TYPE_CHECKING:
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
 RECIPE_FILE = "recipe.json"  # of our own checkpoints (``compression.checkpoint``)
 ADAPTER_FILE = "adapter_config.json"  # of PEFT
 _WEIGHTS = (".safetensors", ".bin")
+_DTYPES = ("float16", "bfloat16", "float32", "float64")
+_ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin", "non_lora_trainables.bin", "mm_projector.bin")
+_TRAINER_FOLDER = re.compile(r"(checkpoint-\d+)(/|$)")  # of transformers' Trainer
 # Keys and files in which libraries describe how they have quantized: transformers and llm-compressor, MLX; AutoGPTQ,
 # AutoAWQ, ModelOpt and optimum-quanto.
 _QUANTIZATION_KEYS = ("quantization_config", "compression_config", "quant_config", "quantization")
@@ -35,30 +40,62 @@ def check_source(spec: ModelSpec, name: str, files: Collection[str], get_file: C
     Raises:
         ValueError: one sentence on what is there instead, and what to do.
     """
-    if ADAPTER_FILE in files:
-        raise ValueError(
-            f"{name} has an adapter ({ADAPTER_FILE}), which is not applied: merge it into its base model with PEFT's "
-            "merge_and_unload and give the folder of the result"
-        )
+    _check_no_adapter(files, name)
     if any(file.endswith(".gguf") for file in files) and not any(file.endswith(_WEIGHTS) for file in files):
         _refuse_quantized("GGUF", spec, name)
-    config_file = get_file("config.json") if "config.json" in files else None
-    config = _read(config_file) if config_file else {}
-    if config_file is None or not isinstance(config.get("model_type"), str):
+    if "config.json" not in files:
+        raise ValueError(f"{name} has no config.json that names a model: it is not a folder of weights{_hint(files)}")
+    config_file = get_file("config.json")
+    config = _read(config_file, name)
+    if not isinstance(config.get("model_type"), str):
         raise ValueError(f"{name} has no config.json that names a model: it is not a folder of weights")
     _check_family(config["model_type"], spec, name)
     if RECIPE_FILE in files:
-        _check_recipe(_read(get_file(RECIPE_FILE)), name)
+        _check_recipe(_read(get_file(RECIPE_FILE), name), name)
+    if problem := config_problem(config):
+        raise ValueError(f"{name} cannot be used: {problem}")
     _check_not_quantized(config, files, spec, name)
     _check_architecture(config_file, config, spec, name)
 
 
-def _read(file: Path) -> dict[str, Any]:
-    """The object in a JSON file; empty if there is none."""
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
+def config_problem(config: Mapping[str, Any]) -> str:
+    """What is wrong with the dtype in a config.json, or with its description of a quantization; empty if nothing is."""
+    for key, value in config.items():
+        if key in ("dtype", "torch_dtype") and value is not None and value not in _DTYPES:
+            return f"config.json says the dtype {value!r}: write that of the weights, one of {', '.join(_DTYPES)}"
+        if key in _QUANTIZATION_KEYS:
+            if value is not None and not isinstance(value, dict):
+                return f"config.json has {value!r} as {key}, which must be an object: remove it from original weights"
+        elif isinstance(value, dict) and (problem := config_problem(value)):
+            return problem
+    return ""
+
+
+def _check_no_adapter(files: Collection[str], name: str) -> None:
+    found = ADAPTER_FILE if ADAPTER_FILE in files else next((file for file in _ADAPTER_WEIGHTS if file in files), "")
+    in_folders = sorted(file for file in files if file.rpartition("/")[2] == ADAPTER_FILE)
+    if found := found or next(filter(_TRAINER_FOLDER.match, in_folders), ""):
+        raise ValueError(
+            f"{name} has an adapter ({found}), which is not applied: merge it into its base model with PEFT's "
+            "merge_and_unload and give the folder of the result"
+        )
+
+
+def _hint(files: Collection[str]) -> str:
+    """What to do with the output folder of a trainer, which has weights in its subfolders; empty for others."""
+    folders = sorted({match[1] for match in map(_TRAINER_FOLDER.match, files) if match})
+    return f", but a trainer's output: give one of its subfolders, such as {folders[-1]}" if folders else ""
+
+
+def _read(file: Path, name: str) -> dict[str, Any]:
+    """The object in a JSON file of the source ``name``; empty if it holds something else.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    if damage := file_damage(file):
+        raise ValueError(f"{name} cannot be used: {file.name} {damage}")
+    data = json.loads(file.read_text(encoding="utf-8"))
     return data if isinstance(data, dict) else {}
 
 
@@ -122,11 +159,13 @@ def _check_architecture(file: Path, config: dict[str, Any], spec: ModelSpec, nam
 def _meta_model(file: Path, name: str) -> PreTrainedModel:
     """The model that a config.json describes, without weights."""
     import torch
-    from transformers import AutoConfig, AutoModelForImageTextToText
+    from transformers import AutoModelForImageTextToText
+
+    from vlmcomp.models.checkpoint_settings import read_config  # imports transformers, which wrong arguments need not
 
     try:
         with torch.device("meta"):
-            return AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(file.parent))
+            return AutoModelForImageTextToText.from_config(read_config(file.parent))
     except ImportError:
         raise
     except Exception as error:  # each class validates its settings in its own way

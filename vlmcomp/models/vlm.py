@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -100,4 +100,28 @@ class VLM:
         token_pruner: TokenPruner | None = getattr(self.model, TOKEN_PRUNER, None)
         if token_pruner is not None:
             token_pruner.shorten_inputs(inputs, self.processor.tokenizer.pad_token_id, left=answers is None)
+        check_length(self.model, inputs)
         return inputs.to(self.device, self.dtype)
+
+
+def check_length(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], new_tokens: int = 0) -> None:
+    """Check that a model has positions for every token.
+
+    Args:
+        model: whose text config has ``max_position_embeddings``.
+        inputs: of the model.
+        new_tokens: maximum length of the answer.
+
+    Raises:
+        ValueError: prompt and answer are longer.
+    """
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    prompt = inputs["input_ids"].shape[1]
+    if "position_ids" in inputs:  # of image tokens that are not removed yet
+        prompt = max(prompt, int(inputs["position_ids"].max()) + 1)
+    if limit is not None and prompt + new_tokens > limit:
+        answer = f" and the answer up to {new_tokens}" if new_tokens else ""
+        raise ValueError(
+            f"the prompt has {prompt} tokens{answer}, and the model takes {limit} in all: ask a shorter question"
+            f"{', allow fewer new tokens' if new_tokens else ''} or use a smaller image"
+        )

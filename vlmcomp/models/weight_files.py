@@ -8,28 +8,32 @@ import zipfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
-from safetensors import SafetensorError, safe_open
+import torch
+from safetensors import safe_open
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_INDEX_NAME, WEIGHTS_NAME
 
 from vlmcomp.feedback import error_summary, format_count, is_out_of_memory
+from vlmcomp.models.file_damage import AGAIN, file_damage
 
 _NUM_NAMED = 3  # tensors that a sentence names
-_LFS_POINTER = b"version https://git-lfs"
+_SHARD = re.compile(r"[^/\\]+\.(safetensors|bin)")  # a name that an index may list
 _SETTINGS = (  # files of transformers; it ignores some of them when they are damaged
     *("config.json", "generation_config.json", "processor_config.json", "preprocessor_config.json"),
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.json", "merges.txt", "tokenizer.model", "chat_template.json", "chat_template.jinja"),
 )
-_AGAIN = "copy or download it again"
+_AS_TENSORS = "save the model's state_dict alone, or use its safetensors files"
 _OF_ANOTHER = "use the config.json that belongs to these weights"
 # In files of older versions: buffers that are computed now, and SigLIP's pooling head, which no model here has.
 _UNUSED_TENSORS = re.compile(r"(^|\.)(position_ids|inv_freq)$|(^|\.)vision_(tower|model)\.(vision_model\.)?head\.")
-_PACKED = re.compile(r"[IUF][468](_|$)")  # dtypes of safetensors, such as I8 and F8_E4M3
+_DENSE = ("F64", "F32", "F16", "BF16", "float64", "float32", "float16", "bfloat16")  # in safetensors and in PyTorch
 
 
 class StoredTensor(NamedTuple):
-    """A tensor in a file: its dtype as safetensors names it, such as ``I8``, and its shape."""
+    """A tensor in a file: its dtype as the format names it, such as ``I8`` or ``int8``, and its shape."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -116,16 +120,34 @@ def check_files(folder: Path) -> None:
     if not files:
         raise UnusableWeights(f"it has no {SAFE_WEIGHTS_NAME} or {WEIGHTS_NAME}")
     if missing := [file.name for file in files if not file.is_file()]:
-        raise UnusableWeights(f"{missing[0]}, which {index} lists, is missing: {_AGAIN}")
+        raise UnusableWeights(f"{missing[0]}, which {index} lists, is missing: {AGAIN}")
     for file in (*files, *(folder / name for name in _SETTINGS if (folder / name).is_file())):
-        if damage := _damage(file):
+        if file.suffix == ".json":
+            read_object(file)
+        elif damage := file_damage(file):
             raise UnusableWeights(f"{file.name} {damage}")
 
 
+def read_object(file: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        UnusableWeights: it is damaged, or holds something else.
+    """
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise UnusableWeights(f"{file.name} {file_damage(file)}") from None
+    if not isinstance(data, dict):
+        raise UnusableWeights(f"{file.name} holds no JSON object: {AGAIN}")
+    return data
+
+
 def refuse_packed(folder: Path) -> None:
-    """Raises ``UnusableWeights`` if there are tensors of 8 bits or fewer: quantized ones."""
-    packed = {name: tensor.dtype for name, tensor in stored_tensors(folder).items() if _PACKED.match(tensor.dtype)}
-    if packed:
+    """Raises ``UnusableWeights`` if there are quantized tensors: others than floating-point ones of 16 bits or more."""
+    stored = stored_tensors(folder) | _pickled_tensors(folder)
+    packed = {name: tensor.dtype for name, tensor in stored.items() if tensor.dtype not in _DENSE}
+    if packed := {name: dtype for name, dtype in packed.items() if not _UNUSED_TENSORS.search(name)}:
         dtype = packed[min(packed)]
         raise UnusableWeights(f"{_tensors_are(packed)} stored as {dtype}: give the weights before quantization")
 
@@ -141,6 +163,29 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
     return stored
 
 
+def _pickled_tensors(folder: Path) -> dict[str, StoredTensor]:
+    """Every tensor in the files of PyTorch in ``folder``, by its name there; empty for files of another format.
+
+    Raises:
+        UnusableWeights: a file is damaged, or holds more than tensors.
+    """
+    stored: dict[str, StoredTensor] = {}
+    for file in (file for file in _weight_files(folder)[0] if file.suffix == ".bin"):
+        try:
+            content = torch.load(file, map_location="meta", weights_only=True, mmap=zipfile.is_zipfile(file))
+        except Exception as error:  # each kind of damage raises another type
+            if is_out_of_memory(error):
+                raise
+            unsafe = isinstance(error, UnpicklingError) and "nsupported" in str(error)
+            reason = f"holds more than tensors: {_AS_TENSORS}" if unsafe else f"is cut off or damaged: {AGAIN}"
+            raise UnusableWeights(f"{file.name} {reason}") from error
+        if not isinstance(content, Mapping) or not all(isinstance(t, torch.Tensor) for t in content.values()):
+            raise UnusableWeights(f"{file.name} holds more than tensors: {_AS_TENSORS}")
+        for name, tensor in content.items():
+            stored[name] = StoredTensor(str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape))
+    return stored
+
+
 def damaged_file(folder: Path) -> str:
     """The first file of ``folder`` that cannot be read, and why; empty if all can."""
     try:
@@ -149,7 +194,7 @@ def damaged_file(folder: Path) -> str:
         return str(error)
     others = (file for file in sorted(folder.iterdir()) if file.suffix in (".json", ".jinja", ".model", ".txt"))
     for file in (*weights, *others):
-        if damage := _damage(file):
+        if damage := file_damage(file):
             return f"{file.name} {damage}"
     return ""
 
@@ -165,40 +210,12 @@ def _weight_files(folder: Path) -> tuple[list[Path], str]:
 
 
 def _shards(index: Path) -> list[str]:
-    if damage := _damage(index):
+    if damage := file_damage(index):
         raise UnusableWeights(f"{index.name} {damage}")
     try:
-        return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
     except (KeyError, TypeError, AttributeError):
-        raise UnusableWeights(f"{index.name} does not say which file has which tensor: {_AGAIN}") from None
-
-
-def _damage(file: Path) -> str:
-    """Why ``file`` cannot be read, and what to do; empty if it can."""
-    try:
-        with file.open("rb") as stream:
-            head = stream.read(len(_LFS_POINTER))
-        if not head:
-            return f"is empty: {_AGAIN}"
-        if head == _LFS_POINTER:
-            return f"is a git-LFS pointer and not the file itself: run 'git lfs pull' in {file.parent}"
-        return _format_damage(file, head)
-    except OSError as error:
-        return f"cannot be read ({error.strerror or error_summary(error)}): {_AGAIN}"
-
-
-def _format_damage(file: Path, head: bytes) -> str:
-    try:
-        if file.suffix == ".safetensors":
-            with safe_open(file, framework="numpy"):
-                return ""
-        if file.suffix == ".json":
-            json.loads(file.read_text(encoding="utf-8"))
-    except SafetensorError as error:
-        return f"is cut off or damaged ({error_summary(error)}): {_AGAIN}"
-    except ValueError as error:  # JSON or UTF-8
-        return f"is no valid JSON ({error_summary(error)}): {_AGAIN}"
-    is_pickle = head.startswith(b"\x80")  # of PyTorch before 1.6; later ones write ZIP files
-    if file.suffix == ".bin" and not is_pickle and not zipfile.is_zipfile(file):
-        return f"is cut off or damaged: {_AGAIN}"
-    return ""
+        shards = set()
+    if not shards or not all(isinstance(shard, str) and _SHARD.fullmatch(shard) for shard in shards):
+        raise UnusableWeights(f"{index.name} does not say which file has which tensor: {AGAIN}")
+    return sorted(shards)

@@ -15,6 +15,7 @@ from transformers import Cache, DynamicCache, GenerationConfig, PreTrainedModel
 
 from vlmcomp import feedback
 from vlmcomp.models import architecture
+from vlmcomp.models.vlm import check_length
 from vlmcomp.runtime.config import CAPTURE_AFTER_TOKENS, CAPTURED, COMPILED, GENERATE, STATIC
 from vlmcomp.runtime.decode_mode import best_decode_mode, greedy_settings, supports_fast_decode
 from vlmcomp.runtime.decode_step import DecodeStep, build_decode_step, cache_argument, has_argument
@@ -32,6 +33,7 @@ TokenCallback = Callable[[int, float], None]  # of a token id and the time.perf_
 @torch.inference_mode()
 def generate(model: PreTrainedModel, inputs: dict[str, torch.Tensor], **settings: Any) -> torch.Tensor:
     """Greedy token ids (B, T) by transformers' ``generate``, prompts included."""
+    check_length(model, inputs, settings["max_new_tokens"])
     return model.generate(**inputs, **greedy_settings(model.generation_config) | settings)
 
 
@@ -116,8 +118,9 @@ class GreedyGenerator:
             vision_context: entered while this call has the model for itself.
 
         Raises:
-            ValueError: the model's activations overflow.
+            ValueError: the model's activations overflow, or it has no positions for so many tokens.
         """
+        check_length(self.model, inputs, max_new_tokens)
         with self._lock, device_context(self.model.device), vision_context or nullcontext():
             decode = self._decode_by_library if self.mode == GENERATE else self._decode
             decode(inputs, max_new_tokens, min_new_tokens, on_token, should_stop)

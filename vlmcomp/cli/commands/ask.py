@@ -19,7 +19,7 @@ def run(args: argparse.Namespace) -> None:
     """Prints the answer to a question about an image; its speed goes to stderr."""
     image = open_image(args.image)
     question = normalize_question(args.question)
-    hardware.get_hardware(args.device)  # raises before any work if that GPU does not exist
+    hardware.usable_device(args.device)  # raises before any work if that GPU does not exist
     folder = Path(args.recipe_or_folder)
     if folder.is_dir():
         vlm = checkpoint.load(folder, args.device)

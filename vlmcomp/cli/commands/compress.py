@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> None:
     """Compresses a model, saves the checkpoint, and prints what changed in each part."""
     recipe = Recipe.parse(args.recipe)
     out = Path(args.out)
-    hardware.get_hardware(args.device)  # raises before any work if that GPU does not exist
+    hardware.usable_device(args.device)  # raises before any work if that GPU does not exist
     if args.source is None:
         check_free_space(recipe, out)
     file = args.calibration_data
