@@ -123,7 +123,7 @@ def _prune(
     group_size = gptq_group_size(vlm.model, vlm.recipe.steps) if vlm.recipe.precision == W4A16 else None
     rounding = gptq_rounding(group_size) if group_size else None
     pruned = prune_decoder_(vlm.model, vlm.recipe.steps, batches, method, progress, callbacks, rounding)
-    note = "" if calibration_data is None else f", {short_digest(samples)}"
+    note = ", drawn scenes" if calibration_data is None else f", {short_digest(samples)}"
     note += f", {format_skipped(skipped_rows)}" if skipped_rows else ""
     vlm.pruned = [replace(result, calibration=f"{result.calibration}{note}") for result in pruned]
     if group_size:

@@ -7,13 +7,8 @@ Pruning", arXiv 2410.17170; for quantization already LLM-QAT, arXiv 2305.17888).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-
 import torch
-from PIL import Image
 from transformers import PreTrainedModel
-
-from vlmcomp.models.vlm import VLM
 
 BATCH_SIZE = 32  # sequences
 
@@ -49,31 +44,3 @@ def sample_text(
             )
             parts.append(ids.cpu())
     return torch.cat(parts)
-
-
-@torch.no_grad()
-def answer(
-    vlm: VLM, samples: Iterable[tuple[Image.Image, str, str]], max_new_tokens: int = 64
-) -> list[tuple[Image.Image, str, str]]:
-    """The samples with the greedy answers of ``vlm``, the dense model, in place of their own.
-
-    Args:
-        vlm: the whole dense model.
-        samples: (image, question, answer); the answers may be empty.
-        max_new_tokens: of an answer.
-    """
-    rows = list(samples)
-    answered: list[tuple[Image.Image, str, str]] = []
-    for start in range(0, len(rows), BATCH_SIZE):
-        part = rows[start : start + BATCH_SIZE]
-        texts = _generate(vlm, [image for image, _, _ in part], [question for _, question, _ in part], max_new_tokens)
-        answered += [(image, question, text) for (image, question, _), text in zip(part, texts, strict=True)]
-    return answered
-
-
-def _generate(vlm: VLM, images: Sequence[Image.Image], questions: Sequence[str], max_new_tokens: int) -> list[str]:
-    inputs = vlm.encode(list(images), list(questions))
-    ids = vlm.model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)
-    if not vlm.model.config.is_encoder_decoder and ids.shape[1] > inputs["input_ids"].shape[1]:
-        ids = ids[:, inputs["input_ids"].shape[1] :]
-    return [text.strip() for text in vlm.processor.tokenizer.batch_decode(ids, skip_special_tokens=True)]
