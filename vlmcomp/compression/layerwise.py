@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
-from itertools import accumulate
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,8 +12,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from vlmcomp.compression.activation_stats import ActivationStats
-from vlmcomp.compression.calibration import CalibrationBatch, StopForward, TokenWeights
+from vlmcomp.compression.calibration import CalibrationBatch, StopForward, TokenWeights, to_device
 from vlmcomp.models import architecture
+from vlmcomp.models.forward_override import override_forward
 
 
 def _nothing(layer: architecture.DecoderLayer) -> None:
@@ -42,7 +42,7 @@ class LayerEdit:
 
     Attributes:
         target_linear: the Linear.
-        apply: makes the change.
+        apply: makes the change; an edit of the MLP leaves the attention as it is.
         has_targets: the statistics cover target outputs too, not the inputs alone; only ``o_proj`` and ``down_proj``
             have them.
     """
@@ -90,9 +90,13 @@ def run_layerwise(
     layer at the dense model's activations on the compressed model's inputs is the asymmetric calibration of GPTAQ,
     arXiv 2504.02692.)
 
+    Each layer runs once dense, once for each edit up to its Linear, and once edited, for the next layer. What is known
+    is not computed again: the first layer's dense pass serves the first edit too where both models receive the same,
+    the attention's outputs serve all passes after the attention's last edit, and the last layer's are not needed.
+
     Peak memory on the layers' device, above their weights: one batch inside one layer, and ``solver_memory_bytes`` of
     one Linear. In RAM: the hidden states of all sequences, once for the dense and once for the edited model in their
-    dtype, and once for each edit in float32.
+    dtype, and once for each edit in float32, which attention outputs take the place of.
 
     Args:
         model: its decoder layers are edited.
@@ -100,7 +104,7 @@ def run_layerwise(
         edits: in the order in which their Linears run.
         token_weights: of the token types in the statistics.
         progress: called with the fraction of the layers done.
-        callbacks: called for every layer beside its edits.
+        callbacks: called for every layer.
     """
     token_weights = token_weights or TokenWeights()
     callbacks = callbacks or LayerCallbacks()
@@ -110,113 +114,196 @@ def run_layerwise(
     with_targets = [edit for edit in edits if edit.has_targets]
     for index, layer in enumerate(layers):
         callbacks.on_enter(layer)
-        targets = iter(_run_dense_layer(index, layer, batches, dense_hidden, with_targets) if with_targets else [])
+        layer_pass = _LayerPass(index, layer, batches, token_weights)
+        is_shared = index == 0 and edits[:1] == with_targets[:1] and not any(batch.unpruned for batch in batches)
+        stats, targets = layer_pass.run_dense(dense_hidden, with_targets, collect_first=is_shared)
         for edit in edits:
-            edit_targets = next(targets) if edit.has_targets else None
-            stats = _collect_stats(index, layer, edit, batches, hidden, edit_targets, token_weights)
+            edit_targets = targets.pop(0) if edit.has_targets else None
+            if stats is None:
+                stats = layer_pass.collect_stats(hidden, edit, edit_targets)
             edit.apply(layer, stats)
-            del stats  # of a wide layer these are gigabytes
-        callbacks.after_edits(layer)
-        _run_edited_layer(index, layer, batches, hidden)
+            stats = None  # of a wide layer these are gigabytes
+        layer_pass.call_after_edits(callbacks)
+        if index + 1 < len(layers):
+            layer_pass.run_edited(hidden)
         callbacks.on_exit(layer)
         if progress is not None:
             progress((index + 1) / len(layers))
 
 
-def _run_edited_layer(
-    index: int, layer: architecture.DecoderLayer, batches: Sequence[CalibrationBatch], hidden: list[torch.Tensor]
-) -> None:
-    """Replace ``hidden`` by the hidden states after the edited layer."""
-    device = layer.o_proj.weight.device
-    for number, batch in enumerate(batches):
-        output = _hidden_states(layer.block(hidden[number].to(device), **batch.layer_inputs(index, device)))
-        hidden[number] = batch.add_deepstack(index, output.cpu())
+@dataclass
+class _Run:
+    """What one batch gave inside one layer.
 
-
-def _run_dense_layer(
-    index: int,
-    layer: architecture.DecoderLayer,
-    batches: Sequence[CalibrationBatch],
-    dense_hidden: list[torch.Tensor],
-    edits: Sequence[LayerEdit],
-) -> list[list[torch.Tensor]]:
-    """Replace ``dense_hidden`` by the hidden states after the unedited layer.
-
-    Returns:
-        For every edit and batch, the residual stream after the edit's Linear (with ``post_norms`` the Linear's output)
-        at the tokens of the batch, in float32 and in RAM.
+    Attributes:
+        inputs: of the recorded Linears.
+        outputs: of the recorded Linears.
+        attention: what the attention module returned, without attention weights; None if it did not end.
+        hidden: the layer's output; None if the run was stopped before.
     """
-    device = layer.o_proj.weight.device
-    targets: list[list[torch.Tensor]] = [[] for _ in edits]
-    for number, batch in enumerate(batches):
-        inputs = dense_hidden[number].to(device)
-        output, streams = _forward_with_targets(layer, inputs, batch.dense.layer_inputs(index, device), edits)
-        dense_hidden[number] = batch.dense.add_deepstack(index, output)
-        for edit_targets, stream in zip(targets, streams):
-            edit_targets.append(batch.select_kept(stream))
-    return targets
+
+    inputs: dict[nn.Module, torch.Tensor] = field(default_factory=dict)
+    outputs: dict[nn.Module, torch.Tensor] = field(default_factory=dict)
+    attention: Any = None
+    hidden: torch.Tensor | None = None
 
 
-def _forward_with_targets(
-    layer: architecture.DecoderLayer, hidden: torch.Tensor, layer_kwargs: dict[str, Any], edits: Sequence[LayerEdit]
-) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """The layer's output, and the targets of every edit as ``_run_dense_layer`` returns them, for all tokens."""
-    outputs: list[torch.Tensor] = []
-    linears = dict.fromkeys([*(edit.target_linear(layer) for edit in edits), layer.o_proj])
-    with ExitStack() as hooks:
-        for linear in linears:
-            handle = linear.register_forward_hook(lambda module, args, output: outputs.append(output))
-            hooks.callback(handle.remove)
-        output = _hidden_states(layer.block(hidden, **layer_kwargs)).cpu()
-    parts = [part.float().view_as(hidden) for part in outputs]
-    streams = parts if layer.architecture.post_norms else list(accumulate(parts, initial=hidden.float()))[1:]
-    return output, [stream.cpu() for stream in streams[-len(edits) :]]
+class _LayerPass:
+    """Runs all batches through one layer.
+
+    Args:
+        index: of the layer.
+        layer: on its device.
+        batches: calibration data.
+        token_weights: of the token types in the statistics.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        layer: architecture.DecoderLayer,
+        batches: Sequence[CalibrationBatch],
+        token_weights: TokenWeights,
+    ) -> None:
+        self._index = index
+        self._layer = layer
+        self._batches = batches
+        self._token_weights = token_weights
+        self._device = layer.o_proj.weight.device
+        self._attention: list[Any] = [None] * len(batches)  # the edited model's outputs, in RAM, once they are final
+
+    def run_dense(
+        self, hidden: list[torch.Tensor], edits: Sequence[LayerEdit], *, collect_first: bool
+    ) -> tuple[ActivationStats | None, list[list[torch.Tensor]]]:
+        """Replace ``hidden`` by the hidden states after the unedited layer, if there are edits.
+
+        Args:
+            hidden: of the dense model.
+            edits: those that have targets.
+            collect_first: the edited model receives the same, so its statistics for the first edit are collected too.
+
+        Returns:
+            The statistics, if they were collected; and for every edit and batch, the residual stream after the edit's
+            Linear (with ``post_norms`` the Linear's output) at the tokens of the batch, in float32 and in RAM.
+        """
+        linears = [edit.target_linear(self._layer) for edit in edits]
+        targets: list[list[torch.Tensor]] = [[] for _ in edits]
+        stats = self._new_stats(linears[0], linears[0].out_features) if edits and collect_first else None
+        for number, batch in enumerate(self._batches if edits else []):
+            inputs = hidden[number].to(self._device)
+            run = self._run(batch.dense, inputs, linears)
+            assert run.hidden is not None
+            hidden[number] = batch.dense.add_deepstack(self._index, run.hidden.cpu())
+            for linear, linear_targets in zip(linears, targets):
+                target = self._residual(linear, inputs, run) + run.outputs[linear].float().view_as(inputs)
+                linear_targets.append(batch.select_kept(target.cpu()))
+            if stats is not None:
+                self._add(stats, number, inputs, run, linears[0], targets[0].pop())
+        return stats, targets
+
+    def collect_stats(
+        self, hidden: Sequence[torch.Tensor], edit: LayerEdit, targets: list[torch.Tensor] | None
+    ) -> ActivationStats:
+        """Statistics of the edit's Linear over all batches.
+
+        Args:
+            hidden: of the edited model, before the layer.
+            edit: is applied next.
+            targets: of every batch, each removed once it is used; None for statistics of the inputs alone.
+        """
+        linear = edit.target_linear(self._layer)
+        stats = self._new_stats(linear, 0 if targets is None else linear.out_features)
+        for number, batch in enumerate(self._batches):
+            inputs = hidden[number].to(self._device)
+            run = self._run(batch, inputs, [linear], stop_before=linear, attention=self._attention[number])
+            self._add(stats, number, inputs, run, linear, targets.pop(0) if targets else None)
+        return stats
+
+    def call_after_edits(self, callbacks: LayerCallbacks) -> None:
+        """Call ``callbacks.after_edits``, and forget the attention's outputs if it changes the attention's weights."""
+        before = [parameter.detach().clone() for parameter in self._layer.attention.parameters()]
+        callbacks.after_edits(self._layer)
+        if not all(map(torch.equal, before, self._layer.attention.parameters())):
+            self._attention = [None] * len(self._batches)
+
+    def run_edited(self, hidden: list[torch.Tensor]) -> None:
+        """Replace ``hidden`` by the hidden states after the edited layer."""
+        for number, (batch, attention) in enumerate(zip(self._batches, self._attention)):
+            run = self._run(batch, hidden[number].to(self._device), [], attention=attention)
+            assert run.hidden is not None
+            hidden[number] = batch.add_deepstack(self._index, run.hidden.cpu())
+
+    def _new_stats(self, linear: nn.Linear, num_targets: int) -> ActivationStats:
+        return ActivationStats(linear.in_features, num_targets, self._device)
+
+    def _add(
+        self,
+        stats: ActivationStats,
+        number: int,
+        hidden: torch.Tensor,
+        run: _Run,
+        linear: nn.Linear,
+        target: torch.Tensor | None,
+    ) -> None:
+        """Add what batch ``number`` gave to the statistics of ``linear``; its target is the stream after it."""
+        x = run.inputs[linear]
+        wanted = x[..., :0] if target is None else target.to(self._device) - self._residual(linear, hidden, run)
+        stats.update(x, wanted, self._token_weights.for_types(self._batches[number].token_types).to(self._device))
+        if not self._is_in_attention(linear) and self._attention[number] is None:
+            self._attention[number] = to_device(run.attention, "cpu")
+
+    def _is_in_attention(self, linear: nn.Linear) -> bool:
+        return any(module is linear for module in self._layer.attention.modules())
+
+    def _residual(self, linear: nn.Linear, hidden: torch.Tensor, run: _Run) -> torch.Tensor:
+        """The stream that the output of ``linear`` is added to, in float32, since in half precision the sum would lose
+        the small differences that targets consist of; 0 before a norm."""
+        if self._layer.architecture.post_norms:
+            return torch.zeros((), device=hidden.device)
+        if self._is_in_attention(linear):
+            return hidden.float()
+        return hidden.float() + _first(run.attention).float()
+
+    def _run(
+        self,
+        batch: CalibrationBatch,
+        hidden: torch.Tensor,
+        linears: Sequence[nn.Linear],
+        *,
+        stop_before: nn.Linear | None = None,
+        attention: Any = None,
+    ) -> _Run:
+        """Run one batch through the layer.
+
+        Args:
+            batch: its arguments of the layer.
+            hidden: (B, T, hidden) on the device.
+            linears: recorded.
+            stop_before: one of them, which does not run any more.
+            attention: what the attention returned in an earlier run, in its place.
+        """
+        run = _Run()
+
+        def read(module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+            run.inputs[module] = args[0]
+            if module is stop_before:
+                raise StopForward
+
+        def keep_attention(module: nn.Module, args: Any, output: Any) -> None:
+            run.attention = output if isinstance(output, torch.Tensor) else (output[0], *[None] * (len(output) - 1))
+
+        with ExitStack() as hooks, suppress(StopForward):
+            for linear in linears:
+                hooks.callback(linear.register_forward_pre_hook(read).remove)
+                hooks.callback(linear.register_forward_hook(lambda m, args, out: run.outputs.update({m: out})).remove)
+            hooks.callback(self._layer.attention.register_forward_hook(keep_attention).remove)
+            if attention is not None:
+                known = to_device(attention, self._device)
+                hooks.enter_context(override_forward(self._layer.attention, lambda *args, **kwargs: known))
+            run.hidden = _first(self._layer.block(hidden, **batch.layer_inputs(self._index, self._device)))
+        return run
 
 
-def _collect_stats(
-    index: int,
-    layer: architecture.DecoderLayer,
-    edit: LayerEdit,
-    batches: Sequence[CalibrationBatch],
-    hidden: Sequence[torch.Tensor],
-    targets: Sequence[torch.Tensor] | None,
-    token_weights: TokenWeights,
-) -> ActivationStats:
-    """Statistics of the inputs of the edit's Linear over all batches, and of its target outputs if there are any."""
-    linear = edit.target_linear(layer)
-    device = layer.o_proj.weight.device
-    stats = ActivationStats(linear.in_features, 0 if targets is None else linear.out_features, device)
-    for number, (batch, inputs) in enumerate(zip(batches, hidden)):
-        x, residual = _linear_inputs(layer, inputs.to(device), batch.layer_inputs(index, device), edit)
-        weight = token_weights.for_types(batch.token_types).to(device)
-        stats.update(x, x[..., :0] if targets is None else targets[number].to(device) - residual, weight)
-    return stats
-
-
-def _linear_inputs(
-    layer: architecture.DecoderLayer, hidden: torch.Tensor, layer_kwargs: dict[str, Any], edit: LayerEdit
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The inputs of the edit's Linear, and what its output is added to: the residual stream, or 0 before a norm."""
-    captured: dict[str, torch.Tensor] = {}
-    linear = edit.target_linear(layer)
-
-    def stop(module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-        captured["x"] = args[0]
-        raise StopForward
-
-    with ExitStack() as hooks, suppress(StopForward):
-        hooks.callback(linear.register_forward_pre_hook(stop).remove)
-        if linear is layer.down_proj:
-            handle = layer.o_proj.register_forward_hook(lambda module, args, output: captured.update(attention=output))
-            hooks.callback(handle.remove)
-        layer.block(hidden, **layer_kwargs)
-    if layer.architecture.post_norms:
-        return captured["x"], torch.zeros((), device=hidden.device)
-    stream = hidden.float()  # in half precision the sum would lose the small differences that the target consists of
-    if "attention" in captured:
-        stream = stream + captured["attention"].float()
-    return captured["x"], stream
-
-
-def _hidden_states(output: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
+def _first(output: Any) -> torch.Tensor:
+    """The tensor, or the first one of a tuple, as modules of some families return it."""
     return output if isinstance(output, torch.Tensor) else output[0]

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from vlmcomp.compression.activation_stats import solver_memory_bytes
+from vlmcomp.compression.activation_stats import NUM_PANELS, solver_memory_bytes
 from vlmcomp.compression.calibration import text_batches
 from vlmcomp.compression.pruning.pruner import prune_decoder_
 from vlmcomp.evaluation import memory_tracker
@@ -99,10 +99,10 @@ def project_cost(
 ) -> dict[str, float]:
     """Estimate seconds and bytes of pruning by counting operations.
 
-    Forward: each layer runs three times over the tokens (dense; up to the down projection; pruned), 2 operations a
-    weight. Statistics: x x^T and t x^T in float32. In float64, with n neurons of which k remain: selection inverts the
-    Gram matrix (n^3 by Cholesky), multiplies by it, and updates both for each removed neuron; reconstruction
-    multiplies, factors (2/3 k^3 by LU) and solves.
+    Forward: each layer runs over the tokens dense, up to the down projection, and its pruned MLP again, 2 operations
+    a weight. Statistics: half of x x^T in panels and t x^T, in float32. In float64, with n neurons of which k remain:
+    selection inverts the Gram matrix (n^3 by Cholesky), multiplies by it, and updates both for each removed neuron;
+    reconstruction multiplies, factors (2/3 k^3 by LU) and solves.
     Memory: FP16 weights, statistics and solver of one Linear, one batch inside a layer.
 
     Args:
@@ -120,8 +120,11 @@ def project_cost(
     remaining = n - removed
     selection = n**3 + 2 * out * n**2 + 2 * removed * n * (n + out)
     reconstruction = 2 / 3 * remaining**3 + 4 * out * remaining**2
-    forward = 3 * 2 * shape.num_parameters * tokens / gpu.fp16_flops
-    statistics = shape.num_layers * 2 * n * (n + out) * tokens / gpu.fp32_flops
+    attention, mlp = 4 * out**2, 3 * out * n
+    passes = (attention + mlp) + (attention + 2 / 3 * mlp) + remaining / n * mlp
+    forward = shape.num_layers * 2 * passes * tokens / gpu.fp16_flops
+    moments = n * (n * (NUM_PANELS + 1) / (2 * NUM_PANELS) + out)
+    statistics = shape.num_layers * 2 * moments * tokens / gpu.fp32_flops
     solving = shape.num_layers * (selection + reconstruction) / gpu.fp64_flops
     return {
         "parameters": shape.num_parameters,
