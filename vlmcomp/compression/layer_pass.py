@@ -140,9 +140,10 @@ class LayerPass:
         return ActivationStats(linear.in_features, num_targets, self._device)
 
     def _recorded(self, number: int, value: Any) -> Any:
-        """(1, N, ...) of the recorded tokens of a batch, from (B, T, ...) or from what an attention returned."""
+        """(1, N, n) of the recorded tokens of a batch, from (B, T, n), (B * T, n) as OPT's MLP receives it, or what an
+        attention returned."""
         if isinstance(value, torch.Tensor):
-            return value[self._weights[number].to(value.device) > 0][None]
+            return value.reshape(-1, value.shape[-1])[self._weights[number].flatten().to(value.device) > 0][None]
         return (self._recorded(number, value[0]), *value[1:])
 
     def _add(
@@ -155,7 +156,8 @@ class LayerPass:
     ) -> None:
         """Add the recorded tokens of a batch, each (1, N, ...); the target is the stream after the Linear."""
         wanted = x[..., :0] if target is None else target.to(self._device) - residual
-        stats.update(x, wanted, self._recorded(number, self._weights[number]).to(self._device))
+        weight = self._weights[number]
+        stats.update(x, wanted, weight[weight > 0].to(self._device))
 
     def _is_in_attention(self, linear: nn.Linear) -> bool:
         return any(module is linear for module in self._layer.attention.modules())
