@@ -29,6 +29,7 @@ from vlmcomp.models.dtypes import compute_dtype
 PART = "language"
 DOMAINS = "domains"
 STEPS = ("glu20", "glu30")
+OTHER_STEPS = ("glu10", "glu40", "glu50")
 SCORES = ("second order", "activation", "random")
 GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 IN_DOMAIN = "manual"
@@ -128,7 +129,8 @@ class LanguageModelExperiment:
 
 
 def domain_trials(baselines: Sequence[str], seeds: Sequence[int]) -> Iterator[Trial]:
-    """The dense model; by seed and step our method by source, and what is held against it; our method on each text.
+    """The dense model; by seed our method with and without self-generated text, and what is held against it; then our
+    method with other sources, and at other percentages.
 
     Args:
         baselines: names of ``optipfair_baseline.BASELINES``.
@@ -138,9 +140,8 @@ def domain_trials(baselines: Sequence[str], seeds: Sequence[int]) -> Iterator[Tr
     for seed in seeds:
         for step in STEPS:
             yield Trial(DOMAINS, step, DEFAULT_SCORE, True, seed, MIXED)
-            yield Trial(DOMAINS, step, "activation", False, seed, MIXED)
             yield Trial(DOMAINS, step, DEFAULT_SCORE, True, seed, IN_DOMAIN)
-            yield Trial(DOMAINS, step, "activation", False, seed, IN_DOMAIN)
+            yield Trial(DOMAINS, step, "activation", False, seed, MIXED)
             for baseline in baselines:
                 if baseline.endswith("hybrid"):
                     yield Trial(DOMAINS, step, baseline, False, seed, MIXED)
@@ -150,7 +151,12 @@ def domain_trials(baselines: Sequence[str], seeds: Sequence[int]) -> Iterator[Tr
 
 
 def source_matrix(seed: int) -> Iterator[Trial]:
-    """Our method calibrated on what the model wrote, and on each text but ``IN_DOMAIN``; each reads all texts."""
+    """Our method calibrated on other sources, each read on all texts; and on both mixtures at other percentages."""
+    others = tuple(name for name in TEXTS if name != IN_DOMAIN)
     for step in STEPS:
-        for source in (SELF_GENERATED, *(name for name in TEXTS if name != IN_DOMAIN)):
+        for source in (SELF_GENERATED, *others):
+            yield Trial(DOMAINS, step, DEFAULT_SCORE, True, seed, source)
+        yield Trial(DOMAINS, step, "activation", False, seed, IN_DOMAIN)
+    for step in OTHER_STEPS:
+        for source in (MIXED, IN_DOMAIN):
             yield Trial(DOMAINS, step, DEFAULT_SCORE, True, seed, source)
