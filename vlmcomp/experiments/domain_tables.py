@@ -1,4 +1,4 @@
-"""Perplexity in and out of the calibration's domain as Markdown."""
+"""Perplexity and answers in and out of the calibration's domain as Markdown."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from vlmcomp.experiments.trial_log import DENSE
+from vlmcomp.experiments.vqa_domains import is_in_domain
 
 Row = dict[str, Any]
 
@@ -48,7 +49,40 @@ def domain_table(rows: Sequence[Row]) -> str:
     return title + "\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _mean(values: Sequence[float]) -> str:
+def vqa_domain_table(rows: Sequence[Row]) -> str:
+    """One row a step, method and calibration: exact match, % of dense, on questions of other kinds and of its own."""
+    dense = next((row for row in rows if row["score"] == DENSE), None)
+    if dense is None:
+        return ""
+    kinds = list(dense["kinds"])
+    groups: dict[tuple[str, str, str], list[Row]] = {}
+    for row in rows:
+        if row is not dense:
+            method = row["score"] + (" + least squares" if row["reconstruct"] else "")
+            groups.setdefault((row["step"], method, row["calibration"]), []).append(row)
+    body = []
+    for key, seeds in groups.items():
+        own = [kind for kind in kinds if is_in_domain(kind, key[2])]
+        other = [kind for kind in kinds if kind not in own]
+        cells = [_mean([_kept(row, dense, part) for row in seeds], 1) if part else "–" for part in (other, own)]
+        body.append([*key, *cells, *(_mean([_kept(row, dense, [kind]) for row in seeds], 1) for kind in kinds)])
+    head = ["Step", "Method", "Calibrated on", "Other kinds", "Its own kinds", *kinds]
+    lines = [head, ["---"] * 3 + ["---:"] * (len(head) - 3), *body]
+    asked = sum(kind["samples"] for kind in dense["kinds"].values())
+    title = f"**llava-shapes: exact match, % of dense, out of domain and in domain** ({asked:,} questions)"
+    return title + "\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _kept(row: Row, dense: Row, kinds: Sequence[str]) -> float:
+    """Right answers to the questions of ``kinds``, in percent of the dense model's."""
+    return 100 * _num_right(row, kinds) / _num_right(dense, kinds)
+
+
+def _num_right(row: Row, kinds: Sequence[str]) -> float:
+    return sum(row["kinds"][kind]["exact_match"] * row["kinds"][kind]["samples"] for kind in kinds)
+
+
+def _mean(values: Sequence[float], digits: int = 3) -> str:
     """Mean over the seeds, with half the range if there are several."""
-    spread = f" ±{(max(values) - min(values)) / 2:.3f}" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):.3f}{spread}"
+    spread = f" ±{(max(values) - min(values)) / 2:.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.{digits}f}{spread}"

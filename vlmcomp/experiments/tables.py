@@ -284,7 +284,7 @@ def render(log: Mapping[str, Any], projected: dict[str, float], *, whole: bool) 
         return ""
     part = {
         name: [row for row in rows if row["part"] == name]
-        for name in ("shapes", "peer", "language", "domains", "cost", "timing", "speed")
+        for name in ("shapes", "peer", "language", "domains", "vqa-domains", "cost", "timing", "speed")
     }
     blocks = [
         caption({**log, "cells": rows}),
@@ -292,6 +292,7 @@ def render(log: Mapping[str, Any], projected: dict[str, float], *, whole: bool) 
         equal_bytes_table(part["shapes"]),
         head_to_head_tables(part["peer"]),
         domain_tables.domain_table(part["domains"]),
+        domain_tables.vqa_domain_table(part["vqa-domains"]),
         perplexity_table(part["language"]),
         cost_table(part["cost"], projected),
         timing_table(part["timing"]),
