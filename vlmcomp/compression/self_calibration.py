@@ -7,6 +7,8 @@ Pruning", arXiv 2410.17170; for quantization already LLM-QAT, arXiv 2305.17888).
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from transformers import PreTrainedModel
 
@@ -32,7 +34,8 @@ def sample_text(
     with torch.random.fork_rng(devices):
         torch.manual_seed(seed)
         for begin in range(0, num_sequences, BATCH_SIZE):
-            ids = model.generate(
+            generate: Any = model.generate  # of GenerationMixin, which PreTrainedModel does not name
+            ids = generate(
                 start[: num_sequences - begin],
                 attention_mask=torch.ones_like(start[: num_sequences - begin]),
                 do_sample=True,

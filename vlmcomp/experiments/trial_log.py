@@ -127,9 +127,7 @@ class TrialLog:
         data = json.loads(self.path.read_text(encoding="utf-8"))
         if data["schema"] != SCHEMA:
             raise ValueError(f"its schema is {data['schema']}, not {SCHEMA}")
-        trials = [
-            Trial(**{name: row[name] for name in Trial.__annotations__ if name in row}) for row in data["cells"]
-        ]
+        trials = [Trial(**{name: row[name] for name in Trial.__annotations__ if name in row}) for row in data["cells"]]
         self.hardware, self.versions = data["hardware"], data["versions"]
         self.rows_by_key = {t.key: row for t, row in zip(trials, data["cells"], strict=True) if t.part not in again}
 
