@@ -18,6 +18,7 @@ from vlmcomp.compression.calibration import (
     IMAGE,
     PAD,
     QUESTION,
+    CalibrationBatch,
     TokenWeights,
     calibration_batches,
     text_batches,
@@ -83,7 +84,25 @@ def test_every_token_has_its_kind(built: Callable, samples: list) -> None:
     assert ((tokens.token_types == PAD).sum(1) == 0).any(), "the longest has no padding"
     ends = (tokens.token_types != PAD).sum(1) - 1
     assert (tokens.token_types[torch.arange(len(ends)), ends] == ANSWER).all()
-    assert TokenWeights(0.5, 2, 3).for_types(torch.tensor([PAD, IMAGE, QUESTION, ANSWER])).tolist() == [0, 0.5, 2, 3]
+
+
+def _typed(types: list[list[int]]) -> CalibrationBatch:
+    token_types = torch.tensor(types)
+    return CalibrationBatch(torch.zeros(*token_types.shape, 1), token_types, ())
+
+
+def test_tokens_are_weighted_by_their_type() -> None:
+    (weights,) = TokenWeights(0.5, 2, 3, image_stride=1).for_batches([_typed([[PAD, IMAGE, QUESTION, ANSWER]])])
+    assert weights.tolist() == [[0, 0.5, 2, 3]]
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_one_of_four_image_tokens_is_recorded_with_the_weight_of_four(batch_size: int) -> None:
+    row = [QUESTION] + [IMAGE] * 8 + [ANSWER]
+    batches = [_typed([row] * batch_size)] * (4 // batch_size)
+    weights = torch.cat(TokenWeights(0.5, 2, 3).for_batches(batches))
+    assert (weights[:, 1:9] > 0).sum(0).tolist() == [1] * 8  # together the rows cover every position
+    assert weights.sum(1).tolist() == [2 + 8 * 0.5 + 3] * 4
 
 
 def test_batching_changes_no_statistic(built: Callable, samples: list) -> None:

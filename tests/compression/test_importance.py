@@ -102,7 +102,7 @@ def test_least_squares_is_exact_where_the_removed_units_depend_on_the_kept() -> 
     free = torch.randn(200, 6)
     x = torch.cat([free, free @ torch.randn(6, 4)], 1)
     weight, keep = torch.randn(5, 10), torch.arange(6)
-    solved, bias = least_squares(weight, _stats(x, weight), keep, dampening=1e-9)
+    solved, bias = least_squares(weight, _stats(x, weight), keep, ridge=1e-9)
     torch.testing.assert_close(x[:, :6] @ solved.T, x @ weight.T, rtol=1e-3, atol=1e-3)
     assert bias is None
 
@@ -114,6 +114,25 @@ def test_least_squares_never_fits_worse_than_cutting() -> None:
     after = (x[:, keep] @ solved.T - full).square().sum(1).mean()
     assert after < (x[:, keep] @ weight[:, keep].T - full).square().sum(1).mean()
     assert reconstruction_error(weight, _stats(x, weight), keep) == pytest.approx(float(after), rel=1e-3)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_ridge_leads_from_the_best_fit_to_the_uncorrected_weights(bias: bool) -> None:
+    x, weight = _problem(seed=1)
+    keep, target = torch.arange(0, 24, 2), x @ weight.T
+    errors, changes = [], []
+    for ridge in (0.0, 1e-3, 0.1, 10.0, 1e9):
+        solved, shift = least_squares(weight, _stats(x, weight), keep, has_bias=bias, ridge=ridge)
+        fitted = x[:, keep] @ solved.T + (shift if shift is not None else 0)
+        errors.append(float((fitted - target).square().mean()))
+        changes.append(float((solved - weight[:, keep]).norm()))
+    assert errors == sorted(errors) and changes == sorted(changes, reverse=True)
+    if not bias:
+        best = torch.linalg.lstsq(x[:, keep].double(), target.double()).solution.T.float()
+        torch.testing.assert_close(
+            least_squares(weight, _stats(x, weight), keep, ridge=0.0)[0], best, rtol=1e-3, atol=1e-3
+        )
+    assert changes[-1] < 1e-6
 
 
 def test_a_bias_takes_over_what_is_constant() -> None:

@@ -15,6 +15,7 @@ from vlmcomp.recipe import Recipe
 from vlmcomp.results.answer import MAX_NEW_TOKENS
 
 ImageInput: TypeAlias = "str | Path | Image.Image"
+ANSWERS = ("given", "self")  # of calibration data
 CalibrationData: TypeAlias = "str | Path | Iterable[tuple[ImageInput, str, str]]"
 
 
@@ -45,6 +46,14 @@ def parse_recipe(recipe: str | Recipe, steps: str | None = None) -> Recipe:
     if not isinstance(recipe, str):
         raise ValueError(f"{shown(recipe)} is not a model name: give one of vlmcomp.list_models()")
     return Recipe.parse(f"{recipe}/{steps}")
+
+
+def check_answers(answers: str, data: CalibrationData | None) -> None:
+    """Raises ``ValueError`` for a source of answers that does not exist, or that has no samples to answer."""
+    if answers not in ANSWERS:
+        raise ValueError(f"answers is {answers!r}: it must be {' or '.join(ANSWERS)}")
+    if answers == "self" and data is None:
+        raise ValueError('answers="self" needs calibration_data: images and questions to answer')
 
 
 def read_calibration(data: CalibrationData, bad_rows: str) -> CheckedSamples:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -11,7 +12,15 @@ import torch
 
 from vlmcomp import hardware
 from vlmcomp.api.argument_types import check_paths, check_progress, check_texts
-from vlmcomp.api.arguments import CalibrationData, ImageInput, check_batch, check_length, parse_recipe, read_calibration
+from vlmcomp.api.arguments import (
+    CalibrationData,
+    ImageInput,
+    check_answers,
+    check_batch,
+    check_length,
+    parse_recipe,
+    read_calibration,
+)
 from vlmcomp.api.hub_checkpoint import download_checkpoint, upload_checkpoint
 from vlmcomp.compression import checkpoint, pipeline
 from vlmcomp.compression.size import weight_bytes
@@ -23,6 +32,7 @@ from vlmcomp.recipe import Recipe
 from vlmcomp.results.answer import Answer
 from vlmcomp.results.schema import PruningResult
 from vlmcomp.runtime.engine import Engine
+from vlmcomp.runtime.self_answers import with_own_answers
 
 
 class Model:
@@ -199,6 +209,7 @@ def compress(
     steps: str | None = None,
     *,
     calibration_data: CalibrationData | None = None,
+    answers: str = "given",
     bad_rows: str = "error",
     device: str | None = None,
     source: str | None = None,
@@ -213,6 +224,8 @@ def compress(
         calibration_data: samples to prune and round by: a JSON Lines file with ``image``, ``question`` and ``answer``,
             or an iterable of such triples. Default: generated scenes of shapes. At least 2 samples; 256 or more are
             better.
+        answers: ``"self"`` replaces the answers of the calibration data by those of the original model, which must
+            then fit on the device; its questions need no answers that are true. Default: ``"given"``.
         bad_rows: what to do with rows of the calibration data that cannot be used: ``"error"``, or ``"skip"``, which
             counts them in ``Model.pruning``.
         device: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``. Default: a GPU if there is one.
@@ -247,8 +260,16 @@ def compress(
     if calibration_data is not None and not parsed.needs_calibration:
         raise ValueError(f"{parsed} removes nothing: calibration data is for recipes that prune, and for w4a16")
     hardware.usable_device(device)  # raises before any work if it does not exist
+    check_answers(answers, calibration_data)
     samples, skipped = (None, []) if calibration_data is None else read_calibration(calibration_data, bad_rows)
     with shown_progress(progress) as report:
+        if samples is not None and answers == "self":
+            original = replace(parsed, steps=(), precision="fp16")
+            dense = pipeline.compress(
+                original, device=device, source=source, prompt_template=prompt_template, progress=report
+            )
+            samples = with_own_answers(dense, samples)
+            del dense
         vlm = pipeline.compress(
             parsed,
             device=device,
@@ -258,6 +279,8 @@ def compress(
             skipped_rows=len(skipped),
             progress=report,
         )
+    if answers == "self":
+        vlm.pruned = [replace(r, calibration=f"{r.calibration}, answers of the original model") for r in vlm.pruned]
     return Model(vlm)
 
 

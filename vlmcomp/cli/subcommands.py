@@ -132,7 +132,7 @@ def _add_experiment(subcommands: Subcommands) -> None:
     run = "vlmcomp.cli.commands.experiment:run"
     text = "compare pruning methods, and measure what pruning costs"
     sub = subcommands.add("experiment", run, text, "--part shapes --samples 500", checks.check_experiment)
-    parts = ["speed", "cost", "language", "peer", "shapes"]
+    parts = ["speed", "cost", "language", "domains", "vqa-domains", "peer", "shapes"]
     sub.add_argument("--part", action="append", choices=parts, help="may be repeated (default: all)")
     text = "cuda: for --part speed only (default: cpu)"
     sub.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help=text)

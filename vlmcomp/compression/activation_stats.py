@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+NUM_PANELS = 8  # of a Gram matrix: 9/16 of it is computed
+
 
 class ActivationStats:
     """Weighted running means over tokens of a Linear's inputs x (n) and its target outputs t (out).
@@ -50,11 +52,18 @@ class ActivationStats:
         new = weight / self.total_weight
         old = 1 - float(new.sum())
         weighted_x = x * new[:, None]
-        self.gram.addmm_(weighted_x.T, x, beta=old)
+        self._add_gram(weighted_x, x, old)
         self.cross.addmm_(target.T, weighted_x, beta=old)
         self.mean.mul_(old).add_(weighted_x.sum(0))
         self.target_mean.mul_(old).add_(new @ target)
         self.target_sq_norm = old * self.target_sq_norm + float(new @ target.square().sum(1))
+
+    def _add_gram(self, weighted_x: torch.Tensor, x: torch.Tensor, old: float) -> None:
+        """Add to the Gram matrix, of whose two equal halves one is computed, in panels of rows, and mirrored."""
+        for rows in torch.arange(len(self.gram)).chunk(NUM_PANELS):
+            start, end = int(rows[0]), int(rows[-1]) + 1
+            self.gram[start:end, :end].addmm_(weighted_x[:, start:end].T, x[:, :end], beta=old)
+            self.gram[:start, start:end] = self.gram[start:end, :start].T
 
 
 def solver_memory_bytes(in_features: int, out_features: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -29,15 +30,30 @@ class TokenWeights:
     """Weight of an image, a question and an answer token in the activation statistics.
 
     The default was chosen on scenes that no test asks about: image tokens are many, and each carries little.
+
+    Attributes:
+        image: of an image token.
+        question: of a question token.
+        answer: of an answer token.
+        image_stride: one of so many image tokens is recorded, with the weight of all of them: neighbours are alike.
     """
 
     image: float = 0.03
     question: float = 1.0
     answer: float = 1.0
+    image_stride: int = 4
 
-    def for_types(self, token_types: torch.Tensor) -> torch.Tensor:
-        """The weight of every token of ``token_types`` (any shape); that of padding is 0."""
-        return torch.tensor([0.0, self.image, self.question, self.answer])[token_types]
+    def for_batches(self, batches: Sequence[CalibrationBatch]) -> list[torch.Tensor]:
+        """The weight of every token of every batch, each (B, T); 0 for padding and for image tokens not recorded."""
+        starts = accumulate((len(batch.token_types) for batch in batches), initial=0)
+        return [self._for_types(batch.token_types, start) for batch, start in zip(batches, starts)]
+
+    def _for_types(self, token_types: torch.Tensor, first_row: int) -> torch.Tensor:
+        """Each row starts at another image token: together they cover all positions, however they are batched."""
+        weight = torch.tensor([0.0, self.image, self.question, self.answer])[token_types]
+        is_image = token_types == IMAGE
+        number = is_image.cumsum(1) - 1 + torch.arange(first_row, first_row + len(token_types))[:, None]
+        return torch.where(is_image, weight * self.image_stride * (number % self.image_stride == 0), weight)
 
 
 @dataclass
@@ -80,7 +96,7 @@ class CalibrationBatch:
 
     def layer_inputs(self, layer: int, device: torch.device) -> dict[str, Any]:
         """The keyword arguments of ``layer`` on ``device``."""
-        return _to_device(self.layer_kwargs[layer], device)
+        return to_device(self.layer_kwargs[layer], device)
 
     @property
     def num_tokens(self) -> int:
@@ -98,7 +114,7 @@ def summarize(batches: Sequence[CalibrationBatch]) -> str:
 _Copies = dict[int, tuple[torch.Tensor, torch.Tensor]]
 
 
-def _to_device(value: Any, device: torch.device | str, copies: _Copies | None = None) -> Any:
+def to_device(value: Any, device: torch.device | str, copies: _Copies | None = None) -> Any:
     """``value`` with every tensor in it on ``device``; tensors in ``copies`` are not copied again."""
     copies = {} if copies is None else copies
     if isinstance(value, torch.Tensor):
@@ -106,9 +122,9 @@ def _to_device(value: Any, device: torch.device | str, copies: _Copies | None = 
             copies[id(value)] = value, value.to(device)
         return copies[id(value)][1]
     if isinstance(value, dict):
-        return {key: _to_device(part, device, copies) for key, part in value.items()}
+        return {key: to_device(part, device, copies) for key, part in value.items()}
     if isinstance(value, tuple | list):
-        return type(value)(_to_device(part, device, copies) for part in value)
+        return type(value)(to_device(part, device, copies) for part in value)
     return value
 
 
@@ -139,7 +155,7 @@ def capture_layer_inputs(model: PreTrainedModel, inputs: dict[str, Any], token_t
             residuals.append(hidden.cpu() if hidden.any() else None)
         else:
             first_hidden.append(hidden.cpu())
-        layer_kwargs.append(_to_device(kwargs, "cpu", copies))
+        layer_kwargs.append(to_device(kwargs, "cpu", copies))
         if len(layer_kwargs) == len(blocks):
             raise StopForward
         return torch.zeros_like(hidden)
@@ -170,10 +186,11 @@ def calibration_batches(
         raise ValueError(
             f"calibration needs at least {MIN_SAMPLES} samples of image, question and answer, not {len(rows)}"
         )
-    rows.sort(key=lambda row: row[3])
+    lengths = _num_tokens(vlm, [f"{question} {answer}" for _, question, answer in rows])
+    rows = [rows[number] for number in sorted(range(len(rows)), key=lengths.__getitem__)]
     batches = []
     for start in range(0, len(rows), batch_size):
-        images, questions, answers, _ = map(list, zip(*rows[start : start + batch_size]))
+        images, questions, answers = map(list, zip(*rows[start : start + batch_size]))
         batch, ids = _capture(vlm, images, questions, answers)
         token_pruner = visual_tokens.get_token_pruner(vlm.model)
         if token_pruner is not None:
@@ -198,19 +215,20 @@ def _token_types(vlm: VLM, inputs: dict[str, torch.Tensor], answers: Sequence[st
     lengths = inputs["attention_mask"].cpu().sum(1).tolist()
     token_types = torch.full(ids.shape, QUESTION)
     token_types[ids == vlm.model.config.image_token_id] = IMAGE
-    for row, length, answer in zip(token_types, lengths, answers):
-        num_answer_tokens = _num_tokens(vlm, f"{vlm.spec.answer_separator}{answer}") + vlm.spec.is_prefix_lm
-        row[length - num_answer_tokens : length] = ANSWER
+    answer_lengths = _num_tokens(vlm, [f"{vlm.spec.answer_separator}{answer}" for answer in answers])
+    for row, length, answer_length in zip(token_types, lengths, answer_lengths):
+        row[length - answer_length - vlm.spec.is_prefix_lm : length] = ANSWER
         row[length:] = PAD
     return token_types
 
 
-def _num_tokens(vlm: VLM, text: str) -> int:
-    return len(vlm.processor.tokenizer(text, add_special_tokens=False).input_ids)
+def _num_tokens(vlm: VLM, texts: list[str]) -> list[int]:
+    """The number of tokens of every text."""
+    return [len(ids) for ids in vlm.processor.tokenizer(texts, add_special_tokens=False).input_ids]
 
 
-def _checked_sample(vlm: VLM, index: int, sample: Any) -> tuple[Image.Image, str, str, int]:
-    """The sample, its texts as the model is given them, and their number of tokens."""
+def _checked_sample(vlm: VLM, index: int, sample: Any) -> tuple[Image.Image, str, str]:
+    """The sample, its texts as the model is given them."""
     try:
         image, question, answer = sample
     except (TypeError, ValueError):
@@ -227,7 +245,7 @@ def _checked_sample(vlm: VLM, index: int, sample: Any) -> tuple[Image.Image, str
     question, answer = vlm.clean_texts([question, answer])
     if is_blank(question) or is_blank(answer):
         raise ValueError(f"calibration sample {index}: its question or its answer is empty but for special tokens")
-    return image, question, answer, _num_tokens(vlm, f"{question} {answer}")
+    return image, question, answer
 
 
 @torch.no_grad()

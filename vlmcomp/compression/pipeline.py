@@ -23,7 +23,8 @@ from vlmcomp.compression.quantization.rounding import gptq_rounding
 from vlmcomp.compression.shape_checks import check_shapes, gptq_group_size
 from vlmcomp.compression.visual_tokens.pruner import attach_
 from vlmcomp.data.bad_rows import format_skipped
-from vlmcomp.data.calibration_data import short_digest, synthetic_calibration_data
+from vlmcomp.data.calibration_data import short_digest
+from vlmcomp.data.drawn_samples import default_calibration_data
 from vlmcomp.feedback import Progress
 from vlmcomp.hardware import usable_device
 from vlmcomp.models import architecture, registry
@@ -115,15 +116,17 @@ def _prune(
     if vlm.recipe.visual_tokens_pruned:
         attach_(vlm.model, vlm.recipe.visual_tokens_pruned)
     report("calibrating", 0.1)
-    default = synthetic_calibration_data(vlm.spec.num_calibration_samples)
-    samples = list(default if calibration_data is None else calibration_data)
+    if calibration_data is None:
+        samples = default_calibration_data(vlm.spec.num_calibration_samples)
+    else:
+        samples = list(calibration_data)
     batches = calibration_batches(vlm, samples)
     callbacks = _layer_callbacks(loader, vlm.recipe.precision)
     progress = _layer_progress(report, vlm.recipe)
     group_size = gptq_group_size(vlm.model, vlm.recipe.steps) if vlm.recipe.precision == W4A16 else None
     rounding = gptq_rounding(group_size) if group_size else None
     pruned = prune_decoder_(vlm.model, vlm.recipe.steps, batches, method, progress, callbacks, rounding)
-    note = "" if calibration_data is None else f", {short_digest(samples)}"
+    note = ", drawn scenes" if calibration_data is None else f", {short_digest(samples)}"
     note += f", {format_skipped(skipped_rows)}" if skipped_rows else ""
     vlm.pruned = [replace(result, calibration=f"{result.calibration}{note}") for result in pruned]
     if group_size:

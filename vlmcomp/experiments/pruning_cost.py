@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from vlmcomp.compression.activation_stats import solver_memory_bytes
-from vlmcomp.compression.calibration import text_batches
+from vlmcomp.compression.activation_stats import NUM_PANELS, solver_memory_bytes
+from vlmcomp.compression.calibration import TokenWeights, text_batches
 from vlmcomp.compression.pruning.pruner import prune_decoder_
 from vlmcomp.evaluation import memory_tracker
 from vlmcomp.experiments.trial_log import Trial
@@ -95,20 +95,26 @@ def _measure(shape: DecoderShape, percent: int) -> dict[str, Any]:
 
 
 def project_cost(
-    shape: DecoderShape = LLAMA_7B, gpu: GPUSpec = RTX_3090, tokens: int = 256 * 640, percent: int = 30
+    shape: DecoderShape = LLAMA_7B,
+    gpu: GPUSpec = RTX_3090,
+    text_tokens: int = 256 * 64,
+    image_tokens: int = 256 * 576,
+    percent: int = 30,
 ) -> dict[str, float]:
     """Estimate seconds and bytes of pruning by counting operations.
 
-    Forward: each layer runs three times over the tokens (dense; up to the down projection; pruned), 2 operations a
-    weight. Statistics: x x^T and t x^T in float32. In float64, with n neurons of which k remain: selection inverts the
-    Gram matrix (n^3 by Cholesky), multiplies by it, and updates both for each removed neuron; reconstruction
-    multiplies, factors (2/3 k^3 by LU) and solves.
+    Forward: each layer runs over the tokens dense, then its attention and its pruned MLP, 2 operations a weight, and
+    up to the down projection over the recorded tokens (all text, one image token of ``TokenWeights.image_stride``).
+    Statistics of the recorded tokens: half of x x^T in panels and t x^T, in float32. In float64, with n neurons of
+    which k remain: selection inverts the Gram matrix (n^3 by Cholesky), multiplies by it, and updates both for each
+    removed neuron; reconstruction multiplies, factors (2/3 k^3 by LU) and solves.
     Memory: FP16 weights, statistics and solver of one Linear, one batch inside a layer.
 
     Args:
         shape: the decoder.
         gpu: the device.
-        tokens: calibration tokens.
+        text_tokens: of the calibration data.
+        image_tokens: of the calibration data.
         percent: of the MLP neurons to remove.
 
     Returns:
@@ -120,8 +126,13 @@ def project_cost(
     remaining = n - removed
     selection = n**3 + 2 * out * n**2 + 2 * removed * n * (n + out)
     reconstruction = 2 / 3 * remaining**3 + 4 * out * remaining**2
-    forward = 3 * 2 * shape.num_parameters * tokens / gpu.fp16_flops
-    statistics = shape.num_layers * 2 * n * (n + out) * tokens / gpu.fp32_flops
+    attention, mlp = 4 * out**2, 3 * out * n
+    tokens = text_tokens + image_tokens
+    recorded = text_tokens + image_tokens / TokenWeights().image_stride
+    products = tokens * (2 * attention + mlp + remaining / n * mlp) + recorded * 2 / 3 * mlp
+    forward = shape.num_layers * 2 * products / gpu.fp16_flops
+    moments = n * (n * (NUM_PANELS + 1) / (2 * NUM_PANELS) + out)
+    statistics = shape.num_layers * 2 * moments * recorded / gpu.fp32_flops
     solving = shape.num_layers * (selection + reconstruction) / gpu.fp64_flops
     return {
         "parameters": shape.num_parameters,
@@ -133,7 +144,7 @@ def project_cost(
         "weights_bytes": 2.0 * shape.num_parameters,
         "moments_bytes": solver_memory_bytes(n, out),
         "peak_bytes": 2.0 * shape.num_parameters + solver_memory_bytes(n, out) + 8 * 1024 * 2 * (2 * n + 4 * out),
-        "stream_bytes": tokens * out * (2 + 2 + 4.0),
+        "stream_bytes": tokens * out * (2 + 2) + recorded * out * 4.0,
     }
 
 

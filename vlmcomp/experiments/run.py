@@ -8,7 +8,14 @@ from typing import Any, Protocol
 
 from vlmcomp import hardware
 from vlmcomp.compression.pruning.importance import DEFAULT_SCORE, IMPORTANCE_SCORES
-from vlmcomp.experiments import decode_speed, language_model, optipfair_baseline, pruning_cost, pruning_quality
+from vlmcomp.experiments import (
+    decode_speed,
+    language_model,
+    optipfair_baseline,
+    pruning_cost,
+    pruning_quality,
+    vqa_domains,
+)
 from vlmcomp.experiments.trial_log import Trial, TrialLog, head_to_head, trial_grid
 from vlmcomp.results import store
 
@@ -24,6 +31,8 @@ EXPERIMENTS: dict[str, Callable[[int | None], Experiment]] = {  # given the numb
     "speed": decode_speed.DecodeSpeedExperiment,
     "cost": pruning_cost.PruningCostExperiment,
     "language": language_model.LanguageModelExperiment,
+    "domains": language_model.LanguageModelExperiment,
+    vqa_domains.PART: vqa_domains.VQADomainsExperiment,
     "peer": pruning_quality.PruningQualityExperiment,
     "shapes": pruning_quality.PruningQualityExperiment,
 }
@@ -53,6 +62,10 @@ def trials(part: str, seeds: Sequence[int] = SEEDS, device: str = "cpu") -> list
         return head_to_head(part, pruning_quality.MLP_STEPS, DEFAULT_SCORE, baselines, seeds)
     if part == "language":
         return list(trial_grid(part, language_model.STEPS, language_model.SCORES, baselines, seeds[:1]))
+    if part == language_model.DOMAINS:
+        return list(language_model.domain_trials(baselines, seeds))
+    if part == vqa_domains.PART:
+        return list(vqa_domains.trials(seeds))
     if part == "speed":
         return decode_speed.trials(device)
     if part == "cost":

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vlmcomp.compression.pruning.importance import DEFAULT_SCORE
-from vlmcomp.experiments import speed_tables
+from vlmcomp.experiments import domain_tables, speed_tables
 from vlmcomp.experiments.trial_log import DENSE, decode_flags
 from vlmcomp.feedback import format_count
 from vlmcomp.reporting.statistics import mcnemar_p_value, mean_interval
@@ -198,7 +198,7 @@ def perplexity_table(rows: Sequence[Row]) -> str:
         cells = [f"{ratios[method, step]:.3f}" if (method, step) in ratios else "–" for step in steps]
         body.append([_method_title(method), *cells])
     title = (
-        f"**SmolLM2-135M: perplexity as a multiple of the dense model's {dense['perplexity']:.2f}** "
+        f"**SmolLM2-135M, in domain: perplexity as a multiple of the dense model's {dense['perplexity']:.2f}** "
         f"({dense['held_out_tokens']:,} held-out tokens, {dense['calibration_tokens']:,} to calibrate)"
     )
     return f"{title}\n\n{_markdown_table(['Method', *steps], body)}"
@@ -284,13 +284,15 @@ def render(log: Mapping[str, Any], projected: dict[str, float], *, whole: bool) 
         return ""
     part = {
         name: [row for row in rows if row["part"] == name]
-        for name in ("shapes", "peer", "language", "cost", "timing", "speed")
+        for name in ("shapes", "peer", "language", "domains", "vqa-domains", "cost", "timing", "speed")
     }
     blocks = [
         caption({**log, "cells": rows}),
         quality_tables(part["shapes"], MEASURES if whole else HEADLINE),
         equal_bytes_table(part["shapes"]),
         head_to_head_tables(part["peer"]),
+        domain_tables.domain_table(part["domains"]),
+        domain_tables.vqa_domain_table(part["vqa-domains"]),
         perplexity_table(part["language"]),
         cost_table(part["cost"], projected),
         timing_table(part["timing"]),

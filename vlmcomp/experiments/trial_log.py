@@ -28,6 +28,7 @@ class Trial:
         score: importance score, ``DENSE`` for the unpruned model, or a name of ``optipfair_baseline.BASELINES``.
         reconstruct: whether least squares compensate for what is removed.
         seed: of the calibration set, and of the order of "random".
+        calibration: sources of the calibration data joined by " + "; empty for the only one of the experiment.
     """
 
     part: str
@@ -35,6 +36,7 @@ class Trial:
     score: str
     reconstruct: bool = False
     seed: int = 0
+    calibration: str = ""
 
     @property
     def uses_calibration_data(self) -> bool:
@@ -43,7 +45,8 @@ class Trial:
     @property
     def key(self) -> str:
         how = self.score + (" + least squares" if self.reconstruct else "")
-        return f"{self.part} {self.step or 'dense'}: {how}, seed {self.seed}"
+        source = f", calibrated on {self.calibration}" if self.calibration else ""
+        return f"{self.part} {self.step or 'dense'}: {how}{source}, seed {self.seed}"
 
 
 def trial_grid(
@@ -124,7 +127,7 @@ class TrialLog:
         data = json.loads(self.path.read_text(encoding="utf-8"))
         if data["schema"] != SCHEMA:
             raise ValueError(f"its schema is {data['schema']}, not {SCHEMA}")
-        trials = [Trial(**{name: row[name] for name in Trial.__annotations__}) for row in data["cells"]]
+        trials = [Trial(**{name: row[name] for name in Trial.__annotations__ if name in row}) for row in data["cells"]]
         self.hardware, self.versions = data["hardware"], data["versions"]
         self.rows_by_key = {t.key: row for t, row in zip(trials, data["cells"], strict=True) if t.part not in again}
 

@@ -31,7 +31,7 @@ _DISCARDED_PREFIX = ".gone-"
 _LOCK_TIMEOUT = 60.0  # seconds to wait for another process that writes
 # Part of every key. Raise it whenever a change of code gives a build other weights or a checkpoint another layout:
 # every cached variant is then built anew. Comments, names and files may change without it.
-BUILD_VERSION = 1
+BUILD_VERSION = 2
 _log = logging.getLogger(__name__)
 
 

@@ -15,7 +15,7 @@ from vlmcomp.compression.pruning.heads import plan_heads
 from vlmcomp.compression.pruning.importance import DEFAULT_SCORE, PruningUnits, select_units
 from vlmcomp.compression.pruning.mlp import plan_mlp
 from vlmcomp.compression.pruning.plan import PruningPlan, slice_linear
-from vlmcomp.compression.pruning.reconstruction import least_squares
+from vlmcomp.compression.pruning.reconstruction import RIDGE, least_squares
 from vlmcomp.compression.visual_tokens import selection
 from vlmcomp.feedback import format_count
 from vlmcomp.models import architecture
@@ -32,12 +32,14 @@ class PruningMethod:
     Attributes:
         score: a key of ``IMPORTANCE_SCORES``.
         reconstruct: re-solve the consumers by least squares.
+        ridge: how strongly re-solved weights are held to the original ones (``least_squares``).
         token_weights: of the token types in the activation statistics.
         seed: of the score "random".
     """
 
     score: str = DEFAULT_SCORE
     reconstruct: bool = True
+    ridge: float = RIDGE
     token_weights: TokenWeights = field(default_factory=TokenWeights)
     seed: int = 0
 
@@ -45,8 +47,8 @@ class PruningMethod:
         return self.describe(self.score)
 
     def describe(self, score: str) -> str:
-        """``score``, and whether the consumers are re-solved."""
-        return score + (" + least squares" if self.reconstruct else "")
+        """``score``, and whether and how strongly regularized the consumers are re-solved."""
+        return score + (f" + least squares, ridge {self.ridge:g}" if self.reconstruct else "")
 
 
 def plan_steps(model: PreTrainedModel, steps: Sequence[PruningStep]) -> list[PruningPlan]:
@@ -164,7 +166,7 @@ def _prune_layer_(
     weight: torch.Tensor = consumer.weight[:, columns]
     bias: torch.Tensor | None = None  # the consumer's own
     if method.reconstruct:
-        weight, bias = least_squares(consumer.weight, stats, columns, has_bias=has_bias)
+        weight, bias = least_squares(consumer.weight, stats, columns, has_bias=has_bias, ridge=method.ridge)
     plan.replace_consumer(layer, slice_linear(consumer, weight=weight, bias=bias))
     return columns
 

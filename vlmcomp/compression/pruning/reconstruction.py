@@ -6,7 +6,8 @@ import torch
 
 from vlmcomp.compression.activation_stats import ActivationStats
 
-DAMPENING = 1e-3  # relative to the mean of the Gram matrix's diagonal
+DAMPENING = 1e-3  # of the scores; relative to the mean of the Gram matrix's diagonal
+RIDGE = 0.03  # of what is stored; chosen on text and questions that are not the calibration's kind
 
 
 def normal_equations(
@@ -34,22 +35,23 @@ def least_squares(
     kept_columns: torch.Tensor,
     *,
     has_bias: bool = False,
-    dampening: float = DAMPENING,
+    ridge: float = DAMPENING,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The consumer's matrix over the kept columns that comes nearest to the target outputs on the calibration data.
 
     Minimizes E ||t - W' x_S||^2 + lambda ||W' - W_S||^2 over W': with G and C the means of x x^T and t x^T,
     W' = W_S + (C_S - W_S G_SS) (G_SS + lambda I)^-1. Penalizing the change instead of the weights keeps W_S where
-    the data say nothing, so a calibration set too small for the width does no harm. lambda is ``dampening`` times the
-    mean of G_SS's diagonal. Source: least-squares restoration as in FASP (arXiv 2501.09412); with t = W x it is
-    that, with the t of ``run_layerwise`` it also makes up for the errors of earlier layers.
+    the data say little, so a calibration set too small for the width does no harm, and what is another kind of data
+    suffers less: ridge regression (Hoerl and Kennard 1970) shrunk towards W_S. lambda is ``ridge`` times the mean of
+    G_SS's diagonal. Source: least-squares restoration as in FASP (arXiv 2501.09412); with t = W x it is that, with
+    the t of ``run_layerwise`` it also makes up for the errors of earlier layers.
 
     Args:
         weight: (out, n) matrix of the consumer.
         stats: of its inputs and target outputs.
         kept_columns: (k,) indices.
         has_bias: whether the consumer has a bias; then the means are fitted exactly and the new bias is returned.
-        dampening: relative to the mean of the Gram matrix's diagonal.
+        ridge: strength of the penalty; 0 fits the calibration data alone, infinity leaves W_S as it is.
 
     Returns:
         (out, k) and (out,) or None, in the dtype and on the device of ``weight``.
@@ -60,7 +62,7 @@ def least_squares(
     del gram  # of a wide layer this is gigabytes
     residual = (cross[:, kept_columns] - kept_weight @ kept_gram).T
     scale = kept_gram.diagonal().mean().clamp_min(torch.finfo(torch.float32).tiny)
-    kept_gram.diagonal().add_(dampening * scale)
+    kept_gram.diagonal().add_(ridge * scale)
     solved = kept_weight + torch.linalg.solve(kept_gram, residual).T
     if not has_bias:
         return solved.to(weight.dtype), None
