@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from tests.support.made_models import tiny_llava, token_ids
@@ -55,6 +56,15 @@ def test_saved_equals_loaded(name: str, samples: list, tmp_path: Path) -> None:
     cast_weights_(stock, vlm.dtype)
     loaded.model, loaded.processor = stock, AutoProcessor.from_pretrained(tmp_path / "out")
     assert torch.equal(_logits(loaded, samples), wanted)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8", "int4", "int8-torchao", "int4-torchao", "w8a16"])
+def test_what_was_loaded_is_saved_as_it_was(precision: str, tmp_path: Path) -> None:
+    checkpoint.save(compress(Recipe.parse(f"llava-shapes/{precision}"), device="cpu"), tmp_path / "built")
+    checkpoint.save(checkpoint.load(tmp_path / "built", device="cpu"), tmp_path / "again")
+    built, again = (load_file(tmp_path / name / "model.safetensors") for name in ("built", "again"))
+    assert built.keys() == again.keys() and all(torch.equal(built[name], again[name]) for name in built)
+    assert (tmp_path / "built/recipe.json").read_text() == (tmp_path / "again/recipe.json").read_text()
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8", "int4"])

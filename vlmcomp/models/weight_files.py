@@ -6,7 +6,7 @@ import json
 import re
 import zipfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, NamedTuple
@@ -84,7 +84,19 @@ def load_complete(model_class: Any, folder: Path, **settings: Any) -> Any:
         raise UnusableWeights(
             f"{_tensors_are(unexpected)} no part of the model that config.json describes: {_OF_ANOTHER}"
         )
+    _keep_reversible_conversions_(model)
     return model
+
+
+def _keep_reversible_conversions_(model: Any) -> None:
+    """Drop transformers' conversions that have no inverse, which saving would ask for: those of quantizers only join
+    tensors while they are read, and quantized Linears give their stored tensors themselves."""
+    kept = []
+    for conversion in getattr(model, "_weight_conversions", None) or []:
+        with suppress(NotImplementedError):
+            conversion.reverse_transform()
+            kept.append(conversion)
+    model._weight_conversions = kept
 
 
 def refuse_missing(names: Collection[str]) -> None:
