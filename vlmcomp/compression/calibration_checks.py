@@ -49,9 +49,6 @@ def check_calibration(
     if len({_digest(image) for image, _, _ in samples}) == 1:
         facts.append("one image")
         _log.warning("all %d calibration samples have the same image: they say nothing of others", len(samples))
-    if empty := sum(not answer.strip() for _, _, answer in samples):
-        facts.append(f"{empty} without an answer")
-        _log.warning("%d of %d calibration samples have no answer: they are used without one", empty, len(samples))
     return facts
 
 

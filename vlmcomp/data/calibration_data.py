@@ -114,15 +114,17 @@ def _collect(rows: Sequence[tuple[str, Callable[[], CalibrationSample]]], bad_ro
 
 def _open_sample(sample: Any, answers: str) -> CalibrationSample:
     parts = tuple(sample) if isinstance(sample, tuple | list) else (sample,)
-    if answers == SELF and len(parts) < 3:
-        question = parts[1] if len(parts) == 2 else DEFAULT_QUESTION
-        parts = (parts[0], question, DEFAULT_QUESTION) if parts else ()  # any answer, which is not used
+    if answers == SELF and 1 <= len(parts) <= 3:
+        question = parts[1] if len(parts) > 1 else DEFAULT_QUESTION
+        if not has_text(question):
+            raise ValueError("its question must be a non-empty string")
+        return open_image(parts[0]), question, ""
     if len(parts) != 3:
         raise ValueError("it is not (image, question, answer)")
     image, question, answer = parts
     if not has_text(question) or not has_text(answer):
         raise ValueError("its question and answer must be non-empty strings")
-    return open_image(image), question, "" if answers == SELF else answer
+    return open_image(image), question, answer
 
 
 def _parse_line(file: Path, line: str, answers: str) -> CalibrationSample:
