@@ -157,6 +157,7 @@ def test_images_alone_are_for_the_original_model(flat: Hub) -> None:
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
+        ("hub:owner/a--b", "'owner/a--b' is no name of a data set on the Hub"),
         ("hub:owner/other", "the Hub has no data set owner/other for you"),
         ("hub:owner/name@v9", "no longer has the revision v9 of owner/name"),
         ("hub:owner/name?config=none", "cannot be read: .*'none' not found"),

@@ -20,7 +20,7 @@ in the script that made them; the files themselves were not seen. Whether ``text
 
 from __future__ import annotations
 
-from vlmcomp.data.bad_rows import BadRow
+from vlmcomp.data.bad_rows import BadRow, refuse
 from vlmcomp.data.calibration_data import CalibrationSample
 from vlmcomp.data.calibration_source import HubSource
 from vlmcomp.data.hub_calibration import load_hub_samples
@@ -62,6 +62,7 @@ def load_mixture(answers: str, progress: Progress) -> tuple[list[CalibrationSamp
     bad: list[BadRow] = []
     for part in MIXTURE:
         samples, faults, _ = load_hub_samples(part, 0, answers, progress)  # each part states its number
+        refuse(faults, len(faults) + len(samples), "skip")  # raises if no row of the part can be used
         turns += [((index + 0.5) / len(samples), sample) for index, sample in enumerate(samples)]
         bad += faults
     return [sample for _, sample in sorted(turns, key=lambda turn: turn[0])], bad

@@ -85,8 +85,10 @@ def _find_commit(source: HubSource) -> str:
     """The commit of the revision; raises ``ValueError`` if the Hub cannot be reached or has none."""
     try:
         return str(HfApi().dataset_info(source.repo_id, revision=source.revision).sha)
+    except HFValidationError:
+        raise ValueError(f"'{source.repo_id}' is no name of a data set on the Hub: write OWNER/NAME") from None
     except hub.HUB_ERRORS as error:
-        if isinstance(error, HfHubHTTPError | HFValidationError) and not isinstance(error, LocalEntryNotFoundError):
+        if isinstance(error, HfHubHTTPError) and not isinstance(error, LocalEntryNotFoundError):
             _raise(error, source)
         raise ValueError(
             f"the Hub cannot be reached for the calibration data {source.repo_id}: try again with a network, or give "
@@ -100,8 +102,8 @@ def _raise(error: Exception, source: HubSource) -> NoReturn:
 
 
 def _stream(source: HubSource, answers: str, progress: Progress) -> Iterator[HubRow]:
-    """Rows until there are as many good ones as ``source`` states; of Parquet files only the row groups that hold them
-    are downloaded."""
+    """Rows until there are as many good ones as ``source`` states; of Parquet files the row groups that hold them are
+    downloaded, and a few that are read ahead."""
     assert source.samples is not None
     text = f"downloading calibration data, {source.repo_id}" + (f" {source.config}" if source.config else "")
     progress(text, 0.0)
