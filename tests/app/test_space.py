@@ -77,7 +77,7 @@ def test_the_pushed_files_alone_serve_the_app_and_answer(tmp_path: Path) -> None
         shutil.copyfile(ROOT / name, space / name)
     blocker.mkdir()
     blocked = _modules_of(*EXTRAS) - _modules_of("requirements.txt")
-    assert {"evaluate", "matplotlib", "datasets", "easy_vqa"} <= blocked
+    assert {"evaluate", "matplotlib", "easy_vqa"} <= blocked
     (blocker / "sitecustomize.py").write_text(f"import sys\nsys.modules.update(dict.fromkeys({blocked!r}))\n")
     env = {"PYTHONPATH": str(blocker), "GRADIO_SERVER_NAME": "127.0.0.1", "HF_HUB_OFFLINE": "1"}
     log = tmp_path / "log"
@@ -94,8 +94,6 @@ def test_the_pushed_files_alone_serve_the_app_and_answer(tmp_path: Path) -> None
 # Modules that import packages of an extra, and the extra's file; every other module needs requirements.txt alone.
 OF_AN_EXTRA = {
     "vlmcomp/data/easy_vqa.py": "requirements-bench.txt",
-    "vlmcomp/data/hub_samples.py": "requirements-bench.txt",
-    "vlmcomp/data/parquet.py": "requirements-bench.txt",
     "vlmcomp/evaluation/evaluate_module.py": "requirements-bench.txt",
     "vlmcomp/evaluation/text_metrics.py": "requirements-bench.txt",
     "vlmcomp/experiments/optipfair_baseline.py": "requirements-dev.txt",

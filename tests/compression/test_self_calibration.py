@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,8 +15,11 @@ from vlmcomp.compression.pipeline import compress
 from vlmcomp.compression.pruning.pruner import PruningMethod, prune_decoder_
 from vlmcomp.compression.self_calibration import BATCH_SIZE, sample_text
 from vlmcomp.data.calibration_data import synthetic_calibration_data
+from vlmcomp.data.calibration_set import own_samples
 from vlmcomp.models import architecture
+from vlmcomp.models.vlm import VLM
 from vlmcomp.recipe import PruningStep, Recipe
+from vlmcomp.runtime import self_answers
 from vlmcomp.runtime.engine import Engine
 from vlmcomp.runtime.self_answers import with_own_answers
 
@@ -68,7 +72,22 @@ def test_the_answers_of_the_original_model_are_named() -> None:
     samples = [(image, question, "") for image, question, _ in synthetic_calibration_data(8)]
     model = vlmcomp.compress("llava-shapes/glu30+fp16", calibration_data=samples, answers="self", device="cpu")
     assert model.pruning[0].calibration.endswith("answers of the original model")
-    with pytest.raises(ValueError, match="needs calibration_data"):
-        vlmcomp.compress("llava-shapes/glu30+fp16", answers="self")
+    with pytest.raises(ValueError, match="removes nothing"):
+        vlmcomp.compress("llava-shapes/int8", answers="self")
     with pytest.raises(ValueError, match="must be given or self"):
         vlmcomp.compress("llava-shapes/glu30+fp16", answers="mine", calibration_data=samples)
+
+
+def test_questions_without_an_answer_are_left_out_and_counted(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def silent_twice(dense: VLM, samples: list) -> list:
+        return [(i, q, "</s>" if number in (1, 4) else "red") for number, (i, q, _) in enumerate(samples)]
+
+    monkeypatch.setattr(self_answers, "with_own_answers", silent_twice)
+    dense = compress(Recipe.parse("llava-shapes/fp16"), device="cpu")
+    asked = own_samples(synthetic_calibration_data(6), answers="self")
+    found = self_answers.answer_questions(dense, replace(asked, weights=tuple(range(1, 7))))
+    assert found.weights == (1, 3, 4, 6) and len(found.samples) == 4
+    assert found.description.endswith(", 2 bad rows skipped, answers of the original model")
+    assert "sample 1: the original model does not answer" in caplog.text and "2 of 6" in caplog.text

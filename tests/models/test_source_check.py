@@ -150,7 +150,7 @@ def test_a_damaged_description_is_named(file: str, content: str, tiny: Path, tmp
 @pytest.mark.parametrize("precision", ["int8", "int4", "int8-torchao", "int4-torchao", "w8a16", "w4a16"])
 def test_what_transformers_has_quantized_is_refused(precision: str, tiny: Path, tmp_path: Path) -> None:
     """Our checkpoints without their recipe are such folders."""
-    vlm = compress(Recipe.parse(f"{NAME}/{precision}"), device="cpu", source=str(tiny))
+    vlm = compress(Recipe.parse(f"{NAME}/{precision}"), device="cpu", source=str(tiny), calibration_data="shapes")
     checkpoint.save(vlm, tmp_path / "out")
     assert f"is {NAME}/{precision}, which is compressed already" in _refusal(tmp_path / "out")
     assert checkpoint.load(tmp_path / "out", "cpu").recipe == vlm.recipe

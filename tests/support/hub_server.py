@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import parse_qs
 
 import pytest
 from huggingface_hub import constants
@@ -21,7 +22,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 class Hub:
     """``gated``: only requests with a token get files. ``breaks``: how many downloads of weights are cut off halfway;
     those of files whose names begin with ``broken`` always are. ``sent`` counts the bytes of files sent, ``asked``
-    names the files. ``kind``: models or datasets."""
+    names the files. ``kind``: models or datasets. ``commit``: the one that there is."""
 
     repo: str
     folder: Path
@@ -29,6 +30,7 @@ class Hub:
     breaks: int = 0
     broken: str = ""
     kind: str = "models"
+    commit: str = COMMIT
     url: str = ""
     sent: int = 0
     asked: list[str] = field(default_factory=list)
@@ -49,7 +51,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
 
         def _answer(self, body: bytes, status: int = 200, **headers: str) -> None:
             self.send_response(status)
-            for name, value in ({"Content_Length": str(len(body)), "X_Repo_Commit": COMMIT} | headers).items():
+            for name, value in ({"Content_Length": str(len(body)), "X_Repo_Commit": hub.commit} | headers).items():
                 self.send_header(name.replace("_", "-"), value)
             self.end_headers()
             if self.command == "GET":
@@ -60,12 +62,12 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
 
         def do_GET(self) -> None:
             path = self.path.partition("?")[0]
-            facts = f"/api/{hub.kind}/{hub.repo}/"
+            facts = f"/api/{hub.kind}/{hub.repo}"
             files = f"/{hub.repo}/resolve/" if hub.kind == "models" else f"/{hub.kind}/{hub.repo}/resolve/"
             if not path.startswith((facts, files)):
                 return self._refuse(404, "RepoNotFound")
             if path.startswith("/api/"):
-                return self._facts(*path.removeprefix(facts).split("/"))
+                return self._facts(*filter(None, path.removeprefix(facts).split("/")))
             name = path.removeprefix(files).partition("/")[2]  # after the revision
             if hub.gated and not self.headers.get("Authorization"):
                 return self._refuse(401, "GatedRepo")
@@ -73,23 +75,35 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
 
         do_HEAD = do_GET
 
-        def _facts(self, what: str, revision: str) -> None:
-            if revision not in ("main", COMMIT):
+        def do_POST(self) -> None:
+            """Facts about the paths in the body."""
+            body = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
+            rows = [_entry(hub, hub.folder / path) for path in body["paths"] if (hub.folder / path).exists()]
+            self._answer(json.dumps(rows).encode())
+
+        def _facts(self, what: str = "revision", revision: str = "main", *below: str) -> None:
+            if revision not in ("main", hub.commit):
                 return self._refuse(404, "RevisionNotFound")
             if what == "revision":
                 siblings = [{"rfilename": hub.name(f)} for f in hub.files()]
-                return self._answer(json.dumps({"id": hub.repo, "sha": COMMIT, "siblings": siblings}).encode())
-            rows = [
-                {"type": "file", "path": hub.name(f), "size": f.stat().st_size, "oid": _oid(f)} for f in hub.files()
-            ]
+                return self._answer(json.dumps({"id": hub.repo, "sha": hub.commit, "siblings": siblings}).encode())
+            folder = hub.folder.joinpath(*below)
+            if not folder.is_dir():
+                return self._refuse(404, "EntryNotFound")
+            found = folder.rglob("*") if "recursive=true" in self.path.lower() else folder.iterdir()
+            rows = [_entry(hub, path) for path in sorted(found)]
             return self._answer(json.dumps(rows).encode())
 
         def _file(self, file: Path) -> None:
+            if not file.is_file():
+                return self._refuse(404, "EntryNotFound")
             data, start = file.read_bytes(), 0
             headers = {"ETag": f'"{_oid(file)}"', "Accept_Ranges": "bytes"}
             if (span := self.headers.get("Range")) and self.command == "GET":
-                start = int(span.removeprefix("bytes=").partition("-")[0])
-                headers["Content_Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
+                first, _, last = span.removeprefix("bytes=").partition("-")
+                start, end = int(first), min(int(last or len(data)), len(data) - 1)
+                headers["Content_Range"] = f"bytes {start}-{end}/{len(data)}"
+                data = data[: end + 1]
             body = data[start:]
             headers["Content_Length"] = str(len(body))
             if self.command == "GET":
@@ -104,14 +118,20 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
+def _entry(hub: Hub, path: Path) -> dict[str, object]:
+    if path.is_dir():
+        return {"type": "directory", "path": hub.name(path), "oid": "0" * 40}
+    return {"type": "file", "path": hub.name(path), "size": path.stat().st_size, "oid": _oid(path)}
+
+
 def _oid(file: Path) -> str:
     return hashlib.sha1(file.read_bytes()).hexdigest()
 
 
 @contextmanager
-def serve(repo: str, folder: Path, kind: str = "models") -> Iterator[Hub]:
+def serve(repo: str, folder: Path, kind: str = "models", commit: str = COMMIT) -> Iterator[Hub]:
     """A running Hub that holds ``folder`` as the model, or of another kind, ``repo``."""
-    hub = Hub(repo, folder, kind=kind)
+    hub = Hub(repo, folder, kind=kind, commit=commit)
     server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(hub))
     hub.url = f"http://127.0.0.1:{server.server_address[1]}"
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -133,3 +153,9 @@ def connect(hub: Hub, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("DOWNLOAD_CHUNK_SIZE", 10_000),  # what an interruption loses
     ):
         monkeypatch.setattr(constants, name, value)
+    if hub.kind == "datasets":
+        monkeypatch.setattr("datasets.config.HF_ENDPOINT", hub.url)
+        monkeypatch.setattr(
+            "datasets.config.HUB_DATASETS_URL", hub.url + "/datasets/{repo_id}/resolve/{revision}/{path}"
+        )
+        monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", False)

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
 
 from PIL import Image
 
 from vlmcomp.api.argument_types import check_count, check_list, check_texts, shown
-from vlmcomp.data.calibration_data import CheckedSamples, load_calibration_file, open_calibration_samples
+from vlmcomp.compression.calibration_choice import CalibrationData
+from vlmcomp.data.calibration_set import CalibrationSet
 from vlmcomp.feedback import format_count
 from vlmcomp.recipe import Recipe
 from vlmcomp.results.answer import MAX_NEW_TOKENS
 
 ImageInput: TypeAlias = "str | Path | Image.Image"
-ANSWERS = ("given", "self")  # of calibration data
-CalibrationData: TypeAlias = "str | Path | Iterable[tuple[ImageInput, str, str]]"
 
 
 def check_length(max_new_tokens: int) -> None:
@@ -48,17 +47,8 @@ def parse_recipe(recipe: str | Recipe, steps: str | None = None) -> Recipe:
     return Recipe.parse(f"{recipe}/{steps}")
 
 
-def check_answers(answers: str, data: CalibrationData | None) -> None:
-    """Raises ``ValueError`` for a source of answers that does not exist, or that has no samples to answer."""
-    if answers not in ANSWERS:
-        raise ValueError(f"answers is {answers!r}: it must be {' or '.join(ANSWERS)}")
-    if answers == "self" and data is None:
-        raise ValueError('answers="self" needs calibration_data: images and questions to answer')
-
-
-def read_calibration(data: CalibrationData, bad_rows: str) -> CheckedSamples:
-    """The samples of a file or an iterable, and the rows that ``bad_rows="skip"`` left out."""
-    if isinstance(data, str | Path):
-        return load_calibration_file(data, bad_rows)
-    samples = check_list("calibration_data", data, "(image, question, answer), or a file of them")
-    return open_calibration_samples(samples, bad_rows)
+def check_calibration_data(data: CalibrationData | None) -> CalibrationData | None:
+    """``data``, if it is sources or samples; raises ``ValueError`` if it is neither."""
+    if data is None or isinstance(data, str | Path | CalibrationSet):
+        return data
+    return check_list("calibration_data", data, "(image, question, answer), or a file of them")

@@ -28,6 +28,8 @@ def benchmark(
     device: str | None = None,
     source: str | None = None,
     prompt_template: str | None = None,
+    calibration_data: str | Path | None = None,
+    answers: str = "given",
     results_dir: str | Path | None = None,
     progress: ShownProgress = "terminal",
 ) -> BenchmarkResult:
@@ -41,11 +43,13 @@ def benchmark(
         tasks: names of tasks (``vlmcomp bench --help`` lists them), or folders with a ``task.jsonl``.
         num_samples: questions of each task. Default: the number that each task defines.
         seed: selects the questions if there are more than ``num_samples``.
-        bad_rows: what to do with rows of your own tasks that cannot be used: ``"error"``, or ``"skip"``, which counts
-            them in the report. All are checked before the model is built.
+        bad_rows: what to do with rows of your own tasks and calibration data that cannot be used: ``"error"``, or
+            ``"skip"``, which counts them in the report. All are checked before the model is built.
         device: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``. Default: a GPU if there is one.
         source: folder or Hub id of the original weights, if they are not those of the model's authors.
         prompt_template: prompt that these weights were trained with, if it is not that of the model's authors.
+        calibration_data: sources to prune and round by, as for ``compress``.
+        answers: of the calibration data, as for ``compress``.
         results_dir: folder to write the report and the predictions to. Default: nothing is written.
         progress: called with a text and the fraction done, from 0 to 1; None shows nothing. Default: a bar on stderr
             with the time left, if that is a terminal.
@@ -64,9 +68,10 @@ def benchmark(
         4
     """
     refuse_empty(device=device, source=source, prompt_template=prompt_template, results_dir=results_dir)
+    refuse_empty(calibration_data=calibration_data)
     parsed = parse_recipe(recipe)
     check_progress(progress)
-    check_paths(source=source, results_dir=results_dir)
+    check_paths(source=source, results_dir=results_dir, calibration_data=calibration_data)
     check_texts(prompt_template=prompt_template)
     check_count("seed", seed)
     if num_samples is not None:
@@ -79,6 +84,8 @@ def benchmark(
         source=source,
         prompt_template=prompt_template,
         bad_rows=bad_rows,
+        calibration_data=None if calibration_data is None else str(calibration_data),
+        answers=answers,
     )
     _validate(parsed, config)
     if results_dir is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -12,17 +11,10 @@ import torch
 
 from vlmcomp import hardware
 from vlmcomp.api.argument_types import check_paths, check_progress, check_texts
-from vlmcomp.api.arguments import (
-    CalibrationData,
-    ImageInput,
-    check_answers,
-    check_batch,
-    check_length,
-    parse_recipe,
-    read_calibration,
-)
+from vlmcomp.api.arguments import ImageInput, check_batch, check_calibration_data, check_length, parse_recipe
 from vlmcomp.api.hub_checkpoint import download_checkpoint, upload_checkpoint
-from vlmcomp.compression import checkpoint, pipeline
+from vlmcomp.compression import checkpoint
+from vlmcomp.compression.calibration_choice import CalibrationData, choose_calibration
 from vlmcomp.compression.size import weight_bytes
 from vlmcomp.data.images import normalize_question, open_image
 from vlmcomp.feedback import ShownProgress, format_bytes, refuse_empty, shown_progress
@@ -31,8 +23,8 @@ from vlmcomp.models.vlm import VLM
 from vlmcomp.recipe import Recipe
 from vlmcomp.results.answer import Answer
 from vlmcomp.results.schema import PruningResult
+from vlmcomp.runtime import self_answers
 from vlmcomp.runtime.engine import Engine
-from vlmcomp.runtime.self_answers import with_own_answers
 
 
 class Model:
@@ -221,11 +213,11 @@ def compress(
     Args:
         recipe: what to do, such as ``"llava-shapes/glu30+int8"``, or a model name if ``steps`` are given.
         steps: pruning steps and precision, such as ``"glu30+int8"``.
-        calibration_data: samples to prune and round by: a JSON Lines file with ``image``, ``question`` and ``answer``,
-            or an iterable of such triples. Default: generated scenes of shapes. At least 2 samples; 256 or more are
-            better.
-        answers: ``"self"`` replaces the answers of the calibration data by those of the original model, which must
-            then fit on the device; its questions need no answers that are true. Default: ``"given"``.
+        calibration_data: what to prune and round by: an iterable of (image, question, answer), or sources with commas:
+            ``"mixture"`` (real images, the default of a model from the Hub), ``"shapes"`` (drawn scenes, that of a
+            bundled one), a JSON Lines file, a folder, ``"hub:OWNER/NAME"``. At least 2 samples; 256 are better.
+        answers: ``"self"`` lets the original model, which must then fit on the device, answer the questions; the data
+            need no answers then, and images without a question are described. Default: ``"given"``.
         bad_rows: what to do with rows of the calibration data that cannot be used: ``"error"``, or ``"skip"``, which
             counts them in ``Model.pruning``.
         device: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``. Default: a GPU if there is one.
@@ -257,30 +249,13 @@ def compress(
     check_progress(progress)
     check_paths(source=source)
     check_texts(prompt_template=prompt_template)
-    if calibration_data is not None and not parsed.needs_calibration:
-        raise ValueError(f"{parsed} removes nothing: calibration data is for recipes that prune, and for w4a16")
     hardware.usable_device(device)  # raises before any work if it does not exist
-    check_answers(answers, calibration_data)
-    samples, skipped = (None, []) if calibration_data is None else read_calibration(calibration_data, bad_rows)
+    data = check_calibration_data(calibration_data)
     with shown_progress(progress) as report:
-        if samples is not None and answers == "self":
-            original = replace(parsed, steps=(), precision="fp16")
-            dense = pipeline.compress(
-                original, device=device, source=source, prompt_template=prompt_template, progress=report
-            )
-            samples = with_own_answers(dense, samples)
-            del dense
-        vlm = pipeline.compress(
-            parsed,
-            device=device,
-            source=source,
-            prompt_template=prompt_template,
-            calibration_data=samples,
-            skipped_rows=len(skipped),
-            progress=report,
+        calibration = choose_calibration(parsed, data, answers=answers, bad_rows=bad_rows, progress=report)
+        vlm = self_answers.compress(
+            parsed, calibration, device=device, source=source, prompt_template=prompt_template, progress=report
         )
-    if answers == "self":
-        vlm.pruned = [replace(r, calibration=f"{r.calibration}, answers of the original model") for r in vlm.pruned]
     return Model(vlm)
 
 

@@ -31,4 +31,6 @@ def make_config(args: argparse.Namespace) -> BenchmarkConfig:
         random_weights=random,
         num_layers=args.layers,
         bad_rows=args.bad_rows,
+        calibration_data=args.calibration_data,
+        answers=args.answers,
     )

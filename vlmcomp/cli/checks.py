@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from vlmcomp import files
+from vlmcomp.data.calibration_source import GIVEN, parse_sources
 from vlmcomp.evaluation import extras
 from vlmcomp.models import registry
 from vlmcomp.models.source_check import RECIPE_FILE
@@ -18,11 +20,19 @@ def check_compress(args: argparse.Namespace) -> None:
     that does not exist, or a folder that is in use or cannot be written."""
     recipe = Recipe.parse(args.recipe)
     _check_weights(recipe, args)
-    if args.calibration_data and not recipe.needs_calibration:
-        raise ValueError(f"{recipe} prunes nothing: remove --calibration-data")
-    if args.calibration_data:
-        Path(args.calibration_data).stat()  # raises if it does not exist
+    _check_calibration(args, [recipe])
     files.check_new_folder(Path(args.out))
+
+
+def _check_calibration(args: argparse.Namespace, recipes: Sequence[Recipe]) -> None:
+    """Raises ``ValueError`` for calibration data that none of ``recipes`` needs, or that do not exist."""
+    if args.calibration_data is None and args.answers == GIVEN:
+        return
+    if not any(recipe.needs_calibration for recipe in recipes):
+        option = "--answers" if args.calibration_data is None else "--calibration-data"
+        raise ValueError(f"{', '.join(map(str, recipes))} prunes nothing: remove {option}")
+    if args.calibration_data is not None:
+        parse_sources(args.calibration_data)
 
 
 def _check_weights(recipe: Recipe, args: argparse.Namespace) -> None:
@@ -39,8 +49,12 @@ def check_ask(args: argparse.Namespace) -> None:
     checkpoint does not take."""
     folder = Path(args.recipe_or_folder)
     if not folder.is_dir():
-        _check_weights(_recipe_to_ask(args.recipe_or_folder), args)
+        recipe = _recipe_to_ask(args.recipe_or_folder)
+        _check_weights(recipe, args)
+        _check_calibration(args, [recipe])
         return
+    if args.calibration_data or args.answers != GIVEN:
+        raise ValueError(f"{folder} is compressed already: remove --calibration-data and --answers")
     for option, given in (("--source", args.source), ("--prompt-template", args.prompt_template)):
         if given is not None:
             raise ValueError(f"{folder} has weights and a prompt template of its own: remove {option}")
@@ -76,7 +90,8 @@ def check_doctor(args: argparse.Namespace) -> None:
 
 def check_bench(args: argparse.Namespace) -> None:
     """Raises ``ValueError`` for options that contradict each other, ``OSError`` for a folder that cannot be written."""
-    select_recipes(args)
+    recipes, _ = select_recipes(args)
+    _check_calibration(args, recipes)
     if args.quick and args.samples is not None:
         raise ValueError("--quick sets the number of samples: remove --samples")
     files.check_writable(Path(args.out))
@@ -95,6 +110,8 @@ def select_recipes(args: argparse.Namespace) -> tuple[list[Recipe], list[str]]:
         raise ValueError("--model requires --all: give recipes without --model, or add --all")
     if args.weights == "random" and (args.task or args.source or args.all):
         raise ValueError("--weights random answers no questions: give recipes, without --task, --source and --all")
+    if args.weights == "random" and (args.calibration_data or args.answers != GIVEN):
+        raise ValueError("random weights are worth no calibration: remove --calibration-data and --answers")
     models = [args.model] if args.model else grid.bundled_models()
     recipes = recipes or [recipe for model in models for recipe in grid.buildable_recipes(model)]
     if (args.source or args.prompt_template) and len({recipe.model for recipe in recipes}) > 1:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vlmcomp.data.bad_rows import BAD_ROWS, BadRow
+from vlmcomp.data.calibration_source import ANSWERS, GIVEN
 from vlmcomp.hardware import check_device_name
 from vlmcomp.results import store
 
@@ -80,6 +81,30 @@ def add_weights_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--source", help=text)
     text = r"prompt of these weights, such as 'USER: <image>\n{question} ASSISTANT:' (default: the model's own)"
     sub.add_argument("--prompt-template", metavar="TEXT", type=_unescape_newlines, help=text)
+
+
+class _JoinSources(argparse.Action):
+    """A repeated option is the same as its values with commas between them."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        earlier = getattr(namespace, self.dest, None)
+        setattr(namespace, self.dest, f"{earlier},{values}" if earlier else values)
+
+
+def add_calibration_options(sub: argparse.ArgumentParser) -> None:
+    """Adds ``--calibration-data``, ``--answers`` and ``--bad-rows``: what recipes that prune or round are built by."""
+    text = (
+        "what to prune and round by: mixture (real images, downloaded once), shapes (drawn scenes), a JSON Lines file "
+        "with image (a path), question and answer, a folder, or hub:OWNER/NAME@REVISION?config=C&split=S&image=I&"
+        "question=Q&answer=A; several by commas or by repeating, each with *WEIGHT (default: mixture, and shapes for "
+        "a bundled model)"
+    )
+    add_renamed(sub, "--calibration-data", "--calibration", metavar="SOURCE", action=_JoinSources, help=text)
+    text = "self: the original model answers the calibration questions, or describes images without one"
+    sub.add_argument("--answers", choices=ANSWERS, default=GIVEN, help=f"{text} (default: {GIVEN})")
+    add_bad_rows(sub)
 
 
 def add_bad_rows(sub: argparse.ArgumentParser) -> None:

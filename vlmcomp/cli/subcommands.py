@@ -9,7 +9,7 @@ from vlmcomp.cli.options import (
     RECIPE,
     LazyFunction,
     Subcommands,
-    add_bad_rows,
+    add_calibration_options,
     add_device,
     add_renamed,
     add_result_filters,
@@ -52,9 +52,7 @@ def _add_compress(subcommands: Subcommands) -> None:
     sub.add_argument("recipe", metavar="RECIPE", help=RECIPE)
     text = "new folder for the checkpoint, which from_pretrained of transformers can load"
     sub.add_argument("--out", required=True, metavar="DIR", help=text)
-    text = "calibration data for pruning: JSON Lines with image (a path), question and answer (default: drawn scenes)"
-    add_renamed(sub, "--calibration-data", "--calibration", metavar="FILE", help=text)
-    add_bad_rows(sub)
+    add_calibration_options(sub)
     add_weights_options(sub)
 
 
@@ -74,6 +72,7 @@ def _add_ask(subcommands: Subcommands) -> None:
     sub.add_argument("--question", required=True, metavar="TEXT", type=str)  # an empty one has a sentence of its own
     text = "maximum length of the answer (default: 64)"
     sub.add_argument("--max-new-tokens", type=int, default=64, metavar="N", help=text)
+    add_calibration_options(sub)
     add_weights_options(sub)
 
 
@@ -122,7 +121,7 @@ def _bench_options(sub: argparse.ArgumentParser) -> None:
     add_renamed(sub, "--bertscore-model", "--encoder", metavar="NAME", default="auto", help=text)
     add_results_folder(sub, "--out")
     sub.add_argument("--force", action="store_true", help="measure again even if a report exists")
-    add_bad_rows(sub)
+    add_calibration_options(sub)
     text = "only measure the latency again, of all recipes in alternation"
     add_renamed(sub, "--latency-only", "--retime", action="store_true", help=text)
     add_weights_options(sub)

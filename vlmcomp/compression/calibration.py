@@ -46,7 +46,11 @@ class TokenWeights:
     def for_batches(self, batches: Sequence[CalibrationBatch]) -> list[torch.Tensor]:
         """The weight of every token of every batch, each (B, T); 0 for padding and for image tokens not recorded."""
         starts = accumulate((len(batch.token_types) for batch in batches), initial=0)
-        return [self._for_types(batch.token_types, start) for batch, start in zip(batches, starts)]
+        by_type = (self._for_types(batch.token_types, start) for batch, start in zip(batches, starts))
+        return [
+            weight if batch.sample_weights is None else weight * batch.sample_weights[:, None]
+            for weight, batch in zip(by_type, batches)
+        ]
 
     def _for_types(self, token_types: torch.Tensor, first_row: int) -> torch.Tensor:
         """Each row starts at another image token: together they cover all positions, however they are batched."""
@@ -68,6 +72,7 @@ class CalibrationBatch:
             families).
         unpruned: the same batch with all image tokens, where some were pruned.
         kept_positions: (B, T) position of each token in ``unpruned``.
+        sample_weights: (B,) of each sequence in the statistics; all 1 by default.
     """
 
     hidden: torch.Tensor
@@ -76,6 +81,7 @@ class CalibrationBatch:
     deepstack_residuals: tuple[torch.Tensor | None, ...] = ()
     unpruned: CalibrationBatch | None = None
     kept_positions: torch.Tensor | None = None
+    sample_weights: torch.Tensor | None = None
 
     @property
     def dense(self) -> CalibrationBatch:
@@ -169,7 +175,10 @@ def capture_layer_inputs(model: PreTrainedModel, inputs: dict[str, Any], token_t
 
 @torch.no_grad()
 def calibration_batches(
-    vlm: VLM, samples: Iterable[tuple[Image.Image, str, str]], batch_size: int = BATCH_SIZE
+    vlm: VLM,
+    samples: Iterable[tuple[Image.Image, str, str]],
+    batch_size: int = BATCH_SIZE,
+    weights: Sequence[float] | None = None,
 ) -> list[CalibrationBatch]:
     """Decoder inputs of (image, question, answer) samples, in batches of like length.
 
@@ -177,6 +186,7 @@ def calibration_batches(
         vlm: encodes the samples and computes everything before the decoder.
         samples: the answers are part of the sequences, so the statistics cover generated tokens too.
         batch_size: sequences in a batch.
+        weights: of each sample in the statistics; equal ones by default.
 
     Raises:
         ValueError: fewer than ``MIN_SAMPLES`` samples, or one that is not an image, a question and an answer.
@@ -187,16 +197,19 @@ def calibration_batches(
             f"calibration needs at least {MIN_SAMPLES} samples of image, question and answer, not {len(rows)}"
         )
     lengths = _num_tokens(vlm, [f"{question} {answer}" for _, question, answer in rows])
-    rows = [rows[number] for number in sorted(range(len(rows)), key=lengths.__getitem__)]
+    order = sorted(range(len(rows)), key=lengths.__getitem__)
     batches = []
     for start in range(0, len(rows), batch_size):
-        images, questions, answers = map(list, zip(*rows[start : start + batch_size]))
+        numbers = order[start : start + batch_size]
+        images, questions, answers = map(list, zip(*(rows[number] for number in numbers)))
         batch, ids = _capture(vlm, images, questions, answers)
         token_pruner = visual_tokens.get_token_pruner(vlm.model)
         if token_pruner is not None:
             batch.kept_positions = token_pruner.kept_positions(ids)
             with token_pruner.disabled():
                 batch.unpruned, _ = _capture(vlm, images, questions, answers)
+        if weights is not None:
+            batch.sample_weights = torch.tensor([weights[number] for number in numbers])
         batches.append(batch)
     return batches
 

@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from transformers import PreTrainedModel, ProcessorMixin
 
-from vlmcomp.compression.calibration import CalibrationBatch, calibration_batches, text_batches
+from vlmcomp.compression.calibration import CalibrationBatch, TokenWeights, calibration_batches, text_batches
+from vlmcomp.compression.calibration_checks import check_calibration
 from vlmcomp.compression.layerwise import LayerCallbacks
 from vlmcomp.compression.pruning.pruner import PruningMethod, prune_decoder_
 from vlmcomp.compression.quantization.quantize import (
@@ -22,6 +23,7 @@ from vlmcomp.compression.quantization.quantize import (
 from vlmcomp.compression.quantization.rounding import gptq_rounding
 from vlmcomp.compression.shape_checks import check_shapes, gptq_group_size
 from vlmcomp.data.calibration_data import short_digest
+from vlmcomp.data.calibration_set import OWN_NAME
 from vlmcomp.feedback import ShownProgress, refuse_empty, shown_progress
 from vlmcomp.models import architecture, registry
 from vlmcomp.models.registry import ModelSpec
@@ -72,11 +74,14 @@ def prune_(
     check_shapes(model, parsed, "fp16", str(model.device))
     samples = _read_samples(calibration_data)
     batches = _calibration_batches(model, samples, processor, prompt_of)
+    method = method or PruningMethod()
+    rows = [] if isinstance(samples, torch.Tensor) else samples
+    notes = check_calibration(model, rows, batches, method.token_weights)
+    if rows:
+        notes += [OWN_NAME, short_digest(rows)]
     with shown_progress(progress) as show:
         pruned = prune_decoder_(model, parsed, batches, method, partial(show, f"pruning {steps}"))
-    if isinstance(samples, torch.Tensor):
-        return pruned
-    return [replace(result, calibration=f"{result.calibration}, {short_digest(samples)}") for result in pruned]
+    return [replace(result, calibration=", ".join([result.calibration, *notes])) for result in pruned]
 
 
 def quantize_(
@@ -132,7 +137,9 @@ def quantize_(
                 quantize(layer)
                 report(number / len(layers))
         else:
-            batches = _calibration_batches(model, _read_samples(calibration_data), processor, prompt_of)
+            samples = _read_samples(calibration_data)
+            batches = _calibration_batches(model, samples, processor, prompt_of)
+            check_calibration(model, [] if isinstance(samples, torch.Tensor) else samples, batches, TokenWeights())
             callbacks = LayerCallbacks(on_exit=quantize)
             prune_decoder_(model, (), batches, None, report, callbacks, gptq_rounding(gptq_group_size(model, ())))
     set_quantization_config(model, precision, model.dtype)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-from PIL import Image
 
 from vlmcomp.compression.calibration import calibration_batches, summarize
+from vlmcomp.compression.calibration_checks import check_calibration
+from vlmcomp.compression.calibration_choice import CalibrationData, choose_calibration
 from vlmcomp.compression.layerwise import LayerCallbacks
 from vlmcomp.compression.pruning.pruner import PruningMethod, prune_decoder_
 from vlmcomp.compression.quantization.quantize import (
@@ -22,9 +23,7 @@ from vlmcomp.compression.quantization.quantize import (
 from vlmcomp.compression.quantization.rounding import gptq_rounding
 from vlmcomp.compression.shape_checks import check_shapes, gptq_group_size
 from vlmcomp.compression.visual_tokens.pruner import attach_
-from vlmcomp.data.bad_rows import format_skipped
-from vlmcomp.data.calibration_data import short_digest
-from vlmcomp.data.drawn_samples import default_calibration_data
+from vlmcomp.data.calibration_set import CalibrationSet
 from vlmcomp.feedback import Progress
 from vlmcomp.hardware import usable_device
 from vlmcomp.models import architecture, registry
@@ -41,8 +40,7 @@ def compress(
     source: str | None = None,
     prompt_template: str | None = None,
     dense: DenseModel | None = None,
-    calibration_data: Iterable[tuple[Image.Image, str, str]] | None = None,
-    skipped_rows: int = 0,
+    calibration_data: CalibrationData | None = None,
     method: PruningMethod | None = None,
     progress: Progress | None = None,
 ) -> VLM:
@@ -54,9 +52,7 @@ def compress(
         source: folder or Hub id of the dense weights; the registry's by default.
         prompt_template: prompt that the dense weights were trained with; the registry's by default.
         dense: replaces loading; its model is modified.
-        calibration_data: (image, question, answer) samples to prune and round by; synthetic scenes of shapes by
-            default.
-        skipped_rows: number of rows of their file that could not be used, for the record.
+        calibration_data: what to prune and round by, as for ``choose_calibration``.
         method: how pruned units are selected and made up for.
         progress: called with a text and the fraction done.
 
@@ -69,13 +65,16 @@ def compress(
     report = progress or _no_progress
     spec = registry.with_prompt_template(registry.validate_recipe(recipe), prompt_template)
     start = time.perf_counter()
+    calibration = None
+    if recipe.needs_calibration:  # read before any weight is loaded
+        calibration = choose_calibration(recipe, calibration_data, progress=report)
     dense = dense or load(spec, source, report)
     check_shapes(dense.model, recipe.steps, recipe.precision, device)
     loader = SequentialLoader(dense.model, device, spec, float16_decoder=recipe.precision == "int8")
     loader.load_non_decoder()
     vlm = _uncompressed_vlm(dense, recipe, spec, loader.dtype)
-    if recipe.needs_calibration:
-        _prune(vlm, loader, calibration_data, skipped_rows, method, report)
+    if calibration is not None:
+        _prune(vlm, loader, calibration, method, report)
     else:
         _load_and_quantize_layers(vlm, loader, report)
     if recipe.precision != "fp16":
@@ -107,8 +106,7 @@ def _uncompressed_vlm(dense: DenseModel, recipe: Recipe, spec: registry.ModelSpe
 def _prune(
     vlm: VLM,
     loader: SequentialLoader,
-    calibration_data: Iterable[tuple[Image.Image, str, str]] | None,
-    skipped_rows: int,
+    calibration: CalibrationSet,
     method: PruningMethod | None,
     report: Progress,
 ) -> None:
@@ -116,18 +114,17 @@ def _prune(
     if vlm.recipe.visual_tokens_pruned:
         attach_(vlm.model, vlm.recipe.visual_tokens_pruned)
     report("calibrating", 0.1)
-    if calibration_data is None:
-        samples = default_calibration_data(vlm.spec.num_calibration_samples)
-    else:
-        samples = list(calibration_data)
-    batches = calibration_batches(vlm, samples)
+    batches = calibration_batches(vlm, calibration.samples, weights=calibration.weights)
+    method = method or PruningMethod()
+    note = "".join(
+        f", {part}" for part in check_calibration(vlm.model, calibration.samples, batches, method.token_weights)
+    )
     callbacks = _layer_callbacks(loader, vlm.recipe.precision)
     progress = _layer_progress(report, vlm.recipe)
     group_size = gptq_group_size(vlm.model, vlm.recipe.steps) if vlm.recipe.precision == W4A16 else None
     rounding = gptq_rounding(group_size) if group_size else None
     pruned = prune_decoder_(vlm.model, vlm.recipe.steps, batches, method, progress, callbacks, rounding)
-    note = ", drawn scenes" if calibration_data is None else f", {short_digest(samples)}"
-    note += f", {format_skipped(skipped_rows)}" if skipped_rows else ""
+    note += f", {calibration.description}"
     vlm.pruned = [replace(result, calibration=f"{result.calibration}{note}") for result in pruned]
     if group_size:
         vlm.quantization_backend += f", groups of {group_size}, calibrated on {summarize(batches)}{note}"

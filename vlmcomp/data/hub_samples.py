@@ -140,15 +140,15 @@ class HubSamples(Sequence[Sample]):
         """The sample of the row ``number``; raises ``ValueError`` if its columns are not as described."""
         columns = self._hub_task
         try:
-            answers = [_as_text(answer) for answer in _read_path(row, columns.answers)] if columns.answers else []
+            answers = [_as_text(answer) for answer in read_path(row, columns.answers)] if columns.answers else []
             if columns.answers and len(answers) < 2:
                 raise ValueError("fewer than two answers")
             if row[columns.id] is None:
                 raise ValueError("no id")
             return Sample(
                 id=str(row[columns.id]),
-                type=_as_text(_read_path(row, columns.type)) if columns.type else "question",
-                question=_as_text(_read_path(row, columns.question)).strip(),
+                type=_as_text(read_path(row, columns.type)) if columns.type else "question",
+                question=_as_text(read_path(row, columns.question)).strip(),
                 reference=self._reference(row, answers),
                 load_image=partial(self._images.load_image, self._image_row(number, row)),
                 references=tuple(answers),
@@ -159,7 +159,7 @@ class HubSamples(Sequence[Sample]):
 
     def _reference(self, row: dict[str, Any], answers: Sequence[str]) -> str:
         path = self._hub_task.reference
-        return _as_text(_read_path(row, path)) if path else majority_answer(answers)
+        return _as_text(read_path(row, path)) if path else majority_answer(answers)
 
     def _image_row(self, number: int, row: dict[str, Any]) -> int:
         column = self._hub_task.image_id
@@ -170,7 +170,7 @@ class HubSamples(Sequence[Sample]):
         return self._image_rows[row[column]]
 
 
-def _read_path(row: Any, path: str) -> Any:
+def read_path(row: Any, path: str) -> Any:
     """The field at a dotted ``path``: of a struct, or of each struct in a list."""
     value = row
     for name in path.split("."):

@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+TASK_FILE = "task.jsonl"  # in the folder of a task
+
 
 def read_lines(file: Path) -> list[tuple[int, str]]:
     """Number and text of each line of ``file`` that is not blank.

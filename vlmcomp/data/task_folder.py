@@ -14,12 +14,11 @@ from PIL import Image
 from vlmcomp import files
 from vlmcomp.data.bad_rows import BadRow, refuse
 from vlmcomp.data.images import has_text, open_image
-from vlmcomp.data.json_lines import parse_object, read_lines
+from vlmcomp.data.json_lines import TASK_FILE, parse_object, read_lines
 from vlmcomp.data.tasks import Sample, Task, find_unreadable, majority_answer
 from vlmcomp.data.unicode_text import escape, is_blank
 from vlmcomp.results.schema import EXACT_MATCH, VQA_ACCURACY
 
-TASK_FILE = "task.jsonl"
 _COLUMNS = "image, question and answer"
 
 

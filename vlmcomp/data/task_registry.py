@@ -6,7 +6,8 @@ from pathlib import Path
 
 from vlmcomp.data import easy_vqa, hub_tasks, shapes_vqa
 from vlmcomp.data.bad_rows import check_choice
-from vlmcomp.data.task_folder import TASK_FILE, task_from_folder
+from vlmcomp.data.json_lines import TASK_FILE
+from vlmcomp.data.task_folder import task_from_folder
 from vlmcomp.data.tasks import Task, check_images
 from vlmcomp.data.unicode_text import escape
 from vlmcomp.feedback import refuse_empty

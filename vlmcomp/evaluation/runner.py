@@ -11,7 +11,7 @@ from typing import Any
 from vlmcomp import files
 from vlmcomp.compression import checkpoint, pipeline, size
 from vlmcomp.data import calibration_data, task_registry
-from vlmcomp.evaluation import latency, quality
+from vlmcomp.evaluation import latency, provenance, quality
 from vlmcomp.evaluation.config import BenchmarkConfig
 from vlmcomp.evaluation.memory_tracker import MemoryTracker
 from vlmcomp.evaluation.provenance import PredictionLogFactory, collect_provenance
@@ -21,6 +21,7 @@ from vlmcomp.models.vlm import VLM
 from vlmcomp.recipe import Recipe
 from vlmcomp.results.schema import Latency, Memory, Quality, Report
 from vlmcomp.results.store import Predictions
+from vlmcomp.runtime import self_answers
 from vlmcomp.runtime.engine import Engine
 
 _RANDOM_CALIBRATION_SAMPLES = 32
@@ -79,8 +80,9 @@ def build_for_benchmark(
     """The VLM of ``recipe`` with the weights of ``config``. Random weights are pruned with few calibration samples:
     they contain nothing worth preserving."""
     if not config.random_weights:
-        return pipeline.compress(
+        return self_answers.compress(
             recipe,
+            provenance.calibration_set(recipe, config, progress),
             device=config.device,
             source=config.source,
             prompt_template=config.prompt_template,

@@ -26,6 +26,7 @@ from vlmcomp.evaluation.provenance import (
     benchmark_hardware,
     collect_provenance,
     delete_prediction_logs,
+    is_calibrated_alike,
     same_provenance,
     same_weights,
     weights_provenance,
@@ -146,10 +147,12 @@ def _check_no_task_is_lost(path: Path, recipe: Recipe, config: BenchmarkConfig) 
     except (OSError, ValueError):
         return
     others = set(stored.quality) - {task.name for task in config.load_tasks()}
-    if others and not same_provenance(stored, collect_provenance(recipe, config)):
+    same = same_provenance(stored, collect_provenance(recipe, config)) and is_calibrated_alike(stored, config)
+    if others and not same:
         raise ValueError(
-            f"{path} also contains {', '.join(sorted(others))}, measured by another version or on other weights or "
-            "settings: name those tasks too, give another folder with --out, or drop them with --force"
+            f"{path} also contains {', '.join(sorted(others))}, measured by another version, or on other weights, "
+            "settings or calibration data: name those tasks too, give another folder with --out, or drop them with "
+            "--force"
         )
 
 
@@ -219,7 +222,8 @@ def load_if_complete(path: Path, config: BenchmarkConfig) -> Report | None:
     weights = weights_provenance(Recipe.parse(report.recipe), config)
     same_timing = _timing_settings(report.latency) == (config.new_tokens, config.warmup, config.runs)
     has_scores = all(_has_scores(report, task, config) for task in config.load_tasks())
-    return report if same_weights(report, weights) and same_timing and has_scores else None
+    is_same = same_weights(report, weights) and same_timing and is_calibrated_alike(report, config)
+    return report if is_same and has_scores else None
 
 
 def _timing_settings(timings: Latency) -> tuple[int, int, int]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import astuple
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from vlmcomp.compression import checkpoint, pipeline
 from vlmcomp.compression.pruning.pruner import PruningMethod
 from vlmcomp.data import calibration_data
+from vlmcomp.data.calibration_mixture import MIXTURE
 from vlmcomp.feedback import Progress
 from vlmcomp.hardware import default_device
 from vlmcomp.models import download, registry, source_digest
@@ -42,15 +44,20 @@ def cache_key(recipe: Recipe, device: str, source: str | None = None) -> CacheKe
         "weights": revision or source_digest.weights_digest(folder),
         "settings": None if revision else source_digest.settings_digest(folder),
         "revision": revision,
-        "calibration": [spec.num_calibration_samples, calibration_data.CALIBRATION_SEED, astuple(PruningMethod())]
-        if recipe.needs_calibration
-        else None,
+        "calibration": [*_default_data(spec), astuple(PruningMethod())] if recipe.needs_calibration else None,
         "versions": {name: installed.get(name) for name in libraries},
         "build": variant_cache.BUILD_VERSION,
         "device": device.partition(":")[0],
         "dtype": str(compute_dtype(device, spec)),
     }
     return CacheKey(recipe, inputs)
+
+
+def _default_data(spec: registry.ModelSpec) -> list[Any]:
+    """What decides the default calibration data of a model."""
+    if spec.bundled:
+        return [spec.num_calibration_samples, calibration_data.CALIBRATION_SEED]
+    return [str(part) for part in MIXTURE]
 
 
 def get_or_build(

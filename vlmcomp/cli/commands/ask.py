@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 from vlmcomp import hardware
-from vlmcomp.cli.options import stderr_progress
-from vlmcomp.compression import checkpoint, pipeline
+from vlmcomp.cli.build import compress_as_told
+from vlmcomp.compression import checkpoint
 from vlmcomp.data.images import normalize_question, open_image
 from vlmcomp.feedback import format_count
 from vlmcomp.recipe import Recipe
@@ -24,13 +24,7 @@ def run(args: argparse.Namespace) -> None:
     if folder.is_dir():
         vlm = checkpoint.load(folder, args.device)
     else:
-        vlm = pipeline.compress(
-            Recipe.parse(args.recipe_or_folder),
-            device=args.device,
-            source=args.source,
-            prompt_template=args.prompt_template,
-            progress=stderr_progress(),
-        )
+        vlm = compress_as_told(Recipe.parse(args.recipe_or_folder), args)
     answer = Engine(vlm).generate(image, question, args.max_new_tokens)
     print(answer.text)
     speed = f"first token {answer.ttft_ms:.1f} ms, {answer.tokens_per_second:.1f} tokens/s"

@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vlmcomp import hardware
-from vlmcomp.cli.options import print_skipped, stderr_progress
-from vlmcomp.compression import checkpoint, pipeline
+from vlmcomp.cli.build import compress_as_told
+from vlmcomp.compression import checkpoint
 from vlmcomp.compression.size import count_parameters, weight_bytes
 from vlmcomp.compression.size_estimate import check_free_space
-from vlmcomp.data.calibration_data import load_calibration_file
 from vlmcomp.recipe import Recipe
 from vlmcomp.reporting.markdown import text_table
 from vlmcomp.results.schema import PruningResult
@@ -32,18 +31,7 @@ def run(args: argparse.Namespace) -> None:
     hardware.usable_device(args.device)  # raises before any work if that GPU does not exist
     if args.source is None:
         check_free_space(recipe, out)
-    file = args.calibration_data
-    samples, skipped = load_calibration_file(file, args.bad_rows) if file else (None, [])
-    print_skipped(skipped)
-    vlm = pipeline.compress(
-        recipe,
-        device=args.device,
-        source=args.source,
-        prompt_template=args.prompt_template,
-        calibration_data=samples,
-        skipped_rows=len(skipped),
-        progress=stderr_progress(),
-    )
+    vlm = compress_as_told(recipe, args)
     checkpoint.save(vlm, out)
     print(f"precision: {vlm.quantization_backend}, computed in {vlm.compute_dtype}")
     print(build_summary(recipe, vlm.pruned, weight_bytes(vlm.model), count_parameters(vlm.model)))

@@ -1,0 +1,29 @@
+"""Building a recipe as the options of a subcommand say."""
+
+from __future__ import annotations
+
+import argparse
+
+from vlmcomp.cli.options import print_skipped, stderr_progress
+from vlmcomp.compression.calibration_choice import choose_calibration
+from vlmcomp.models.vlm import VLM
+from vlmcomp.recipe import Recipe
+from vlmcomp.runtime import self_answers
+
+
+def compress_as_told(recipe: Recipe, args: argparse.Namespace) -> VLM:
+    """The model of ``recipe`` by the options of ``add_weights_options`` and ``add_calibration_options``; rows that are
+    skipped and progress go to stderr."""
+    progress = stderr_progress()
+    calibration = choose_calibration(
+        recipe, args.calibration_data, answers=args.answers, bad_rows=args.bad_rows, progress=progress
+    )
+    print_skipped(calibration.skipped if calibration else ())
+    return self_answers.compress(
+        recipe,
+        calibration,
+        device=args.device,
+        source=args.source,
+        prompt_template=args.prompt_template,
+        progress=progress,
+    )
