@@ -34,6 +34,12 @@ def test_sampled_text_is_the_seeds_and_leaves_the_callers_random_numbers_alone()
     assert not torch.equal(ids, sample_text(model, BATCH_SIZE + 1, 12, start_token=3, seed=2))
 
 
+def test_first_words_can_be_drawn_from_the_whole_vocabulary() -> None:
+    ids = sample_text(tiny_llava(), 256, 4, start_token=3, draws_first_word=True)
+    assert ids.shape == (256, 4) and (ids[:, 0] == 3).all()
+    assert len(ids[:, 1].unique()) > 80  # of 100; equal probabilities leave about 8 out
+
+
 def test_sampled_tokens_follow_the_models_distribution() -> None:
     model = tiny_llava()
     with torch.no_grad():
