@@ -11,7 +11,8 @@ from vlmcomp.data.questions import TYPES
 from vlmcomp.experiments import vqa_domains
 from vlmcomp.experiments.domain_tables import vqa_domain_table
 from vlmcomp.experiments.trial_log import DENSE
-from vlmcomp.experiments.vqa_domains import EASY, SCENES, SOURCES, TYPE_HALVES, calibration_samples, is_in_domain
+from vlmcomp.experiments.vqa_domains import SOURCES, calibration_samples
+from vlmcomp.experiments.vqa_kinds import EASY, SCENES, TYPE_HALVES, is_in_domain
 
 
 def test_the_halves_share_no_type() -> None:

@@ -7,8 +7,10 @@ from functools import cache
 import gradio as gr
 
 from vlmcomp.app import results
+from vlmcomp.experiments import domain_tables, trial_log, vqa_kinds
 from vlmcomp.feedback import format_count
 from vlmcomp.reporting import claims, grid, grouping, results_tables
+from vlmcomp.results import store
 
 _CLAIMS_TITLE = "### Claims of the original study"
 _METHOD = """
@@ -30,7 +32,8 @@ _METHOD = """
 - Results of different machines are never drawn on one axis. The bundled models are small models of real architectures,
   trained for this project: they show what each technique does, not what a 7B model gains on a GPU.
 - INT8 and INT4 of bitsandbytes save memory, but are often **slower** than FP16, here and on many GPUs.
-- Each recipe was pruned with one calibration set. For models that were not measured here, only estimates from their
+- Each recipe was pruned with one calibration set, whose questions resemble the test's. Asked other kinds of questions,
+  a pruned model loses more: the table below. For models that were not measured here, only estimates from their
   architecture are shown, and marked as such.
 """
 
@@ -47,10 +50,18 @@ def measured_machines() -> str:
 
 
 @cache
+def other_kinds() -> str:
+    """What pruned models keep of questions of other kinds than they were calibrated on; empty if never measured."""
+    logs = (trial_log.TrialLog(file).rows(vqa_kinds.PART) for file in sorted(store.PRECOMPUTED.glob("*/pruning.json")))
+    tables = list(filter(None, map(domain_tables.vqa_domain_table, logs)))
+    return "\n\n".join(["### Other questions than the calibration's", *tables]) if tables else ""
+
+
+@cache
 def study_claims() -> str:
     """The claims of the original study beside the results of the bundled models."""
     table = claims.claims_table(grid.bundled_models(), list(results.reports()), results.rows)
-    return f"{_CLAIMS_TITLE}\n\n{table}"
+    return f"{other_kinds()}\n\n{_CLAIMS_TITLE}\n\n{table}".strip()
 
 
 def build() -> gr.Markdown:

@@ -247,6 +247,8 @@ def _read_metadata(folder: Path) -> dict[str, Any]:
     data = json.loads((folder / FILE).read_text(encoding="utf-8"))
     try:
         prompt_template = data.get("prompt_template")
+        if not isinstance(data["recipe"], str):
+            raise TypeError("recipe")
         recipe = Recipe.parse(data["recipe"])
         if [result["step"] for result in data["pruned"]] != [str(step) for step in recipe.steps]:
             raise UnusableWeights(f"{FILE} says {recipe}, and lists other steps as pruned: copy or build it again")

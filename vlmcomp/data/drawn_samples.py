@@ -18,6 +18,7 @@ from PIL import Image
 from vlmcomp import files
 from vlmcomp.data import calibration_data, noun_phrases, questions, scenes
 from vlmcomp.data.calibration_data import CALIBRATION_SEED, CalibrationSample, synthetic_calibration_data
+from vlmcomp.feedback import format_count
 
 FOLDER = "calibration"  # in the cache folder
 _SOURCES = (calibration_data, noun_phrases, questions, scenes)  # the samples depend on their code
@@ -60,7 +61,7 @@ def _read(file: Path, count: int) -> list[CalibrationSample]:
     with np.load(file, allow_pickle=False) as arrays:  # verifies the checksums
         pixels, texts = arrays["pixels"], json.loads(arrays["texts"].tobytes())
     if not len(pixels) == len(texts) == count:
-        raise ValueError(f"it contains {len(pixels)} samples instead of {count}")
+        raise ValueError(f"it contains {format_count(len(pixels), 'sample')} instead of {count}")
     return [(Image.fromarray(image), question, answer) for image, (question, answer) in zip(pixels, texts)]
 
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from vlmcomp.experiments.trial_log import DENSE
-from vlmcomp.experiments.vqa_domains import is_in_domain
+from vlmcomp.experiments.vqa_kinds import is_in_domain
+from vlmcomp.feedback import format_count
 
 Row = dict[str, Any]
 
@@ -68,8 +69,8 @@ def vqa_domain_table(rows: Sequence[Row]) -> str:
         body.append([*key, *cells, *(_mean([_kept(row, dense, [kind]) for row in seeds], 1) for kind in kinds)])
     head = ["Step", "Method", "Calibrated on", "Other kinds", "Its own kinds", *kinds]
     lines = [head, ["---"] * 3 + ["---:"] * (len(head) - 3), *body]
-    asked = sum(kind["samples"] for kind in dense["kinds"].values())
-    title = f"**llava-shapes: exact match, % of dense, out of domain and in domain** ({asked:,} questions)"
+    asked = format_count(sum(kind["samples"] for kind in dense["kinds"].values()), "question")
+    title = f"**llava-shapes: exact match, % of dense, out of domain and in domain** ({asked})"
     return title + "\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 

@@ -15,6 +15,7 @@ from vlmcomp.experiments import (
     pruning_cost,
     pruning_quality,
     vqa_domains,
+    vqa_kinds,
 )
 from vlmcomp.experiments.trial_log import Trial, TrialLog, head_to_head, trial_grid
 from vlmcomp.results import store
@@ -32,7 +33,7 @@ EXPERIMENTS: dict[str, Callable[[int | None], Experiment]] = {  # given the numb
     "cost": pruning_cost.PruningCostExperiment,
     "language": language_model.LanguageModelExperiment,
     "domains": language_model.LanguageModelExperiment,
-    vqa_domains.PART: vqa_domains.VQADomainsExperiment,
+    vqa_kinds.PART: vqa_domains.VQADomainsExperiment,
     "peer": pruning_quality.PruningQualityExperiment,
     "shapes": pruning_quality.PruningQualityExperiment,
 }
@@ -64,7 +65,7 @@ def trials(part: str, seeds: Sequence[int] = SEEDS, device: str = "cpu") -> list
         return list(trial_grid(part, language_model.STEPS, language_model.SCORES, baselines, seeds[:1]))
     if part == language_model.DOMAINS:
         return list(language_model.domain_trials(baselines, seeds))
-    if part == vqa_domains.PART:
+    if part == vqa_kinds.PART:
         return list(vqa_domains.trials(seeds))
     if part == "speed":
         return decode_speed.trials(device)

@@ -288,11 +288,11 @@ def render(log: Mapping[str, Any], projected: dict[str, float], *, whole: bool) 
     }
     blocks = [
         caption({**log, "cells": rows}),
+        domain_tables.vqa_domain_table(part["vqa-domains"]),
+        domain_tables.domain_table(part["domains"]),
         quality_tables(part["shapes"], MEASURES if whole else HEADLINE),
         equal_bytes_table(part["shapes"]),
         head_to_head_tables(part["peer"]),
-        domain_tables.domain_table(part["domains"]),
-        domain_tables.vqa_domain_table(part["vqa-domains"]),
         perplexity_table(part["language"]),
         cost_table(part["cost"], projected),
         timing_table(part["timing"]),

@@ -20,15 +20,13 @@ from vlmcomp.data.easy_vqa import EasyVQA
 from vlmcomp.data.questions import TYPES, sample_question
 from vlmcomp.data.scenes import render_scene, sample_scene
 from vlmcomp.experiments.trial_log import DENSE, Trial, encode_flags
+from vlmcomp.experiments.vqa_kinds import EASY, PART, SCENES, TYPE_HALVES
 from vlmcomp.models import registry
 from vlmcomp.recipe import Recipe
 from vlmcomp.runtime.engine import Engine
 
-PART = "vqa-domains"
 MODEL = "llava-shapes"
 STEPS = ("glu30", "glu50", "heads25", "vis50")
-TYPE_HALVES = {"scenes, types A": TYPES[::2], "scenes, types B": TYPES[1::2]}
-SCENES, EASY = "scenes", "easy-vqa"
 SOURCES = (SCENES, EASY, f"{SCENES} + {EASY}", *TYPE_HALVES)
 NUM_QUESTIONS = {"shapes-vqa": 500, "easy-vqa": 300}
 BATCH_SIZE = 50
@@ -124,8 +122,3 @@ def trials(seeds: Sequence[int]) -> Iterator[Trial]:
                 yield Trial(PART, step, DEFAULT_SCORE, True, seed, source)
             if step.startswith("heads"):
                 yield Trial(PART, step, DEFAULT_SCORE, False, seed, SCENES)
-
-
-def is_in_domain(kind: str, calibration: str) -> bool:
-    """Whether the calibration held questions of this kind."""
-    return any(part == kind or (part == SCENES and kind in TYPE_HALVES) for part in calibration.split(" + "))

@@ -19,6 +19,7 @@ from transformers import (
 )
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
+from vlmcomp.feedback import format_count
 from vlmcomp.models.processor_files import check_processor_files
 
 _VIDEO = "video_processor"
@@ -157,8 +158,8 @@ def _complete_tokenizer_(tokenizer: PreTrainedTokenizerBase, config: PreTrainedC
     if pad is None or pad >= known or pad == image_token_id:
         if end is None or end >= known or end == image_token_id:
             raise ValueError(
-                "the tokenizer names neither a padding token nor an end token that the model knows: name one of its "
-                f"first {known} tokens, but not the image token, as pad_token in tokenizer_config.json"
+                "the tokenizer names neither a padding token nor an end token that the model knows: name a token "
+                f"with an id below {known}, but not the image token, as pad_token in tokenizer_config.json"
             )
         _log.warning(
             "the tokenizer names no padding token of the model: batches are padded with %s", tokenizer.eos_token
@@ -176,6 +177,6 @@ def _check_vocabulary(tokenizer: PreTrainedTokenizerBase, known: int) -> None:
     unknown = [t for t, token_id in tokenizer.get_vocab().items() if token_id >= known and t not in special]
     if unknown:
         raise ValueError(
-            f"the tokenizer has {len(unknown)} tokens that the model, which knows {known}, does not, such as "
-            f"{min(unknown)}: use the tokenizer of these weights, or weights whose embeddings were resized for it"
+            f"the tokenizer has {format_count(len(unknown), 'token')} that the model does not know, which has {known}, "
+            f"such as {min(unknown)}: use the tokenizer of these weights, or weights whose embeddings were resized for it"
         )

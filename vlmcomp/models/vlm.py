@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from vlmcomp.data.images import IMAGE_PLACEHOLDER
 from vlmcomp.data.unicode_text import clean
+from vlmcomp.feedback import format_count
 from vlmcomp.models.processor import special_tokens
 from vlmcomp.models.registry import ModelSpec
 from vlmcomp.recipe import Recipe
@@ -122,6 +123,6 @@ def check_length(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], new
     if limit is not None and prompt + new_tokens > limit:
         answer = f" and the answer up to {new_tokens}" if new_tokens else ""
         raise ValueError(
-            f"the prompt has {prompt} tokens{answer}, and the model takes {limit} in all: ask a shorter question"
-            f"{', allow fewer new tokens' if new_tokens else ''} or use a smaller image"
+            f"the prompt has {format_count(prompt, 'token')}{answer}, and the model takes {limit} in all: ask a "
+            f"shorter question{', allow fewer new tokens' if new_tokens else ''} or use a smaller image"
         )
