@@ -177,6 +177,6 @@ def _check_vocabulary(tokenizer: PreTrainedTokenizerBase, known: int) -> None:
     unknown = [t for t, token_id in tokenizer.get_vocab().items() if token_id >= known and t not in special]
     if unknown:
         raise ValueError(
-            f"the tokenizer has {format_count(len(unknown), 'token')} that the model does not know, which has {known}, "
-            f"such as {min(unknown)}: use the tokenizer of these weights, or weights whose embeddings were resized for it"
+            f"the tokenizer has {format_count(len(unknown), 'token')} that the model, which knows {known}, does not, "
+            f"such as {min(unknown)}: use the tokenizer of these weights, or weights with embeddings resized for it"
         )

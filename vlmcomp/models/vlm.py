@@ -123,6 +123,6 @@ def check_length(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], new
     if limit is not None and prompt + new_tokens > limit:
         answer = f" and the answer up to {new_tokens}" if new_tokens else ""
         raise ValueError(
-            f"the prompt has {format_count(prompt, 'token')}{answer}, and the model takes {limit} in all: ask a "
+            f"the prompt has {format_count(prompt, 'token')}{answer}, and the model takes {limit:,} in all: ask a "
             f"shorter question{', allow fewer new tokens' if new_tokens else ''} or use a smaller image"
         )
