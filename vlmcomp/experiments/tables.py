@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -232,9 +233,8 @@ def cost_table(rows: Sequence[Row], projected: dict[str, float]) -> str:
             f"{projected['moments_bytes'] / 1e6:.0f}",
         ]
     )
-    title = "**What removing 30 % of the GLU neurons costs**"
     head = ["Decoder", "Layer parameters", "Seconds", "Peak MB above the weights", "of which statistics and solving MB"]
-    return f"{title}\n\n{_markdown_table(head, body)}"
+    return f"**What removing 30 % of the GLU neurons costs**\n\n{_markdown_table(head, body)}"
 
 
 def timing_table(rows: Sequence[Row]) -> str:
@@ -282,10 +282,9 @@ def render(log: Mapping[str, Any], projected: dict[str, float], *, whole: bool) 
     rows = [row for row in log["cells"] if whole or row["part"] != "speed"]
     if not rows:
         return ""
-    part = {
-        name: [row for row in rows if row["part"] == name]
-        for name in ("shapes", "peer", "language", "domains", "vqa-domains", "cost", "timing", "speed")
-    }
+    part: defaultdict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        part[row["part"]].append(row)
     blocks = [
         caption({**log, "cells": rows}),
         domain_tables.vqa_domain_table(part["vqa-domains"]),
