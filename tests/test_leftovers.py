@@ -25,7 +25,8 @@ def hang(*args, **kwargs):
 transformers.ProcessorMixin.save_pretrained = hang
 """
 _COMPRESS = f"""
-import sys; from vlmcomp.cli.main import main
+import signal, sys; from vlmcomp.cli.main import main
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs without it
 {_HANG}
 sys.exit(main(["compress", "llava-shapes/fp16", "--out", sys.argv[1], "--device", "cpu"]))
 """

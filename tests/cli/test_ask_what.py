@@ -27,7 +27,7 @@ FOLDER = "there is no folder {}, and no model of that name: give a folder that '
         (["compress", "llava-shapes/int8", "--out", "x", "--source", "none"], "there is no such folder"),
         (
             ["compress", "llava-shapes/glu30+int8", "--out", "x", "--calibration-data", "none.jsonl"],
-            "none.jsonl: No such file",
+            "the calibration file none.jsonl cannot be read: there is no such file",
         ),
     ],
     ids=str,
