@@ -10,7 +10,8 @@ from typing import Any
 
 from vlmcomp.compression.pruning.importance import DEFAULT_SCORE
 from vlmcomp.experiments import domain_tables, speed_tables
-from vlmcomp.experiments.trial_log import DENSE, decode_flags
+from vlmcomp.experiments.domain_tables import mean_and_spread
+from vlmcomp.experiments.trial_log import DENSE, decode_flags, method_name
 from vlmcomp.feedback import format_count
 from vlmcomp.reporting.statistics import mcnemar_p_value, mean_interval
 
@@ -39,17 +40,8 @@ def _method(row: Row) -> tuple[str, bool]:
 
 
 def _method_title(method: tuple[str, bool]) -> str:
-    score, reconstruct = method
-    name = score + (" + least squares" if reconstruct else "")
+    name = method_name(*method)
     return f"**{name}**" if method == (DEFAULT_SCORE, True) else name
-
-
-def _mean_and_spread(values: Sequence[float]) -> str:
-    """Mean over the seeds, with half the range if there are several."""
-    if not values:
-        return "–"
-    spread = f" ±{(max(values) - min(values)) / 2:.1f}" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):.1f}{spread}"
 
 
 def _method_table(rows: list[Row], value: Callable[[Row], float]) -> str:
@@ -61,7 +53,7 @@ def _method_table(rows: list[Row], value: Callable[[Row], float]) -> str:
 
     methods = list(dict.fromkeys(_method(row) for row in rows))
     methods.sort(key=lambda method: -statistics.fmean(values(method, steps[0])))
-    body = [[_method_title(method), *(_mean_and_spread(values(method, step)) for step in steps)] for method in methods]
+    body = [[_method_title(method), *(mean_and_spread(values(method, step)) for step in steps)] for method in methods]
     return _markdown_table(["Method", *steps], body)
 
 
@@ -177,7 +169,7 @@ def equal_bytes_table(rows: Sequence[Row]) -> str:
             cells = [_method_title(method)]
             for step in pair:
                 values = [value(row) for row in rows if _method(row) == method and row["step"] == step]
-                cells.append(f"{step}: {_mean_and_spread(values)}")
+                cells.append(f"{step}: {mean_and_spread(values)}")
             body.append(cells)
     title = "**As many weights removed from the MLPs as from the attention: exact match, % of dense** (shapes-vqa)"
     return f"{title}\n\n{_markdown_table(['Method', 'MLP neurons', 'Heads'], body)}"

@@ -44,9 +44,14 @@ class Trial:
 
     @property
     def key(self) -> str:
-        how = self.score + (" + least squares" if self.reconstruct else "")
+        how = method_name(self.score, self.reconstruct)
         source = f", calibrated on {self.calibration}" if self.calibration else ""
         return f"{self.part} {self.step or 'dense'}: {how}{source}, seed {self.seed}"
+
+
+def method_name(score: str, reconstruct: bool) -> str:
+    """The score, and whether least squares compensate."""
+    return score + (" + least squares" if reconstruct else "")
 
 
 def trial_grid(

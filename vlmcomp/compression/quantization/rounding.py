@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import torch
 from torch import nn
 
+from vlmcomp.compression.layerwise import RoundLinears
 from vlmcomp.compression.quantization import gptq
 from vlmcomp.compression.row_scales import get_row_scales, set_row_scales
 
 
-def gptq_rounding(group_size: int) -> Callable[[Sequence[nn.Linear], torch.Tensor, torch.Tensor], None]:
-    """The ``RoundLinears`` of the layer walk: GPTQ with a scale for ``group_size`` inputs."""
+def gptq_rounding(group_size: int) -> RoundLinears:
+    """GPTQ with a scale for ``group_size`` inputs."""
     return partial(round_linears_, group_size=group_size)
 
 
