@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], VLM]:
         vlm = compress(Recipe(name), device="cpu", source=str(write(name, tmp_path_factory.mktemp(name) / "source")))
         vlm.model.float()
         vlm.compute_dtype = "float32"
+        vlm.spec = replace(vlm.spec, single_tile_on_cpu=False)  # as on a GPU
         return vlm
 
     return cache(load)

@@ -147,7 +147,7 @@ def _measure_quality(
 def _build_facts(engine: Engine) -> dict[str, Any]:
     """The fields of a ``Report`` that describe the built model."""
     vlm = engine.vlm
-    libraries = ", ".join(filter(None, (vlm.quantization_backend, engine.summary.kernel)))
+    libraries = ", ".join(filter(None, (vlm.quantization_backend, engine.summary.kernel, vlm.image_note)))
     return {
         "dtype_stored": vlm.storage_dtype,
         "dtype_computed": vlm.compute_dtype,

@@ -1,7 +1,8 @@
 """A published model's architecture at its true widths with random weights: for latency, memory and size, not answers.
 
-Nothing is downloaded. The processor is that of the bundled model of the same family, set to the real image size: it
-gives as many image tokens as the model's own, and fewer text tokens in a prompt.
+Nothing is downloaded. The processor is that of the bundled model of the same family, set to the real image size, or, for
+a family without one, the family's own class with the tokenizer of a bundled model: it gives as many image tokens as the
+model's own, and fewer text tokens in a prompt.
 """
 
 from __future__ import annotations
@@ -14,11 +15,15 @@ from accelerate import init_empty_weights
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
+    AutoTokenizer,
     GenerationConfig,
+    Idefics3Processor,
     PreTrainedConfig,
     PreTrainedModel,
     ProcessorMixin,
 )
+
+from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 
 from vlmcomp.feedback import format_count
 from vlmcomp.models import processor, registry
@@ -33,7 +38,9 @@ PROCESSOR_STANDINS = {
     "qwen2_vl": "qwen2-vl-shapes",
     "qwen2_5_vl": "qwen2-vl-shapes",
     "qwen3_vl": "qwen2-vl-shapes",
+    "idefics3": "llava-shapes",
 }  # family -> bundled model
+_MAX_TILES = 4  # a side, of an image that SmolVLM's processor cuts
 _DEPTHS = ("num_hidden_layers", "depth")
 _LAYER_INDICES = ("fullatt_block_indexes", "deepstack_visual_indexes")
 
@@ -42,8 +49,6 @@ def check_supported(spec: ModelSpec, num_layers: int | None = None) -> None:
     """Raises ``ValueError`` if random weights of ``spec`` make no sense, or ``num_layers`` is below one."""
     if spec.bundled:
         raise ValueError(f"{spec.name} comes with its weights: leave out --weights random")
-    if spec.family not in PROCESSOR_STANDINS:
-        raise ValueError(f"{spec.name} has no bundled model of its family whose processor could stand in for its own")
     if num_layers is not None and num_layers < 1:
         raise ValueError(f"a model needs at least one layer, not {num_layers}")
 
@@ -72,14 +77,14 @@ def random_weights_model(
     check_supported(spec, num_layers)
     config_dict = PUBLISHED_CONFIGS[spec.name] if config_dict is None else config_dict
     standin = registry.get_model_spec(PROCESSOR_STANDINS[spec.family]).name_or_path
-    standin_config = AutoConfig.from_pretrained(standin)
     config = AutoConfig.for_model(spec.family, **_truncate_depth(config_dict, num_layers))
-    _copy_token_ids(config, standin_config)
+    _copy_token_ids(config, AutoConfig.from_pretrained(standin))
+    adapted = _tiling_processor(config, standin) if spec.family == "idefics3" else _adapt_processor(spec, config, standin)
     with init_empty_weights(include_buffers=False):
         model: PreTrainedModel = AutoModelForImageTextToText.from_config(config)
     model.tie_weights()  # init_empty_weights unties them
     model.generation_config = GenerationConfig.from_pretrained(standin)
-    return DenseModel(model.eval(), _adapt_processor(spec, config, standin), None)
+    return DenseModel(model.eval(), adapted, None)
 
 
 def _truncate_depth(config: dict[str, Any], num_layers: int | None) -> dict[str, Any]:
@@ -114,4 +119,17 @@ def _adapt_processor(spec: ModelSpec, config: PreTrainedConfig, standin: str) ->
     else:
         shortest, longest = spec.min_max_pixels
         adapted.image_processor.size = {"shortest_edge": shortest, "longest_edge": longest}
+    return adapted
+
+
+def _tiling_processor(config: PreTrainedConfig, standin: str) -> ProcessorMixin:
+    """Idefics3's processor with the tokenizer of ``standin``; its special tokens are added, and known to ``config``."""
+    side = config.vision_config.image_size
+    images = Idefics3ImageProcessorPil(size={"longest_edge": _MAX_TILES * side}, max_image_size={"longest_edge": side})
+    tokenizer = AutoTokenizer.from_pretrained(standin)
+    tiles = [f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)]
+    tokenizer.add_tokens(["<global-img>", *tiles], special_tokens=True)
+    patches = (side // config.vision_config.patch_size) ** 2
+    adapted = Idefics3Processor(images, tokenizer, image_seq_len=patches // config.scale_factor**2)
+    config.image_token_id = adapted.image_token_id
     return adapted

@@ -28,6 +28,8 @@ class ModelSpec:
         gated: the license must be accepted on the Hub before downloading.
         min_max_pixels: bounds that images are scaled to, for models that take images of any size.
         needs_bfloat16: trained in bfloat16; activations may overflow in float16.
+        single_tile_on_cpu: on a CPU an image is read as one tile, scaled down, and not cut into up to 17: each tile
+            costs as much as the image, and the first answer of many tiles takes a minute.
     """
 
     name: str
@@ -44,6 +46,7 @@ class ModelSpec:
     gated: bool = False
     min_max_pixels: tuple[int, int] | None = None
     needs_bfloat16: bool = False
+    single_tile_on_cpu: bool = False
 
     @property
     def answer_separator(self) -> str:
@@ -74,6 +77,14 @@ class ModelSpec:
     @property
     def weights_origin(self) -> str:
         return "trained here" if self.bundled else "hub"
+
+    def image_settings(self, device: str) -> dict[str, bool]:
+        """What the processor is told about images on a type of device beside its own settings."""
+        return {"do_image_splitting": False} if self.single_tile_on_cpu and device == "cpu" else {}
+
+    def image_note(self, device: str) -> str:
+        """What ``image_settings`` mean, in words; empty if they are the processor's own."""
+        return "image read as one tile" if self.image_settings(device) else ""
 
 
 IMAGE_TOKENS = ("<image>", "<|image_pad|>")
@@ -143,6 +154,7 @@ def _smolvlm(size: str) -> ModelSpec:
         short_answer_prompt=_PHRASE,
         license="Apache-2.0",
         needs_bfloat16=True,
+        single_tile_on_cpu=True,
     )
 
 

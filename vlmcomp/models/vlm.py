@@ -71,6 +71,11 @@ class VLM:
         """``compute_dtype`` as a torch dtype."""
         return getattr(torch, self.compute_dtype)
 
+    @property
+    def image_note(self) -> str:
+        """How images are read, where that depends on the device; empty where it does not."""
+        return self.spec.image_note(self.device.type)
+
     def clean_texts(self, texts: Sequence[str]) -> list[str]:
         """The texts as the model is given them (``unicode_text.clean``), its special tokens replaced by spaces."""
         tokens = [*special_tokens(self.processor), IMAGE_PLACEHOLDER]
@@ -88,7 +93,7 @@ class VLM:
                 right.
         """
         prompts = [self.spec.prompt.replace("{question}", question) for question in self.clean_texts(questions)]
-        settings = _TEXT_SETTINGS | {"padding": len(prompts) > 1}
+        settings = _TEXT_SETTINGS | self.spec.image_settings(self.device.type) | {"padding": len(prompts) > 1}
         if answers is not None:
             answers = self.clean_texts(answers)
             settings |= {"padding": True, "padding_side": "right"}
