@@ -1,8 +1,8 @@
 """A published model's architecture at its true widths with random weights: for latency, memory and size, not answers.
 
-Nothing is downloaded. The processor is that of the bundled model of the same family, set to the real image size, or, for
-a family without one, the family's own class with the tokenizer of a bundled model: it gives as many image tokens as the
-model's own, and fewer text tokens in a prompt.
+Nothing is downloaded. The processor is that of the bundled model of the same family, set to the real image size, or the
+family's own class with the tokenizer of a bundled model: it gives as many image tokens as the model's own, and fewer text
+tokens in a prompt.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from transformers import (
     PreTrainedModel,
     ProcessorMixin,
 )
-
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 
 from vlmcomp.feedback import format_count
@@ -79,7 +78,10 @@ def random_weights_model(
     standin = registry.get_model_spec(PROCESSOR_STANDINS[spec.family]).name_or_path
     config = AutoConfig.for_model(spec.family, **_truncate_depth(config_dict, num_layers))
     _copy_token_ids(config, AutoConfig.from_pretrained(standin))
-    adapted = _tiling_processor(config, standin) if spec.family == "idefics3" else _adapt_processor(spec, config, standin)
+    if spec.family == "idefics3":
+        adapted = _tiling_processor(config, standin)
+    else:
+        adapted = _adapt_processor(spec, config, standin)
     with init_empty_weights(include_buffers=False):
         model: PreTrainedModel = AutoModelForImageTextToText.from_config(config)
     model.tie_weights()  # init_empty_weights unties them
