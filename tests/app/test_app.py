@@ -14,6 +14,7 @@ from vlmcomp.app import handlers, recommend_tab, results
 from vlmcomp.recipe import Recipe
 from vlmcomp.runtime.engine import Engine
 from vlmcomp.serving import backend, recorded, recording
+from vlmcomp.serving.examples import get_examples
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +99,7 @@ def test_where_nothing_runs_examples_are_answered_from_recordings(client: Client
     monkeypatch.setattr(handlers, "backend", backend.RecordedBackend)
     asked = ["llava-shapes/fp16", "llava-shapes/int8"]
     fp16 = Recipe.parse("llava-shapes/fp16")
-    for example in handlers.examples():
+    for example in get_examples():
         dense, other = client.predict(handle_file(example.image), example.question, asked, api_name="/compare")
         found = recorded.lookup([fp16], recorded.open_image(example.image), example.question)[fp16]
         assert dense["answer"] == found.answer.text and dense["recorded"].startswith("recorded on ")

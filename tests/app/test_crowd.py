@@ -14,7 +14,7 @@ import pytest
 from gradio_client import Client, handle_file
 
 from tests.support.served import process, served
-from vlmcomp.app import handlers
+from vlmcomp.serving.examples import get_examples
 
 ROOT = Path(__file__).resolve().parents[2]
 VISITORS, SECONDS = 64, 120
@@ -35,7 +35,7 @@ def server(tmp_path: Path) -> Iterator[tuple[str, psutil.Process]]:
 @pytest.mark.slow
 def test_64_visitors_for_two_minutes(server: tuple[str, psutil.Process]) -> None:
     url, running = server
-    examples = handlers.examples()
+    examples = get_examples()
     first = Client(url, verbose=False)
     wanted = {
         (e.name, card["recipe"]): card["answer"]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 
 from vlmcomp.app import api, handlers
+from vlmcomp.serving.examples import get_examples
 
 
 def test_a_failed_variant_has_no_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLMCOMP_BACKEND", "recorded")
     handlers.backend.cache_clear()
     try:
-        example = handlers.examples()[0]
+        example = get_examples()[0]
         recipes = ["llava-1.5-7b/fp16", "llava-1.5-7b/int8"]  # of which no answer is recorded
         records = api.compare(str(example.image), "Is there a fish in it?", recipes)
     finally:

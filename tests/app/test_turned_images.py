@@ -19,6 +19,7 @@ from tests.support.bad_images import encoded
 from tests.support.served import app
 from vlmcomp.app import handlers
 from vlmcomp.serving import backend
+from vlmcomp.serving.examples import get_examples
 
 RECIPE = "llava-shapes/fp16"
 
@@ -39,7 +40,7 @@ def photograph(kind: str) -> bytes:
     """An example with an alpha channel, turned by 90 degrees, and the EXIF data that say so."""
     exif = Image.Exif()
     exif[0x0112] = 6
-    image = Image.open(handlers.examples()[0].image).convert("RGBA").transpose(Image.Transpose.ROTATE_90)
+    image = Image.open(get_examples()[0].image).convert("RGBA").transpose(Image.Transpose.ROTATE_90)
     settings = {"lossless": True, "exact": True} if kind == "WEBP" else {}
     return encoded(image, kind, exif=exif.tobytes(), **settings)
 
@@ -51,13 +52,13 @@ def data_url(kind: str) -> str:
 def ask_file(url: str, kind: str, folder: Path) -> dict:
     file = folder / f"photo.{kind.lower()}"
     file.write_bytes(photograph(kind))
-    question = handlers.examples()[0].question
+    question = get_examples()[0].question
     return Client(url, verbose=False).predict(handle_file(file), question, [RECIPE], api_name="/compare")[0]
 
 
 def ask_http(url: str, kind: str, folder: Path) -> dict:
     image = {"url": data_url(kind), "meta": {"_type": "gradio.FileData"}}
-    sent = {"data": [image, handlers.examples()[0].question, [RECIPE]]}
+    sent = {"data": [image, get_examples()[0].question, [RECIPE]]}
     event = httpx.post(f"{url}gradio_api/call/compare", json=sent, timeout=60).json()["event_id"]
     lines = httpx.get(f"{url}gradio_api/call/compare/{event}", timeout=60).text.splitlines()
     return json.loads(lines[-2].removeprefix("data: "))[0][0]
@@ -72,7 +73,7 @@ def ask_agent(url: str, kind: str, folder: Path) -> dict:
             async with ClientSession(read, write) as session:
                 await session.initialize()
                 name = next(t.name for t in (await session.list_tools()).tools if t.name.endswith("compare"))
-                question = handlers.examples()[0].question
+                question = get_examples()[0].question
                 asked = {"image": data_url(kind), "question": question, "recipes": [RECIPE]}
                 return (await session.call_tool(name, asked)).content[0].text
 

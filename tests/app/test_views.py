@@ -31,6 +31,7 @@ from vlmcomp.reporting.recommend import required_memory
 from vlmcomp.results import store
 from vlmcomp.results.answer import Answer
 from vlmcomp.serving import recorded
+from vlmcomp.serving.examples import get_examples
 
 TASK = "shapes-vqa"
 HARDWARE = results.hardware()[0]
@@ -232,7 +233,7 @@ def test_a_card_says_where_it_comes_from_and_what_changed() -> None:
 
 
 def test_recorded_answers_are_there_before_any_model_is_asked() -> None:
-    for example, model in itertools.product(handlers.examples(), results.models_on(HARDWARE)):
+    for example, model in itertools.product(get_examples(), results.models_on(HARDWARE)):
         asked = handlers.default_variants(model)
         for card in handlers.recorded_first(example.image, example.question, asked).cards:
             image = recorded.open_image(example.image)
@@ -249,10 +250,10 @@ def test_every_offered_variant_and_example_exists() -> None:
         assert set(handlers.default_variants(model)) <= set(handlers.variants(model))
         for start in range(0, len(handlers.variants(model)), handlers.MAX_VARIANTS):
             handlers.parse_recipes(handlers.variants(model)[start : start + handlers.MAX_VARIANTS])
-    for example in handlers.examples():
+    for example in get_examples():
         Image.open(example.image).verify()
         assert example.question
-    assert sum(e.answer is not None for e in handlers.examples()) >= 4
+    assert sum(e.answer is not None for e in get_examples()) >= 4
 
 
 def test_a_drawn_scene_comes_with_its_answer() -> None:

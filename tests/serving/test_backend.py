@@ -15,12 +15,14 @@ import pytest
 import torch
 from PIL import Image
 
+from vlmcomp.data.images import open_image
 from vlmcomp.recipe import Recipe
 from vlmcomp.results.answer import MAX_NEW_TOKENS
 from vlmcomp.runtime.engine import Engine
 from vlmcomp.runtime.weight_sharing import storage_bytes
 from vlmcomp.serving import backend, recorded, recording
 from vlmcomp.serving.backend import HostResources, select_backend
+from vlmcomp.serving.examples import find_example, get_examples
 from vlmcomp.serving.local import LocalBackend
 from vlmcomp.serving.manager import ModelUnavailable
 from vlmcomp.serving.variant_cache import VariantCache
@@ -73,7 +75,8 @@ def test_recorded_answers_run_nothing_and_need_no_torch() -> None:
     code = """
 import sys
 from vlmcomp.app import handlers
-for e in handlers.examples():
+from vlmcomp.serving.examples import get_examples
+for e in get_examples():
     *_, last = handlers.compare(e.image, e.question, ["llava-shapes/int8", "llava-shapes/fp16"])
     assert [c.status for c in last.cards] == ["done", "done"] and not last.measurements, last
     assert all(c.answer.text and c.recorded.startswith("recorded on ") for c in last.cards), last
@@ -88,7 +91,8 @@ sys.exit(" ".join({"torch", "transformers", "bitsandbytes"} & set(sys.modules)) 
 
 
 def test_a_recorded_answer_is_found_by_pixels_and_question(tmp_path: Path) -> None:
-    file, question = recorded.examples()[0]
+    example = get_examples()[0]
+    file, question = example.image, example.question
     with Image.open(file) as image:
         found = recorded.lookup([INT8], image, question).get(INT8)
         assert found is not None and found.answer.finished and found.weight_bytes > 0 and found.date
@@ -102,8 +106,9 @@ def test_a_recorded_answer_is_found_by_pixels_and_question(tmp_path: Path) -> No
 def test_recorded_answers_are_those_of_the_model(built, tmp_path: Path) -> None:
     rows = recording.record_answers(Engine(built("llava-shapes/int8")), rounds=1)
     recorded.save(rows, "cpu", tmp_path)
-    for file, question in recorded.examples():
-        with Image.open(file) as image:
+    for example in get_examples():
+        question = example.question
+        with Image.open(example.image) as image:
             new, published = (
                 recorded.lookup([INT8], image, question, root)[INT8] for root in (tmp_path, recorded.store.PRECOMPUTED)
             )
@@ -156,7 +161,8 @@ def test_a_stream_holds_no_lock_that_others_need(
 
     _long(local, monkeypatch)
     monkeypatch.setattr(handlers, "backend", lambda: local)
-    file, question = recorded.examples()[0]
+    example = get_examples()[0]
+    file, question = example.image, example.question
     with closing(local.stream(INT8, samples[0][0], "Is there a star?")) as run:
         next(run)
         done: list[object] = []
@@ -259,3 +265,13 @@ def test_a_question_during_the_warm_up_is_answered() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == "True\n", done.stderr
+
+
+def test_photographs_are_asked_about_by_models_that_know_them() -> None:
+    shapes, photos = get_examples("llava-shapes"), get_examples("smolvlm-256m")
+    assert len(photos) >= 4 and not {e.name for e in shapes} & {e.name for e in photos}
+    credits = (photos[0].image.parent / "README.md").read_text()
+    for example in photos:
+        open_image(example.image)
+        assert example.question.endswith(("?", ".")) and f"`{example.image.name}`" in credits
+        assert find_example(example.name) == example

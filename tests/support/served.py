@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from vlmcomp.app import page
-from vlmcomp.serving.recorded import EXAMPLES_DIR
+from vlmcomp.serving.examples import EXAMPLES_DIR
 
 BLUE = EXAMPLES_DIR / "easy-vqa-6.png"  # easy-VQA's test image 6: a blue shape
 QUESTION = "What color is the shape? Answer with one word."

@@ -63,14 +63,15 @@ def main(budget: int, recipes: list[str]) -> None:
     from vlmcomp.data.images import open_image
     from vlmcomp.recipe import Recipe
     from vlmcomp.serving import backend, zerogpu
+    from vlmcomp.serving.examples import get_examples
     from vlmcomp.serving.manager import ModelUnavailable
-    from vlmcomp.serving.recorded import examples
 
     utils.self_cgroup_device_path = lambda: "/"
     _cpu_stands_in()
     name = backend.select_backend(os.environ, backend.host_resources())
     zero_gpu = zerogpu.ZeroGpuBackend([Recipe.parse(r) for r in recipes], budget)
-    file, question = examples()[0]
+    example = get_examples()[0]
+    file, question = example.image, example.question
     answers: dict[str, str] = {}
     failed: dict[str, str] = {}
     for recipe in map(Recipe.parse, recipes):

@@ -19,6 +19,7 @@ from vlmcomp.app.events import NO_PROGRESS, UNQUEUED
 from vlmcomp.data.images import open_image
 from vlmcomp.models import registry
 from vlmcomp.recipe import Recipe
+from vlmcomp.serving.examples import find_example, get_examples
 
 EXAMPLE_STRIP_JS = Path(__file__).with_name("strip.js").read_text(encoding="utf-8")
 NO_KNOWN_ANSWER: dict[str, str] = {}
@@ -69,12 +70,12 @@ def variant_choices(model: str) -> list[tuple[str, str]]:
     return [(Recipe.parse(v).name, v) for v in handlers.variants(model)]
 
 
-def example_strip() -> str:
-    """The examples as HTML buttons with their images."""
+def example_strip(model: str) -> str:
+    """The examples of a model as HTML buttons with their images."""
     buttons = "".join(
         f'<button type="button" data-name="{html.escape(e.name)}" aria-label="Example: {html.escape(e.question)}">'
         f'<img src="{data_uri(open_image(e.image))}" alt=""><span>{html.escape(_short(e.question))}</span></button>'
-        for e in handlers.examples()
+        for e in get_examples(model)
     )
     return f'<div class="strip" role="group" aria-label="Examples">{buttons}</div>'
 
@@ -89,7 +90,7 @@ def load_example(name: str | None) -> tuple[Any, Any, dict[str, str]]:
     Raises:
         ValueError: no such example.
     """
-    example = handlers.example(name)
+    example = find_example(name)
     if example is None:
         raise ValueError("there is no such example: choose one of those shown")
     known = {"example": example.name, "question": example.question, "answer": example.answer or ""}
@@ -155,11 +156,13 @@ def _run_again(
     yield from _ask(*last_inputs, live, progress)
 
 
-def _update_variants(model: str) -> Any:
-    return gr.CheckboxGroup(choices=variant_choices(model), value=handlers.default_variants(model))
+def _change_model(model: str) -> tuple[Any, str]:
+    """The variants and the examples of a model."""
+    variants = gr.CheckboxGroup(choices=variant_choices(model), value=handlers.default_variants(model))
+    return variants, example_strip(model)
 
 
-def _image_column() -> tuple[gr.Image, gr.HTML]:
+def _image_column(model: str) -> tuple[gr.Image, gr.HTML]:
     with gr.Column(scale=2, min_width=300):
         image = Upload(
             type="filepath",
@@ -169,8 +172,8 @@ def _image_column() -> tuple[gr.Image, gr.HTML]:
             label="Image",
             height=250,
         )
-        examples = gr.HTML(example_strip(), js_on_load=EXAMPLE_STRIP_JS, elem_id="examples")
-    return image, examples
+        strip = gr.HTML(example_strip(model), js_on_load=EXAMPLE_STRIP_JS, elem_id="examples")
+    return image, strip
 
 
 def _question_column(model: str) -> tuple[gr.Textbox, gr.Dropdown, gr.CheckboxGroup, dict[str, gr.Button]]:
@@ -201,7 +204,7 @@ def build(model: str, gpu: dict[str, Any]) -> CompareComponents:
     measurements = gr.State([])
     last_inputs = gr.State(None)
     with gr.Row(elem_classes="sides"):
-        image, examples = _image_column()
+        image, examples_strip = _image_column(model)
         question, models, variants, buttons = _question_column(model)
     answers = gr.HTML(cards.EMPTY, elem_id="cards")
     status = gr.Markdown(handlers.status(), elem_classes="status")
@@ -215,8 +218,8 @@ def build(model: str, gpu: dict[str, Any]) -> CompareComponents:
         buttons["again"].click(_run_again, [last_inputs, measurements], outputs, **run_options),
     )
     buttons["stop"].click(None, cancels=list(ask_events), **UNQUEUED)
-    models.input(_update_variants, models, variants, **UNQUEUED)
-    examples.select(_take_example, None, [image, question, known], **UNQUEUED)
+    models.input(_change_model, models, [variants, examples_strip], **UNQUEUED)
+    examples_strip.select(_take_example, None, [image, question, known], **UNQUEUED)
     buttons["surprise"].click(_random_scene, None, [image, question, known], **UNQUEUED)
     for event in (image.upload, image.clear):
         event(lambda: NO_KNOWN_ANSWER, None, known, **UNQUEUED)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -33,16 +31,6 @@ from vlmcomp.serving.local import import_libraries
 MAX_VARIANTS = 6
 _DEFAULT_VARIANTS = ("fp16", "int8", "int4", "glu30+fp16")
 _PRUNING_STEPS = ("glu10", "glu20", "glu30", "glu40", "glu50", "heads25", "heads50")
-
-
-@dataclass(frozen=True)
-class Example:
-    """A bundled image and question, with the correct answer if it is known."""
-
-    name: str
-    image: Path
-    question: str
-    answer: str | None = None
 
 
 @cache
@@ -225,20 +213,6 @@ def _live_measurement(recipe: Recipe, answer: Answer | None) -> LiveMeasurement:
     assert answer is not None
     decode = answer.decode_ms_per_token if answer.new_tokens > 1 else None
     return LiveMeasurement(recipe, answer.ttft_ms, decode, answer.total_ms, answer.new_tokens)
-
-
-def examples() -> list[Example]:
-    """The bundled examples."""
-    items = json.loads((recorded.EXAMPLES_DIR / "examples.json").read_text(encoding="utf-8"))
-    return [
-        Example(Path(i["image"]).stem, recorded.EXAMPLES_DIR / i["image"], i["question"], i.get("answer"))
-        for i in items
-    ]
-
-
-def example(name: str | None) -> Example | None:
-    """The bundled example of that name."""
-    return next((e for e in examples() if e.name == name), None)
 
 
 def random_scene(seed: int | None = None) -> tuple[Image.Image, str, str]:

@@ -14,6 +14,7 @@ from vlmcomp.recipe import Recipe
 from vlmcomp.reporting.grouping import list_tasks
 from vlmcomp.reporting.palette import COLORS
 from vlmcomp.reporting.recommend import GOALS, parse_bytes
+from vlmcomp.serving.examples import find_example
 
 VIEWS = ("compare", "explore", "choose", "about")
 
@@ -96,6 +97,12 @@ def _memory(text: str) -> str:
     return text
 
 
+def _example(text: str) -> str:
+    if find_example(text) is None:
+        raise ValueError(f"there is no example {text}")
+    return text
+
+
 def _question(text: str) -> str:
     return normalize_question(text)
 
@@ -103,7 +110,7 @@ def _question(text: str) -> str:
 _READERS: Mapping[str, Callable[[str], Any]] = {
     "view": _one_of(lambda: VIEWS),
     "model": _one_of(lambda: registry.MODELS),
-    "example": _one_of(lambda: {e.name for e in handlers.examples()}),
+    "example": _example,
     "question": _question,
     "hardware": _one_of(results.hardware),
     "families": _some_of(lambda: registry.MODELS),

@@ -1,8 +1,8 @@
 """A published model's architecture at its true widths with random weights: for latency, memory and size, not answers.
 
 Nothing is downloaded. The processor is that of the bundled model of the same family, set to the real image size, or the
-family's own class with the tokenizer of a bundled model: it gives as many image tokens as the model's own, and fewer text
-tokens in a prompt.
+family's own class with the tokenizer of a bundled model: it gives as many image tokens as the model's own, and fewer
+text tokens in a prompt.
 """
 
 from __future__ import annotations

@@ -20,7 +20,6 @@ from vlmcomp.recipe import Recipe
 from vlmcomp.results import provenance, store
 from vlmcomp.results.answer import Answer
 
-EXAMPLES_DIR = registry.ASSETS / "examples"
 FILE_NAME = "examples.json"
 _log = logging.getLogger(__name__)
 
@@ -43,12 +42,6 @@ class RecordedAnswer:
     def provenance(self) -> str:
         """Where and when it was recorded, in words."""
         return f"recorded on {self.hardware}, {self.date[:10]}"
-
-
-def examples() -> list[tuple[Path, str]]:
-    """Image and question of each bundled example."""
-    items = json.loads((EXAMPLES_DIR / "examples.json").read_text(encoding="utf-8"))
-    return [(EXAMPLES_DIR / item["image"], item["question"]) for item in items]
 
 
 def lookup(
