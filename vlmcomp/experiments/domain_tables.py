@@ -41,7 +41,8 @@ def domain_table(rows: Sequence[Row]) -> str:
     tokens = sum(text["held_out_tokens"] for text in dense["texts"].values())
     title = (
         "**SmolLM2-135M: perplexity as a multiple of the dense model's, out of domain and in domain** "
-        f"({tokens:,} held-out tokens, {dense['calibration_tokens']:,} to calibrate)"
+        f"({tokens:,} held-out tokens, {dense['calibration_tokens']:,} to calibrate, half as many "
+        "more where text is added)"
     )
     return f"{title}\n\n{markdown_table(head, body, left=3)}"
 

@@ -39,7 +39,7 @@ MIXED = f"{IN_DOMAIN} + {SELF_GENERATED}"
 DOCUMENT_SEPARATOR = "<|endoftext|>"
 SHORT_LENGTH = 64  # tokens of a sequence from a drawn first word
 BATCH_TOKENS = 4096
-NUM_DOMAIN_CALIBRATION = 96  # sequences of all sources together
+NUM_DOMAIN_CALIBRATION = 96  # sequences of the first source; of one that is added to it, half as many
 
 
 def is_installed() -> bool:
@@ -87,16 +87,18 @@ class LanguageModelExperiment:
         return {name: tokenize(name, self.tokenizer) for name in TEXTS}
 
     def calibration_batches(self, trial: Trial) -> list[CalibrationBatch]:
-        """Decoder inputs of the trial's sources, which have the same number of sequences each."""
-        sources = (trial.calibration or IN_DOMAIN).split(" + ")
-        count = self._num_sequences(trial) // len(sources)
-        parts = [part for source in sources for part in self._sequences(source, count, trial.seed)]
+        """Decoder inputs of the trial's sources."""
+        counts = self._num_sequences(trial).items()
+        parts = [part for source, count in counts for part in self._sequences(source, count, trial.seed)]
         batches = (text_batches(self.model, part, BATCH_TOKENS // part.shape[1]) for part in parts)
         return list(chain.from_iterable(batches))
 
-    def _num_sequences(self, trial: Trial) -> int:
+    def _num_sequences(self, trial: Trial) -> dict[str, int]:
+        """Sequences of each source."""
         most = NUM_CALIBRATION if trial.part == PART else NUM_DOMAIN_CALIBRATION
-        return min(self.num_samples or most, most)
+        count = min(self.num_samples or most, most)
+        first, *added = (trial.calibration or IN_DOMAIN).split(" + ")
+        return {first: count} | dict.fromkeys(added, count // 2)
 
     def _sequences(self, source: str, count: int, seed: int) -> list[torch.Tensor]:
         """As many tokens of ``source`` as ``count`` sequences have, in parts of equal length."""
@@ -125,7 +127,7 @@ class LanguageModelExperiment:
         found = {
             "real_percent": real_percent,
             "prune_seconds": seconds,
-            "calibration_tokens": self._num_sequences(trial) * SEQUENCE_LENGTH,
+            "calibration_tokens": sum(self._num_sequences(trial).values()) * SEQUENCE_LENGTH,
         }
         if trial.part == PART:
             held_out = self.texts[IN_DOMAIN].held_out

@@ -200,6 +200,7 @@ IMPORTANCE_SCORES: dict[str, Score] = {  # the keys are written to reports
     "random": random,
 }
 DEFAULT_SCORE = "second order"
+SCORES_BY_TARGETS = ("second order",)  # those that depend on the target outputs
 
 
 def select_units(score: str, units: PruningUnits) -> torch.Tensor:

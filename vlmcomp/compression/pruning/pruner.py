@@ -12,7 +12,7 @@ from vlmcomp.compression.activation_stats import ActivationStats
 from vlmcomp.compression.calibration import IMAGE, CalibrationBatch, TokenWeights, summarize
 from vlmcomp.compression.layerwise import LayerCallbacks, LayerEdit, RoundLinears, rounding_edits, run_layerwise
 from vlmcomp.compression.pruning.heads import plan_heads
-from vlmcomp.compression.pruning.importance import DEFAULT_SCORE, PruningUnits, select_units
+from vlmcomp.compression.pruning.importance import DEFAULT_SCORE, SCORES_BY_TARGETS, PruningUnits, select_units
 from vlmcomp.compression.pruning.mlp import plan_mlp
 from vlmcomp.compression.pruning.plan import PruningPlan, slice_linear
 from vlmcomp.compression.pruning.reconstruction import RIDGE, least_squares
@@ -135,7 +135,7 @@ def _edit(plan: PruningPlan, method: PruningMethod, round_linears: RoundLinears 
         if round_linears is not None:
             round_linears([plan.consumer(layer)], stats.gram[columns][:, columns], stats.mean[columns])
 
-    return LayerEdit(plan.consumer, apply)
+    return LayerEdit(plan.consumer, apply, has_targets=method.reconstruct or method.score in SCORES_BY_TARGETS)
 
 
 def _prune_layer_(
