@@ -76,19 +76,42 @@ def download_snapshot(
         The folder and the commit.
     """
     progress(f"looking up {repo_id}", 0.0)
-    try:
-        files: Any = snapshot_download(repo_id, revision=revision, dry_run=True, **file_filter)
-    except DryRunError as error:  # no network: use an earlier download if it is complete
-        if isinstance(error.__cause__, RepositoryNotFoundError):  # GatedRepoError is one
-            raise error.__cause__ from None
-        folder = Path(snapshot_download(repo_id, revision=revision, local_files_only=True, **file_filter))
-        return folder, folder.name
+    files = _look_up(repo_id, revision, file_filter)
+    if isinstance(files, Path):
+        return files, files.name
     check({file.filename for file in files}, files[0].commit_hash if files else "")
     commit = files[0].commit_hash
-    missing = sum(file.file_size for file in files if file.will_download)
-    _check_disk(repo_id, missing)
+    missing = _missing_bytes(repo_id, files)
     bar = _progress_bar(repo_id, missing, progress)
     return Path(snapshot_download(repo_id, revision=commit, tqdm_class=bar, **file_filter)), commit
+
+
+def missing_bytes(repo_id: str, revision: str | None, file_filter: dict[str, Any]) -> int:
+    """Bytes that ``download_snapshot`` would download now; 0 if all is there.
+
+    Raises:
+        ValueError: the disk has no room for them.
+        Exception: one of ``HUB_ERRORS``, as ``download_snapshot``.
+    """
+    files = _look_up(repo_id, revision, file_filter)
+    return 0 if isinstance(files, Path) else _missing_bytes(repo_id, files)
+
+
+def _look_up(repo_id: str, revision: str | None, file_filter: dict[str, Any]) -> Any:
+    """The files of a snapshot as the Hub lists them; without a network the folder of an earlier complete download."""
+    try:
+        return snapshot_download(repo_id, revision=revision, dry_run=True, **file_filter)
+    except DryRunError as error:
+        if isinstance(error.__cause__, RepositoryNotFoundError):  # GatedRepoError is one
+            raise error.__cause__ from None
+        return Path(snapshot_download(repo_id, revision=revision, local_files_only=True, **file_filter))
+
+
+def _missing_bytes(repo_id: str, files: Sequence[Any]) -> int:
+    """Bytes that are still to be downloaded, for which there is room on the disk."""
+    missing = sum(file.file_size for file in files if file.will_download)
+    _check_disk(repo_id, missing)
+    return missing
 
 
 def _check_disk(repo_id: str, missing: int) -> None:

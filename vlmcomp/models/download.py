@@ -12,7 +12,7 @@ from huggingface_hub.errors import (
 )
 
 from vlmcomp.feedback import Progress, refuse_empty
-from vlmcomp.hub import HUB_ERRORS, download_snapshot, raise_hub_error
+from vlmcomp.hub import HUB_ERRORS, download_snapshot, missing_bytes, raise_hub_error
 from vlmcomp.models.registry import ModelSpec
 from vlmcomp.models.source_check import check_source
 
@@ -58,6 +58,20 @@ def download_weights(spec: ModelSpec, source: str | None, progress: Progress) ->
         raise_hub_error(error, spec.name, repo_id, revision, gated=spec.gated and source is None)
     _check_folder(folder, spec, repo_id)
     return folder, commit
+
+
+def bytes_to_download(spec: ModelSpec) -> int:
+    """Bytes of the registry's weights of ``spec`` that are still to be downloaded; 0 if all are here.
+
+    Raises:
+        ValueError: one sentence on why they cannot be had: no network, no access, or no room on the disk.
+    """
+    if Path(spec.name_or_path).is_dir():
+        return 0
+    try:
+        return missing_bytes(spec.name_or_path, spec.revision, _FILE_FILTER)
+    except HUB_ERRORS as error:
+        raise_hub_error(error, spec.name, spec.name_or_path, spec.revision, gated=spec.gated)
 
 
 def check_hub_id(spec: ModelSpec, source: str | None) -> None:
