@@ -15,11 +15,12 @@ import pytest
 
 from tests.support import made_reports as made
 from vlmcomp import hardware
-from vlmcomp.evaluation import memory_tracker, sweep
+from vlmcomp.evaluation import memory_tracker, remeasure, sweep
 from vlmcomp.evaluation.config import BenchmarkConfig
 from vlmcomp.evaluation.provenance import merge_tasks
 from vlmcomp.recipe import Recipe
 from vlmcomp.results import store
+from vlmcomp.results.schema import Memory
 
 ROOT = Path(__file__).resolve().parents[2]
 FP16, INT4 = Recipe.parse("llava-shapes/fp16"), Recipe.parse("llava-shapes/int4")
@@ -82,7 +83,7 @@ def test_retiming_changes_the_times_alone(swept: tuple[Path, list[str]], tmp_pat
     before = {r.recipe: r for r in store.load_all(swept[0])}
     for report in before.values():
         store.save(report, store.load_predictions(report, swept[0]), tmp_path)
-    sweep.rerun_latency(
+    remeasure.rerun_latency(
         [FP16, INT4, Recipe.parse("llava-shapes/int8")], CONFIG, root=tmp_path
     )  # the last was never measured
     after = {r.recipe: r for r in store.load_all(tmp_path)}
@@ -91,8 +92,13 @@ def test_retiming_changes_the_times_alone(swept: tuple[Path, list[str]], tmp_pat
         assert report.latency.ttft_ms != before[name].latency.ttft_ms and len(report.latency.ttft_ms) == CONFIG.runs
         assert replace(report, latency=None, date="") == replace(before[name], latency=None, date="")
         assert store.load_predictions(report, tmp_path) == store.load_predictions(before[name], swept[0])
+    store.save(replace(before[str(INT4)], memory=Memory(1, 2, 3, "rss")), root=tmp_path)
+    (small,) = remeasure.rerun_memory([INT4], CONFIG, root=tmp_path)
+    assert small.memory.peak_build_bytes == 2 and small.quality == before[str(INT4)].quality
+    old = before[str(INT4)].memory
+    assert small.memory.peak_answer_bytes == pytest.approx(old.peak_answer_bytes, rel=0.1)
     with pytest.raises(ValueError, match="measure the recipes first"):
-        sweep.rerun_latency([Recipe.parse("llava-shapes/int8")], CONFIG, root=tmp_path)
+        remeasure.rerun_latency([Recipe.parse("llava-shapes/int8")], CONFIG, root=tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,8 @@ def _bench_options(sub: argparse.ArgumentParser) -> None:
     add_calibration_options(sub)
     text = "only measure the latency again, of all recipes in alternation"
     add_renamed(sub, "--latency-only", "--retime", action="store_true", help=text)
+    text = "only measure again the memory that answering takes"
+    sub.add_argument("--memory-only", action="store_true", help=text)
     add_weights_options(sub)
 
 

@@ -11,9 +11,11 @@ from typing import Any
 from vlmcomp import files
 from vlmcomp.compression import checkpoint, pipeline, size
 from vlmcomp.data import calibration_data, task_registry
+from vlmcomp.data.tasks import Sample
 from vlmcomp.evaluation import latency, provenance, quality
 from vlmcomp.evaluation.config import BenchmarkConfig
 from vlmcomp.evaluation.memory_tracker import MemoryTracker
+from vlmcomp.evaluation.memory_worker import measure_memory
 from vlmcomp.evaluation.provenance import PredictionLogFactory, collect_provenance
 from vlmcomp.feedback import Progress
 from vlmcomp.models import random_init, registry
@@ -54,11 +56,13 @@ def benchmark(
     peak_build_bytes = tracker.peak()
     loaded_bytes = tracker.current()
     # Before the first answer, which may repack INT4 weights.
-    model_size = size.measure(vlm, 0 if config.random_weights else _checkpoint_bytes(vlm, progress))
+    disk_bytes, saved_memory = (0, None) if config.random_weights else measure_saved(vlm, config, progress)
+    model_size = size.measure(vlm, disk_bytes)
     tracker.reset()
     engine = Engine(vlm)
     _answer_once(engine, config)
-    memory = Memory(loaded_bytes, peak_build_bytes, tracker.peak(), tracker.measure)
+    answering = saved_memory or (loaded_bytes, tracker.peak())
+    memory = Memory(answering[0], peak_build_bytes, answering[1], tracker.measure)
     timings = _measure_latency(engine, config, progress)
     scores, predictions = _measure_quality(engine, config, progress, prediction_log)
     facts = collect_provenance(recipe, config)
@@ -97,18 +101,28 @@ def build_for_benchmark(
     )
 
 
-def _checkpoint_bytes(vlm: VLM, progress: Progress) -> int:
-    """Bytes of the weights of a checkpoint of ``vlm``."""
+def measure_saved(vlm: VLM, config: BenchmarkConfig, progress: Progress) -> tuple[int, tuple[int, int] | None]:
+    """Bytes of the weights of a checkpoint of ``vlm``; and of the memory, loaded and at the peak of an answer, of a
+    fresh process that loads it. None on a GPU, whose allocations are counted exactly in this process."""
     progress("saving", 0.0)
     with files.temporary_folder(Path(tempfile.gettempdir())) as scratch:
         folder = scratch / "checkpoint"
         checkpoint.save(vlm, folder)
-        return sum(file.stat().st_size for file in folder.iterdir() if file.suffix in (".safetensors", ".bin"))
+        disk_bytes = sum(file.stat().st_size for file in folder.iterdir() if file.suffix in (".safetensors", ".bin"))
+        if vlm.device.type != "cpu":
+            return disk_bytes, None
+        progress("measuring memory", 0.0)
+        sample = _first_sample(config)
+        return disk_bytes, measure_memory(folder, sample.image, sample.question, config.new_tokens)
 
 
 def _answer_once(engine: Engine, config: BenchmarkConfig) -> None:
-    sample = task_registry.get_task(latency.TASK).sample(1, config.seed)[0]
+    sample = _first_sample(config)
     engine.generate(sample.image, sample.question, config.new_tokens, config.new_tokens)
+
+
+def _first_sample(config: BenchmarkConfig) -> Sample:
+    return task_registry.get_task(latency.TASK).sample(1, config.seed)[0]
 
 
 def _measure_latency(engine: Engine, config: BenchmarkConfig, progress: Progress) -> Latency:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -19,7 +19,6 @@ from tqdm import tqdm
 from vlmcomp import files
 from vlmcomp.compression import size_estimate
 from vlmcomp.data.tasks import Task
-from vlmcomp.evaluation import latency
 from vlmcomp.evaluation.config import BenchmarkConfig
 from vlmcomp.evaluation.provenance import (
     REPO,
@@ -31,15 +30,12 @@ from vlmcomp.evaluation.provenance import (
     same_weights,
     weights_provenance,
 )
-from vlmcomp.evaluation.runner import build_for_benchmark
 from vlmcomp.evaluation.worker import EXIT_CANNOT_WRITE, PROGRESS_PREFIX
-from vlmcomp.feedback import Progress
 from vlmcomp.models import random_init, registry
 from vlmcomp.recipe import Recipe
 from vlmcomp.reporting.summary import summary
-from vlmcomp.results import provenance, store
+from vlmcomp.results import store
 from vlmcomp.results.schema import Latency, Report
-from vlmcomp.runtime.engine import Engine
 
 LineCallback = Callable[[str], None]
 _DEFAULT_CONFIG = BenchmarkConfig()
@@ -82,7 +78,7 @@ def run(
                 if wait:
                     bar.set_postfix_str(f"{recipe.name}: another sweep is measuring it")
                 try:
-                    with _report_lock(store.report_path(slug, recipe, root), wait):
+                    with report_lock(store.report_path(slug, recipe, root), wait):
                         reports[recipe] = _load_or_measure(recipe, config, root, force, bar.set_postfix_str, log)
                 except Timeout:
                     continue
@@ -98,7 +94,7 @@ def _validate(recipes: Sequence[Recipe], config: BenchmarkConfig) -> None:
     config.validate()
 
 
-def _report_lock(path: Path, wait: bool) -> FileLock:
+def report_lock(path: Path, wait: bool) -> FileLock:
     """Lock of one report, which ends with its process. Raises ``Timeout`` on entry if another process has it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     return FileLock(path.with_name(f".{path.stem}.lock"), timeout=-1 if wait else 0)
@@ -154,58 +150,6 @@ def _check_no_task_is_lost(path: Path, recipe: Recipe, config: BenchmarkConfig) 
             "settings or calibration data: name those tasks too, give another folder with --out, or drop them with "
             "--force"
         )
-
-
-def rerun_latency(
-    recipes: Sequence[Recipe],
-    config: BenchmarkConfig = _DEFAULT_CONFIG,
-    *,
-    root: Path = store.PRECOMPUTED,
-    progress: Progress = lambda text, fraction: None,
-) -> list[Report]:
-    """Measure the latency of measured recipes again, interleaved and with all models in memory, and store it.
-
-    The rest of each report stays. Recipes without a complete report on this hardware are left out.
-
-    Args:
-        recipes: what is timed.
-        config: what the reports must have measured.
-        root: folder of the reports.
-        progress: called with what is being done and the fraction done.
-
-    Raises:
-        ValueError: none of the recipes has a report here.
-    """
-    slug = benchmark_hardware(config).slug
-    loaded = [load_if_complete(store.report_path(slug, recipe, root), config) for recipe in recipes]
-    reports = [report for report in loaded if report is not None]
-    if not reports:
-        raise ValueError(f"there is nothing to time again on {slug}: measure the recipes first")
-    files.check_writable(root)
-    engines = []
-    for report in reports:
-        progress(f"building {report.recipe}", 0.0)
-        engines.append(Engine(build_for_benchmark(Recipe.parse(report.recipe), config)))
-    timings = latency.time_interleaved(
-        engines,
-        new_tokens=config.new_tokens,
-        warmup=config.warmup,
-        runs=config.runs,
-        seed=config.seed,
-        progress=progress,
-    )
-    rooflines = [latency.compute_roofline(e.vlm, t.prompt_tokens) for e, t in zip(engines, timings)]
-    timings = [replace(t, floor=roofline) for t, roofline in zip(timings, rooflines)]
-    return [_store_latency(report, t, config, root) for report, t in zip(reports, timings)]
-
-
-def _store_latency(report: Report, timings: Latency, config: BenchmarkConfig, root: Path) -> Report:
-    path = store.report_path(report.hardware.slug, Recipe.parse(report.recipe), root)
-    with _report_lock(path, wait=True):
-        stored = load_if_complete(path, config) or report  # another sweep may have measured it again meanwhile
-        updated = replace(stored, latency=timings, date=provenance.utc_timestamp())
-        store.save(updated, store.load_predictions(stored, root), root)
-    return updated
 
 
 def load_if_complete(path: Path, config: BenchmarkConfig) -> Report | None:

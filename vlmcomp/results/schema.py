@@ -54,7 +54,11 @@ class Size:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes above the process's memory at the start: after loading, at the peak of compression and of generation."""
+    """Bytes above the process's memory at the start: after loading, at the peak of compression and of generation.
+
+    On a CPU, loading and generation are those of a fresh process that loads the saved checkpoint; with random weights
+    and in reports from before 2026-11-29, of the process that compressed.
+    """
 
     loaded_bytes: int
     peak_build_bytes: int

@@ -1,36 +1,38 @@
-"""``bench``: recipes measured, or only their latency again."""
+"""``bench``: recipes measured, or only their latency or memory again."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from vlmcomp.cli.bench_settings import make_config
 from vlmcomp.cli.checks import select_recipes
 from vlmcomp.cli.options import print_skipped, stderr_progress
-from vlmcomp.evaluation import sweep
+from vlmcomp.evaluation import remeasure, sweep
 from vlmcomp.evaluation.config import QUICK_SAMPLES, BenchmarkConfig
 from vlmcomp.feedback import format_count
 from vlmcomp.recipe import Recipe
 from vlmcomp.reporting import grid, markdown
 from vlmcomp.reporting.statistics import minimum_detectable_difference
 from vlmcomp.reporting.summary import summary
+from vlmcomp.results.schema import Report
 
 _CHANGED_SHARES = (0.02, 0.1)  # of the answers, as pruning and quantization change them
 
 
 def run(args: argparse.Namespace) -> int | None:
-    """Measures recipes, or only their latency again.
+    """Measures recipes, or only their latency or memory again.
 
     Returns:
         1 if a recipe failed.
     """
     recipes, models = select_recipes(args)
     config = make_config(args)
-    if args.latency_only:
-        _measure_latency_again(recipes, config, Path(args.out), keep_going=len(models) > 1)
+    if args.latency_only or args.memory_only:
+        again = remeasure.rerun_latency if args.latency_only else remeasure.rerun_memory
+        _measure_again(again, recipes, config, Path(args.out), keep_going=len(models) > 1)
         return 0
     if args.quick:
         print(_detectable_difference(QUICK_SAMPLES), file=sys.stderr)
@@ -47,29 +49,34 @@ def run(args: argparse.Namespace) -> int | None:
     return 1 if failed else 0
 
 
-def _measure_latency_again(recipes: Sequence[Recipe], config: BenchmarkConfig, root: Path, keep_going: bool) -> None:
-    """Times the recipes of each model in alternation, and prints one line a recipe.
+def _measure_again(
+    again: Callable[..., list[Report]],
+    recipes: Sequence[Recipe],
+    config: BenchmarkConfig,
+    root: Path,
+    keep_going: bool,
+) -> None:
+    """Measures the recipes of each model again, and prints one line a recipe.
 
     Args:
+        again: a function of ``remeasure``.
         recipes: of one or several models, with reports in ``root``.
         config: what was measured about them.
         root: folder of the reports.
         keep_going: print the error of a model and continue with the next one.
 
     Raises:
-        ValueError: a model cannot be timed, unless ``keep_going``.
+        ValueError: a model cannot be measured, unless ``keep_going``.
     """
     for model in dict.fromkeys(recipe.model for recipe in recipes):
         try:
-            timed = sweep.rerun_latency(
-                [r for r in recipes if r.model == model], config, root=root, progress=stderr_progress()
-            )
+            measured = again([r for r in recipes if r.model == model], config, root=root, progress=stderr_progress())
         except ValueError as error:
             if not keep_going:
                 raise
             print(f"{model}: {error}", file=sys.stderr)
             continue
-        for report in timed:
+        for report in measured:
             print(summary(report))
 
 
