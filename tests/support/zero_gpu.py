@@ -69,7 +69,7 @@ def main(budget: int, recipes: list[str]) -> None:
     utils.self_cgroup_device_path = lambda: "/"
     _cpu_stands_in()
     name = backend.select_backend(os.environ, backend.host_resources())
-    zero_gpu = zerogpu.ZeroGpuBackend([Recipe.parse(r) for r in recipes], budget)
+    zero_gpu = zerogpu.ZeroGpuBackend([Recipe.parse(r) for r in recipes], budget_bytes=budget)
     example = get_examples()[0]
     file, question = example.image, example.question
     answers: dict[str, str] = {}

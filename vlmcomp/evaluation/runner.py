@@ -13,9 +13,9 @@ from vlmcomp.compression import checkpoint, pipeline, size
 from vlmcomp.data import calibration_data, task_registry
 from vlmcomp.data.tasks import Sample
 from vlmcomp.evaluation import latency, provenance, quality
+from vlmcomp.evaluation.checkpoint_memory import measure_memory
 from vlmcomp.evaluation.config import BenchmarkConfig
 from vlmcomp.evaluation.memory_tracker import MemoryTracker
-from vlmcomp.evaluation.memory_worker import measure_memory
 from vlmcomp.evaluation.provenance import PredictionLogFactory, collect_provenance
 from vlmcomp.feedback import Progress
 from vlmcomp.models import random_init, registry

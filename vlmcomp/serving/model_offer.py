@@ -63,7 +63,7 @@ def find_offer(device: str, memory_bytes: int) -> ModelOffer | None:
         memory_bytes: for models.
     """
     from vlmcomp.compression.size_estimate import estimate_memory  # imports torch: the page is served without
-    from vlmcomp.models.download import bytes_to_download
+    from vlmcomp.models.download import bytes_to_download  # as do the weights' checks
 
     for name in CANDIDATES[device.partition(":")[0]]:
         if sum(estimate_memory(Recipe(name))) > _RESERVE * memory_bytes:

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from vlmcomp.compression import checkpoint
-from vlmcomp.evaluation.memory_worker import measure_memory
+from vlmcomp.evaluation.checkpoint_memory import measure_memory
 
 
 def test_pruned_and_quantized_models_need_no_more_than_the_dense_one(built: Callable, tmp_path: Path) -> None:
