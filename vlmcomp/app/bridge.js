@@ -51,7 +51,7 @@ const label = (plot) => {
     taken.push(box);
     text.setAttribute('x', box.x);
     text.setAttribute('y', box.y + height * 0.78);
-    text.addEventListener('click', () => trigger('select', { recipe: point.recipe }));
+    if (!plot.closest('.compact')) text.addEventListener('click', () => trigger('select', { recipe: point.recipe }));
     if (spot.far > 8) {
       const x = Math.min(Math.max(point.x, box.x), box.x + box.w), y = Math.min(Math.max(point.y, box.y), box.y + box.h);
       layer.prepend(make('line', { x1: point.x, y1: point.y, x2: x, y2: y }));
@@ -63,7 +63,7 @@ const hook = () => {
   for (const plot of document.querySelectorAll('.scatter .js-plotly-plot')) {
     if (plot.dataset.hooked || !plot.on) continue;
     plot.dataset.hooked = '1';
-    plot.on('plotly_click', (event) => {
+    if (!plot.closest('.compact')) plot.on('plotly_click', (event) => {
       const point = event.points.find((p) => p.customdata);
       if (point) trigger('select', { recipe: point.customdata[0] });
     });

@@ -11,6 +11,7 @@ from vlmcomp.feedback import format_bytes, format_count
 from vlmcomp.reporting.palette import COLORS
 from vlmcomp.results.answer import Answer
 
+_FASTEST_SHOWN = 2.0  # the factor of speed that fills its bar
 EMPTY = (
     '<div class="empty"><b>Answers appear here, side by side.</b><br>'
     "Choose an example or upload an image, ask a question, and compare answer, speed and size of each variant.</div>"
@@ -20,26 +21,29 @@ EMPTY = (
 def render(comparison: Comparison, known: str | None = None) -> str:
     """The cards side by side; ``known`` is the correct answer, if there is one."""
     baseline = next((c for c in comparison.cards if c.recipe == c.recipe.baseline), None)
-    cards = "".join(_card(card, baseline, known) for card in comparison.cards)
+    is_live = any(card.device for card in comparison.cards)
+    cards = "".join(_card(card, baseline, known, hides_times=is_live) for card in comparison.cards)
     answer = f'<p class="known">Known answer: <b>{html.escape(known)}</b></p>' if known else ""
     return f'{answer}<div class="cards" role="list" aria-live="polite">{cards}</div>'
 
 
-def _card(card: Card, baseline: Card | None, known: str | None) -> str:
+def _card(card: Card, baseline: Card | None, known: str | None, hides_times: bool) -> str:
+    """``hides_times``: of a recorded answer beside live ones, another machine's times would be taken for this one's."""
     done = card.status == "done" and not card.error
     state = "failed" if card.error else "done" if done else "stopped" if card.is_over else "working"
+    state += " recorded" if card.recorded else ""
     origin = _origin(card) if done or card.recorded else ""
     verdicts = _verdicts(card, known) if done else ""
     color = COLORS[card.recipe.technique]
     return (
         f'<article class="card {state}" role="listitem" style="--hue:{color}" '
         f'aria-label="{html.escape(str(card.recipe))}">'
-        f"<header><h3>{html.escape(card.recipe.name)}</h3><p>{html.escape(card.recipe.label)}</p></header>"
-        f"{_body(card, baseline)}{verdicts}{origin}</article>"
+        f"<header><h3>{html.escape(card.recipe.label)}</h3><p><code>{html.escape(card.recipe.name)}</code></p></header>"
+        f"{_body(card, baseline, hides_times and bool(card.recorded))}{verdicts}{origin}</article>"
     )
 
 
-def _body(card: Card, baseline: Card | None) -> str:
+def _body(card: Card, baseline: Card | None, hides_times: bool) -> str:
     if card.error:
         return f'<p class="failure" role="alert">{html.escape(card.status)}</p>'
     answer = card.answer
@@ -50,7 +54,8 @@ def _body(card: Card, baseline: Card | None) -> str:
         text = highlight_changes(baseline.answer.text, answer.text)
     if answer.is_cut:
         text += f"… <small>(cut at {format_count(answer.new_tokens, 'token')})</small>"
-    return f'<p class="answer">{text or "(empty answer)"}</p>{_measurements(card)}{_live_status(card)}'
+    measured = _measurements(card, baseline, hides_times)
+    return f'<p class="answer">{text or "(empty answer)"}</p>{measured}{_live_status(card)}'
 
 
 def _live_status(card: Card) -> str:
@@ -65,18 +70,42 @@ def _status(card: Card, prefix: str = "") -> str:
     return f'<p class="waiting">{prefix}{html.escape(card.status)}{"" if card.is_over else "…"}</p>'
 
 
-def _measurements(card: Card) -> str:
+def _measurements(card: Card, baseline: Card | None, hides_times: bool) -> str:
+    """Memory and speed against FP16 as bars, and the measured values below them."""
     answer = card.answer
     assert answer is not None
-    size = format_bytes(card.weight_bytes) if card.weight_bytes else "–"
-    rows = (
-        ("First token", f"{answer.ttft_ms:,.1f} ms"),
-        ("Speed", f"{answer.tokens_per_second:,.1f} tokens/s"),
-        ("Total", f"{answer.total_ms:,.1f} ms"),
-        ("Weights", size),
+    bars, values = [], []
+    if card.weight_bytes:
+        if baseline is not None and baseline.weight_bytes:
+            bars.append(_bar("Memory", card.weight_bytes / baseline.weight_bytes, 1))
+        values.append(f"{format_bytes(card.weight_bytes)} of weights")
+    if not hides_times:
+        if speedup := _speedup(card, baseline):
+            bars.append(_bar("Speed", speedup, _FASTEST_SHOWN))
+        values += [f"{answer.tokens_per_second:,.1f} tokens/s", f"first token {answer.ttft_ms:,.1f} ms"]
+    notes = "" if hides_times else _time_notes(answer)
+    return f'{"".join(bars)}<p class="values">{" · ".join(values)}</p>{notes}'
+
+
+def _speedup(card: Card, baseline: Card | None) -> float | None:
+    """Decoding speed as a factor of FP16's on the same machine; None if they do not compare, or an answer has no
+    second token."""
+    if baseline is None or baseline.machine != card.machine:
+        return None
+    answers = (card.answer, baseline.answer)
+    if not all(answer is not None and answer.finished and answer.new_tokens > 1 for answer in answers):
+        return None
+    ours, dense = (answer.decode_ms_per_token for answer in answers if answer is not None)
+    return dense / ours if ours else None
+
+
+def _bar(name: str, factor: float, full: float) -> str:
+    """A factor of FP16 as a bar that is full at ``full``; a tick marks 1x."""
+    width = 100 * min(1.0, factor / full)
+    return (
+        f'<p class="bar"><span>{name}</span><span class="track" style="--one:{100 / full:.0f}%">'
+        f'<i style="width:{width:.0f}%"></i></span><b>{factor:.2f}x</b></p>'
     )
-    items = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in rows)
-    return f"<dl>{items}</dl>{_time_notes(answer)}"
 
 
 def _time_notes(answer: Answer) -> str:
@@ -94,11 +123,11 @@ def _verdicts(card: Card, known: str | None) -> str:
     assert card.answer is not None
     chips = []
     if card.recipe == card.recipe.baseline:
-        chips.append(("plain", "FP16 baseline"))
+        chips.append(("plain", "the original"))
     elif card.agrees is None:
         chips.append(("plain", "add fp16 to compare"))
-    else:
-        chips.append(("same", "same as FP16") if card.agrees else ("differs", "changed from FP16"))
+    else:  # agreement is no quality: both may be wrong
+        chips.append(("plain", "= FP16's answer" if card.agrees else "≠ FP16's answer"))
     if known:
         is_correct = contains_answer(card.answer.text, known)
         chips.append(("same", "✓ right") if is_correct else ("differs", "✗ wrong"))
@@ -115,5 +144,5 @@ def _origin(card: Card) -> str:
     """Where the answer was computed, and why it is not live."""
     kind, sign = ("recorded", "◷") if card.recorded else ("live", "●")
     text = html.escape(card.recorded or f"live on {card.device}")
-    reason = f'<span class="why">{html.escape(card.reason)}</span>' if card.reason else ""
+    reason = "".join(f'<span class="why">{html.escape(text)}</span>' for text in (card.image_note, card.reason) if text)
     return f'<p class="badge {kind}"><span aria-hidden="true">{sign}</span> {text}</p>{reason}'

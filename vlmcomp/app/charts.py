@@ -72,6 +72,11 @@ def compact_figure(
     return _draw(compact_view(model, task, axis), live, highlighted_recipes, height=320, compact=True)
 
 
+def has_results(model: str) -> bool:
+    """Whether ``compact_figure`` has something to show."""
+    return any(model in results.models_on(slug) for slug in results.hardware())
+
+
 def compact_view(model: str, task: str | None = None, axis: str = "speed") -> ResultFilter:
     """What ``compact_figure`` shows."""
     slug = next((slug for slug in results.hardware() if model in results.models_on(slug)), None)

@@ -12,14 +12,13 @@ from typing import Any
 import gradio as gr
 from gradio.processing_utils import save_base64_to_cache
 
-from vlmcomp.app import cards, handlers
+from vlmcomp.app import cards, charts, handlers, offer, relative, variant_picker
 from vlmcomp.app.details import data_uri
 from vlmcomp.app.errors import user_errors
 from vlmcomp.app.events import NO_PROGRESS, UNQUEUED
 from vlmcomp.data.images import open_image
 from vlmcomp.models import registry
-from vlmcomp.recipe import Recipe
-from vlmcomp.serving.examples import find_example, get_examples
+from vlmcomp.serving.examples import Example, find_example, get_examples
 
 EXAMPLE_STRIP_JS = Path(__file__).with_name("strip.js").read_text(encoding="utf-8")
 NO_KNOWN_ANSWER: dict[str, str] = {}
@@ -60,16 +59,11 @@ class CompareComponents:
     image: gr.Image
     question: gr.Textbox
     model: gr.Dropdown
-    variants: gr.CheckboxGroup
+    variants: gr.Dropdown
     known_answer: gr.State
     measurements: gr.State
     status: gr.Markdown
     ask_events: tuple[Any, ...]
-
-
-def variant_choices(model: str) -> list[tuple[str, str]]:
-    """Label and recipe of each variant that a model offers."""
-    return [(Recipe.parse(v).name, v) for v in handlers.variants(model)]
 
 
 def example_strip(model: str) -> str:
@@ -95,8 +89,12 @@ def load_example(name: str | None) -> tuple[Any, Any, dict[str, str]]:
     example = find_example(name)
     if example is None:
         raise ValueError("there is no such example: choose one of those shown")
-    known = {"example": example.name, "question": example.question, "answer": example.answer or ""}
-    return open_image(example.image), example.question, known
+    return open_image(example.image), example.question, known_of(example)
+
+
+def known_of(example: Example) -> dict[str, str]:
+    """The value of ``CompareComponents.known_answer`` for an example."""
+    return {"example": example.name, "question": example.question, "answer": example.answer or ""}
 
 
 def _take_example(event: gr.EventData) -> tuple[Any, Any, dict[str, str]]:
@@ -142,6 +140,16 @@ def _begin(run: Run, *inputs: Any) -> tuple[Run, Any]:
     return Run(inputs or run.inputs), _show_recorded(inputs or run.inputs)
 
 
+def _preview(run: Run, *inputs: Any) -> tuple[Any, Any]:
+    """After a change of image, question or variants: ends ``run``, whose answers are to something else, and shows what
+    was recorded."""
+    if run.inputs is not None and run.inputs[:3] == inputs[:3]:  # it was asked before the page told of the change
+        return gr.skip(), gr.skip()
+    run.replaced = True
+    shown = _show_recorded(inputs)
+    return Run(), shown if isinstance(shown, str) else cards.EMPTY
+
+
 def _stop(run: Run) -> None:
     run.stopped = True
 
@@ -152,6 +160,8 @@ def _ask(run: Run, live: list[dict[str, Any]]) -> Iterator[tuple[Any, ...]]:
         if run.inputs is None:
             raise ValueError("there is no question to run again: ask one first")
         image, question, recipes, known = run.inputs
+        if len(recipes or ()) < handlers.MIN_VARIANTS:
+            raise ValueError(f"select {handlers.MIN_VARIANTS} to {handlers.MAX_VARIANTS} variants to compare")
         answers = handlers.compare(image, question, recipes, lambda: run.stopped or run.replaced)
         with closing(answers) as comparisons:
             for comparison in comparisons:
@@ -171,66 +181,91 @@ def _show_recorded(inputs: Any, stopped: bool = False) -> Any:
     return cards.render(handlers.stopped(comparison) if stopped else comparison, _known_answer(known or {}, question))
 
 
-def _change_model(model: str) -> tuple[Any, str]:
-    """The variants and the examples of a model."""
-    variants = gr.CheckboxGroup(choices=variant_choices(model), value=handlers.default_variants(model))
-    return variants, example_strip(model)
+def change_model(model: str) -> tuple[Any, ...]:
+    """What changes with the model: variants, examples, and what it knows; then its first example."""
+    spec = registry.get_model_spec(model)
+    variants = variant_picker.dropdown(model, handlers.default_variants(model))
+    return variants, example_strip(model), _knows(spec), *load_example(get_examples(model)[0].name)
 
 
-def _image_column(model: str) -> tuple[gr.Image, gr.HTML]:
+def _knows(spec: registry.ModelSpec) -> str:
+    """What a model cannot answer about, said where a photograph would be uploaded."""
+    if not spec.knows:
+        return ""
+    return f"**{spec.title}** is a small demo: it knows {spec.knows}, no photographs. For photos choose a real model."
+
+
+def _chart(model: str, recipes: Sequence[str], live: Sequence[dict[str, Any]] = ()) -> Any:
+    """The recorded results of a model with the selected variants marked; nothing for a model without any."""
+    if not charts.has_results(model):
+        return gr.Plot(visible=False)
+    figure = charts.compact_figure(model, None, recipes, relative.parse_live(live))
+    return gr.Plot(figure, visible=True)
+
+
+def _image_column(model: str, first: Example) -> tuple[gr.Image, gr.HTML, gr.Markdown]:
     with gr.Column(scale=2, min_width=300):
         image = Upload(
+            str(first.image),
             type="filepath",
             format="png",
             image_mode=None,
             sources=["upload", "webcam", "clipboard"],
             label="Image",
-            height=250,
+            height=210,
         )
+        knows = gr.Markdown(_knows(registry.get_model_spec(model)), elem_classes="note", elem_id="knows")
         strip = gr.HTML(example_strip(model), js_on_load=EXAMPLE_STRIP_JS, elem_id="examples")
-    return image, strip
+    return image, strip, knows
 
 
-def _question_column(model: str) -> tuple[gr.Textbox, gr.Dropdown, gr.CheckboxGroup, dict[str, gr.Button]]:
+def _question_column(
+    model: str, first: Example
+) -> tuple[gr.Textbox, gr.Dropdown, variant_picker.VariantPicker, dict[str, gr.Button]]:
     with gr.Column(scale=3, min_width=300):
-        question = gr.Textbox(label="Question", placeholder="What color is the shape?", max_lines=4, elem_id="question")
-        models = gr.Dropdown([(m.title, m.name) for m in registry.MODELS.values()], value=model, label="Model")
-        variants = gr.CheckboxGroup(
-            variant_choices(model),
-            value=handlers.default_variants(model),
-            label=f"Variants (up to {handlers.MAX_VARIANTS})",
-            elem_id="variants",
-        )
+        with gr.Row(equal_height=True):
+            question = gr.Textbox(
+                first.question,
+                label="Question",
+                placeholder="What is in the image?",
+                max_lines=4,
+                elem_id="question",
+                scale=3,
+                min_width=240,
+            )
+            titles = [(m.title, m.name) for m in registry.MODELS.values()]
+            models = gr.Dropdown(titles, value=model, label="Model", scale=2, min_width=180)
+        picker = variant_picker.build(model, handlers.default_variants(model))
         with gr.Row(elem_classes="actions"):
             buttons = {"ask": gr.Button("Ask", variant="primary", elem_id="ask", min_width=90)}
             for name, text in (("again", "Run again"), ("stop", "Stop"), ("surprise", "Surprise me")):
                 buttons[name] = gr.Button(text, elem_id=name, min_width=90)
-    return question, models, variants, buttons
+    return question, models, picker, buttons
 
 
 def build(model: str, live_options: dict[str, Any]) -> CompareComponents:
-    """Lays out the tab and connects its events.
+    """Lays out the tab, its first example answered by recordings, and connects its events.
 
     Args:
         model: the model that is selected at first.
         live_options: options of the events whose answers are live.
     """
-    known = gr.State(NO_KNOWN_ANSWER)
+    first = get_examples(model)[0]
+    known = gr.State(known_of(first))
     measurements = gr.State([])
     run = gr.State(Run())
+    offered = offer.build()
     with gr.Row(elem_classes="sides"):
-        image, examples_strip = _image_column(model)
-        question, models, variants, buttons = _question_column(model)
-    answers = gr.HTML(cards.EMPTY, elem_id="cards")
+        image, strip, knows = _image_column(model, first)
+        question, models, picker, buttons = _question_column(model, first)
+    recorded = _show_recorded((first.image, first.question, handlers.default_variants(model), known_of(first)))
+    answers = gr.HTML(recorded if isinstance(recorded, str) else cards.EMPTY, elem_id="cards")
+    shown = charts.compact_figure(model, None, handlers.default_variants(model))
+    chart = gr.Plot(shown, visible=charts.has_results(model), show_label=False, elem_classes="scatter compact")
     status = gr.Markdown(handlers.status(), elem_classes="status")
+    asked = [image, question, picker.chips, known]
     begun = (
-        gr.on(
-            [buttons["ask"].click, question.submit],
-            _begin,
-            [run, image, question, variants, known],
-            [run, answers],
-            **NO_PROGRESS,
-        ),
+        gr.on([buttons["ask"].click, question.submit], _begin, [run, *asked], [run, answers], **NO_PROGRESS),
         buttons["again"].click(_begin, run, [run, answers], **NO_PROGRESS),
     )
     # A press while another run is ending begins after it.
@@ -241,9 +276,23 @@ def build(model: str, live_options: dict[str, Any]) -> CompareComponents:
     for event in ask_events:
         event.failure(lambda run: _show_recorded(run.inputs, stopped=True), run, answers, **NO_PROGRESS)
     buttons["stop"].click(_stop, run, None, **UNQUEUED)
-    models.input(_change_model, models, [variants, examples_strip], **UNQUEUED)
-    examples_strip.select(_take_example, None, [image, question, known], **UNQUEUED)
+    changes = [image.change, question.change, picker.chips.change]
+    gr.on(changes, _preview, [run, *asked], [run, answers], trigger_mode="always_last", **NO_PROGRESS)
+    depending = [picker.chips, strip, knows, image, question, known]
+    picker.connect(models)
+    drawn = [models, picker.chips, measurements]
+    picker.chips.change(_chart, drawn, chart, **NO_PROGRESS)
+    for event in ask_events:
+        event.then(_chart, drawn, chart, **NO_PROGRESS)
+    models.input(change_model, models, depending, **UNQUEUED)
+    got = offered.got.success(lambda name: name or gr.skip(), offered.model, models, **UNQUEUED)
+    got.success(_change_to_offered, offered.model, depending, **UNQUEUED)
+    strip.select(_take_example, None, [image, question, known], **UNQUEUED)
     buttons["surprise"].click(_random_scene, None, [image, question, known], **UNQUEUED)
     for event in (image.upload, image.clear):
         event(lambda: NO_KNOWN_ANSWER, None, known, **UNQUEUED)
-    return CompareComponents(image, question, models, variants, known, measurements, status, ask_events)
+    return CompareComponents(image, question, models, picker.chips, known, measurements, status, ask_events)
+
+
+def _change_to_offered(model: str | None) -> Any:
+    return change_model(model) if model else (gr.skip(),) * 6

@@ -15,7 +15,6 @@ from vlmcomp.app.events import NO_PROGRESS
 from vlmcomp.app.relative import LiveMeasurement
 from vlmcomp.app.results import ResultFilter
 from vlmcomp.feedback import format_count
-from vlmcomp.recipe import Recipe
 from vlmcomp.reporting.palette import COLORS
 from vlmcomp.reporting.plot import Point
 from vlmcomp.reporting.recommend import parse_bytes, required_memory
@@ -114,7 +113,7 @@ def draw(*values: Any) -> tuple[Any, ...]:
     """New values of ``ExploreComponents.outputs``, from the filter, the opened recipe and the live measurements."""
     *filter_values, opened, live = values
     view = read_filter(*filter_values)
-    measured = [LiveMeasurement(**{**m, "recipe": Recipe.parse(m["recipe"])}) for m in live or ()]
+    measured = relative.parse_live(live)
     lines = tables.table(view)
     # every recipe of this machine, whatever the filter: a dropdown that shrinks while it is open fails in the browser
     names = [r.recipe for r in results.select(results.reports(), ResultFilter(view.hardware, axis="size")).shown]

@@ -26,11 +26,12 @@ from vlmcomp.results.answer import Answer
 from vlmcomp.runtime.vision_cache import VisionCache
 from vlmcomp.serving import recorded
 from vlmcomp.serving.backend import AnswerBackend, create_backend
-from vlmcomp.serving.local import import_libraries
 from vlmcomp.serving.waiting import Waiting
 
 MAX_VARIANTS = 6
-_DEFAULT_VARIANTS = ("fp16", "int8", "int4", "glu30+fp16")
+MIN_VARIANTS = 2  # that the page compares
+_DEFAULT_VARIANTS = ("fp16", "int4", "glu30+int4")
+_QUANTIZED = ("fp16", "int8", "int4")
 _PRUNING_STEPS = ("glu10", "glu20", "glu30", "glu40", "glu50", "heads25", "heads50")
 
 
@@ -48,16 +49,16 @@ def serve(model: str) -> None:
 @cache
 def backend() -> AnswerBackend:
     """The backend that answers on this machine, created once; on ZeroGPU by the main thread, before the launch."""
-    model = _Served.model
-    mlp = registry.get_model_spec(model).mlp
-    combined = (f"{model}/{mlp}30+int8", f"{model}/heads25+{mlp}30+int4")
-    return create_backend([Recipe.parse(text) for text in (*default_variants(model), *combined)])
+    return create_backend([Recipe.parse(text) for text in _fixed_variants(_Served.model)])
 
 
-def warm_up() -> None:
-    """Imports what the first live answer needs, so that no visitor waits for it."""
-    if backend().name == "local":
-        import_libraries()
+def _fixed_variants(model: str) -> list[str]:
+    """The recipes of a model that ZeroGPU loads; of a real model none that would have to be calibrated first."""
+    spec = registry.get_model_spec(model)
+    names = [*_QUANTIZED]
+    if spec.bundled:
+        names += [f"{spec.mlp}30+fp16", f"{spec.mlp}30+int4", f"{spec.mlp}30+int8", f"heads25+{spec.mlp}30+int4"]
+    return [f"{model}/{name}" for name in names]
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ class Card:
         device: what computed a live answer.
         recorded: where and when a recorded answer was computed; empty for a live one.
         reason: why a recorded answer is shown instead of a live one.
+        image_note: how the image was read, where that is less than the model could see.
     """
 
     recipe: Recipe
@@ -85,6 +87,12 @@ class Card:
     device: str = ""
     recorded: str = ""
     reason: str = ""
+    image_note: str = ""
+
+    @property
+    def machine(self) -> str:
+        """What computed the answer; only times of one machine compare."""
+        return self.device or self.recorded.rpartition(", ")[0]  # without the date
 
     @property
     def is_over(self) -> bool:
@@ -113,9 +121,10 @@ def variants(model: str) -> list[str]:
 
 
 def default_variants(model: str) -> list[str]:
-    """The recipes of a model that are selected when the page opens."""
-    mlp = registry.get_model_spec(model).mlp
-    return [f"{model}/{name.replace('glu', mlp)}" for name in _DEFAULT_VARIANTS]
+    """The recipes of a model that are selected when the page opens; of a real model none that needs calibration."""
+    spec = registry.get_model_spec(model)
+    names = _DEFAULT_VARIANTS if spec.bundled else _QUANTIZED
+    return [f"{model}/{name.replace('glu', spec.mlp)}" for name in names]
 
 
 def parse_recipes(texts: Sequence[str] | None) -> list[Recipe]:
@@ -224,7 +233,8 @@ def _live_cards(recorded_card: Card, picture: Image.Image, text: str, vision_cac
                 yield replace(recorded_card, status=answer.text)
             else:
                 status = "done" if answer.finished else "answering"
-                yield Card(recipe, status, answer, backend().weight_bytes(recipe), device=device())
+                card = Card(recipe, status, answer, backend().weight_bytes(recipe), device=device())
+                yield replace(card, image_note=registry.get_model_spec(recipe.model).image_note(device_type()))
 
 
 def _fallback_card(recorded_card: Card, reason: str) -> Card:
@@ -255,6 +265,11 @@ def random_scene(seed: int | None = None) -> tuple[Image.Image, str, str]:
     scene = sample_scene(rng)
     question = sample_question(rng, scene)
     return render_scene(scene), question.text, question.answer
+
+
+def device_type() -> str:
+    """ "cpu" or "cuda": what computes the answers."""
+    return hardware.get_hardware(None).device
 
 
 @cache

@@ -13,7 +13,18 @@ from typing import Any
 import gradio as gr
 from starlette.middleware import Middleware
 
-from vlmcomp.app import about_tab, api, compare_tab, explore_tab, handlers, permalink, recommend_tab, results
+from vlmcomp.app import (
+    about_tab,
+    api,
+    compare_tab,
+    explore_tab,
+    handlers,
+    permalink,
+    real_models,
+    recommend_tab,
+    results,
+    variant_picker,
+)
 from vlmcomp.app.compare_tab import CompareComponents
 from vlmcomp.app.events import NO_PROGRESS
 from vlmcomp.app.explore_tab import ExploreComponents
@@ -185,8 +196,7 @@ def _restore_form(link: Link) -> tuple[Any, ...]:
     if link.example:
         image, example_question, known = compare_tab.load_example(link.example)
         question = question or example_question
-    choices = compare_tab.variant_choices(link.model)
-    variants = gr.CheckboxGroup(choices=choices, value=permalink.variants_of(link))
+    variants = variant_picker.dropdown(link.model, permalink.variants_of(link))
     return link.model, variants, image, question, known
 
 
@@ -277,7 +287,7 @@ def launch(page: gr.Blocks, host: str, port: int | None, share: bool) -> None:
             raise
         print(f"The share link could not be created ({type(error).__name__}); serving locally only.")
         page.launch(share=False, **options)
-    threading.Thread(target=handlers.warm_up, daemon=True).start()  # before the first question
+    threading.Thread(target=real_models.warm_up, daemon=True).start()  # before the first question
     page.block_thread()
 
 

@@ -6,8 +6,9 @@ No Gradio and no Plotly here.
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from vlmcomp.app import results
 from vlmcomp.app.results import ResultFilter
@@ -30,6 +31,11 @@ class LiveMeasurement:
     decode_ms_per_token: float | None
     total_ms: float
     new_tokens: int
+
+
+def parse_live(rows: Sequence[Mapping[str, Any]] | None) -> list[LiveMeasurement]:
+    """Measurements from what ``gr.State`` stores of them."""
+    return [LiveMeasurement(**{**row, "recipe": Recipe.parse(row["recipe"])}) for row in rows or ()]
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ class ModelSpec:
         license: of the weights.
         revision: commit on the Hub; None for the newest.
         bundled: the model is trained in this repository and ships in ``assets/``.
+        knows: the only things that it can answer about, in words; empty for a model that knows photographs.
         num_calibration_samples: default number of samples for pruning; more preserve more accuracy and take longer.
         is_prefix_lm: the prompt is attended to in both directions, so the processor takes the answer as ``suffix``.
         gated: the license must be accepted on the Hub before downloading.
@@ -41,6 +42,7 @@ class ModelSpec:
     license: str
     revision: str | None = None
     bundled: bool = False
+    knows: str = ""
     num_calibration_samples: int = 256
     is_prefix_lm: bool = False
     gated: bool = False
@@ -109,6 +111,7 @@ def _bundled(family: str, title: str, prompt: str, name: str, is_prefix_lm: bool
         short_answer_prompt="Answer with one word.",
         license="Apache-2.0",
         bundled=True,
+        knows="drawings of colored shapes",
         num_calibration_samples=1024,
         is_prefix_lm=is_prefix_lm,
     )
