@@ -25,7 +25,7 @@ _PRECISION_TITLES = {
     W8A16: "INT8 (W8A16)",
     W4A16: "INT4 (GPTQ, W4A16)",
 }
-_TARGET_TITLES = {"vis": "image tokens", "heads": "heads", "glu": "GLU", "ffn": "FFN"}
+_TARGET_TITLES = {"vis": "image tokens", "heads": "heads", "glu": "MLP neurons", "ffn": "MLP neurons"}
 _TECHNIQUES = {"vis": "tokens pruned", "heads": "heads pruned", "glu": "MLP pruned", "ffn": "MLP pruned"}
 _STEP = re.compile(r"(vis|heads|glu|ffn)([1-9][0-9]?)")
 _MODEL = re.compile(r"[a-z0-9][a-z0-9.-]*")
@@ -137,11 +137,11 @@ class Recipe:
 
     @property
     def label(self) -> str:
-        """For people: ``INT4 (NF4), 25 % heads and 30 % GLU removed``."""
+        """For people: ``INT4 (NF4), 25 % of heads and 30 % of MLP neurons removed``."""
         title = precision_title(self.precision)
         if not self.steps:
             return title
-        *others, last = (f"{step.percent} % {_TARGET_TITLES[step.target]}" for step in self.steps)
+        *others, last = (f"{step.percent} % of {_TARGET_TITLES[step.target]}" for step in self.steps)
         removed = f"{', '.join(others)} and {last}" if others else last
         return f"{title}, {removed} removed"
 

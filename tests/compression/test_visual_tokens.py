@@ -287,7 +287,7 @@ def test_images_of_several_sizes_are_reported_as_an_average(samples: list) -> No
 
 def test_a_recipe_with_it_is_known_everywhere(built: Callable) -> None:
     recipe = Recipe.parse("llava-shapes/vis50+heads25+glu30+int8")
-    assert recipe.label == "INT8, 50 % image tokens, 25 % heads and 30 % GLU removed"
+    assert recipe.label == "INT8, 50 % of image tokens, 25 % of heads and 30 % of MLP neurons removed"
     assert (recipe.visual_tokens_pruned, Recipe.parse("llava-shapes/glu30+int8").visual_tokens_pruned) == (50, 0)
     assert Recipe.parse("llava-shapes/vis50+fp16").technique == "tokens pruned"
     with pytest.raises(ValueError, match=r"in this order; did you mean llava-shapes/vis50\+glu30\+fp16"):

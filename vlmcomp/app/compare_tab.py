@@ -146,8 +146,18 @@ def _preview(run: Run, *inputs: Any) -> tuple[Any, Any]:
     if run.inputs is not None and run.inputs[:3] == inputs[:3]:  # it was asked before the page told of the change
         return gr.skip(), gr.skip()
     run.replaced = True
-    shown = _show_recorded(inputs)
-    return Run(), shown if isinstance(shown, str) else cards.EMPTY
+    return Run(), _recorded_cards(*inputs)
+
+
+def _recorded_cards(image: str | None, question: str, recipes: list[str], known: dict[str, str]) -> str:
+    """The recorded answers before anything is asked; what to do where there are none."""
+    try:
+        comparison = handlers.recorded_alone(image, question, recipes)
+    except ValueError:
+        return cards.EMPTY
+    if not any(card.answer for card in comparison.cards):
+        return cards.EMPTY
+    return cards.render(comparison, _known_answer(known or {}, question))
 
 
 def _stop(run: Run) -> None:
@@ -258,9 +268,9 @@ def build(model: str, live_options: dict[str, Any]) -> CompareComponents:
     with gr.Row(elem_classes="sides"):
         image, strip, knows = _image_column(model, first)
         question, models, picker, buttons = _question_column(model, first)
-    recorded = _show_recorded((first.image, first.question, handlers.default_variants(model), known_of(first)))
-    answers = gr.HTML(recorded if isinstance(recorded, str) else cards.EMPTY, elem_id="cards")
-    shown = charts.compact_figure(model, None, handlers.default_variants(model))
+    selected = handlers.default_variants(model)
+    answers = gr.HTML(_recorded_cards(str(first.image), first.question, selected, known_of(first)), elem_id="cards")
+    shown = charts.compact_figure(model, None, selected)
     chart = gr.Plot(shown, visible=charts.has_results(model), show_label=False, elem_classes="scatter compact")
     status = gr.Markdown(handlers.status(), elem_classes="status")
     asked = [image, question, picker.chips, known]

@@ -29,6 +29,7 @@ from vlmcomp.serving.backend import AnswerBackend, create_backend
 from vlmcomp.serving.waiting import Waiting
 
 MAX_VARIANTS = 6
+NOT_ASKED = "not asked yet"
 MIN_VARIANTS = 2  # that the page compares
 _DEFAULT_VARIANTS = ("fp16", "int4", "glu30+int4")
 _QUANTIZED = ("fp16", "int8", "int4")
@@ -67,7 +68,7 @@ class Card:
 
     Attributes:
         recipe: the variant.
-        status: ``"answering"``, ``"done"``, ``"stopped"``, the error, or else what the answer waits for.
+        status: ``"answering"``, ``"done"``, ``"stopped"``, ``NOT_ASKED``, the error, or what the answer waits for.
         answer: the recorded answer until the live one begins, then the live one.
         weight_bytes: bytes of the weights as stored.
         agrees: whether the answer has the same words as FP16's; None as long as one of them is missing.
@@ -97,7 +98,7 @@ class Card:
     @property
     def is_over(self) -> bool:
         """Whether nothing will change it any more."""
-        return self.error or self.status in ("done", "stopped")
+        return self.error or self.status in ("done", "stopped", NOT_ASKED)
 
 
 @dataclass(frozen=True)
@@ -196,6 +197,16 @@ def compare(
 def stopped(comparison: Comparison) -> Comparison:
     """``comparison`` as it stays: what is not done says that it was stopped."""
     return replace(comparison, cards=tuple(c if c.is_over else replace(c, status="stopped") for c in comparison.cards))
+
+
+def recorded_alone(image: Any, question: str | None, recipes: Sequence[str] | None) -> Comparison:
+    """The recorded answers of a question that nobody has asked yet.
+
+    Raises:
+        ValueError: as ``compare``.
+    """
+    cards = recorded_first(image, question, recipes).cards
+    return Comparison(tuple(replace(card, status="done" if card.recorded else NOT_ASKED) for card in cards))
 
 
 def recorded_first(image: Any, question: str | None, recipes: Sequence[str] | None) -> Comparison:
