@@ -75,10 +75,8 @@ def test_nonsense_is_refused(text: str) -> None:
 
 def test_names_for_people_and_for_urls_tell_the_libraries_apart() -> None:
     one, other = (Recipe.parse(f"llava-shapes/glu30+int4{library}") for library in ("", "-torchao"))
-    assert (
-        one.label == "INT4 (NF4), 30 % of MLP neurons removed"
-        and other.label == "INT4 (torchao), 30 % of MLP neurons removed"
-    )
+    removed = "30 % of MLP neurons removed"
+    assert (one.label, other.label) == (f"INT4 (NF4), {removed}", f"INT4 (torchao), {removed}")
     assert other.slug == "llava-shapes--glu30-int4-torchao" and other.technique == one.technique == "combined"
     recipes = [Recipe("llava-shapes", steps, p) for steps in _STEPS for p in PRECISIONS]
     assert len({recipe.slug for recipe in recipes}) == len(recipes)

@@ -140,9 +140,14 @@ def test_a_card_says_where_it_comes_from_and_what_changed() -> None:
     )
     shown = cards.render(Comparison(told), known="red")
     assert "live on a machine" in shown and "recorded on X, 2026-01-01" in shown
-    assert "<mark>blue</mark>" in shown and "changed from FP16" in shown
+    assert "<mark>blue</mark>" in shown and "≠ FP16" in shown and "0.50x" in shown
     assert shown.count("✓ right") == 1 and shown.count("✗ wrong") == 1
-    assert "2.0 MB" in shown and "375.0 tokens/s" in shown
+    assert "2.0 MB" in shown and shown.count("375.0 tokens/s") == 1  # another machine's times stand beside no live ones
+    assert shown.count("Speed") == 1 and "Recorded answers" not in shown
+    alone = cards.render(Comparison(tuple(replace(c, device="", recorded="recorded on X, 1", reason="") for c in told)))
+    assert alone.count("Speed") == 2 and alone.count("tokens/s") == 2 and "Recorded answers" in alone
+    other = cards.render(Comparison((told[0], replace(told[1], recorded="", device="another machine"))))
+    assert other.count("Speed") == 1 and other.count("tokens/s") == 2
 
 
 def test_recorded_answers_are_there_before_any_model_is_asked() -> None:

@@ -1,4 +1,4 @@
-// Labels the points of the charts, and makes a click on a point or its label an event of this component. A figure may
+// CHARTS stands for their selector. Labels the points of the charts, and makes a click on a point or its label an event of this component. A figure may
 // be replaced at any time. customdata of a point: recipe, label (may be empty), rank (labels of low ranks come first).
 const SVG = 'http://www.w3.org/2000/svg';
 const make = (name, attributes) => {
@@ -51,7 +51,7 @@ const label = (plot) => {
     taken.push(box);
     text.setAttribute('x', box.x);
     text.setAttribute('y', box.y + height * 0.78);
-    if (!plot.closest('.compact')) text.addEventListener('click', () => trigger('select', { recipe: point.recipe }));
+    text.addEventListener('click', () => trigger('select', { recipe: point.recipe }));
     if (spot.far > 8) {
       const x = Math.min(Math.max(point.x, box.x), box.x + box.w), y = Math.min(Math.max(point.y, box.y), box.y + box.h);
       layer.prepend(make('line', { x1: point.x, y1: point.y, x2: x, y2: y }));
@@ -60,10 +60,10 @@ const label = (plot) => {
 };
 
 const hook = () => {
-  for (const plot of document.querySelectorAll('.scatter .js-plotly-plot')) {
+  for (const plot of document.querySelectorAll('CHARTS .js-plotly-plot')) {
     if (plot.dataset.hooked || !plot.on) continue;
     plot.dataset.hooked = '1';
-    if (!plot.closest('.compact')) plot.on('plotly_click', (event) => {
+    plot.on('plotly_click', (event) => {
       const point = event.points.find((p) => p.customdata);
       if (point) trigger('select', { recipe: point.customdata[0] });
     });

@@ -24,7 +24,15 @@ def render(comparison: Comparison, known: str | None = None) -> str:
     is_live = any(card.device for card in comparison.cards)
     cards = "".join(_card(card, baseline, known, hides_times=is_live) for card in comparison.cards)
     answer = f'<p class="known">Known answer: <b>{html.escape(known)}</b></p>' if known else ""
-    return f'{answer}<div class="cards" role="list" aria-live="polite">{cards}</div>'
+    return f'{_recorded_note(comparison)}{answer}<div class="cards" role="list" aria-live="polite">{cards}</div>'
+
+
+def _recorded_note(comparison: Comparison) -> str:
+    """What the cards are, where nothing was computed here or is going to be."""
+    is_recorded = all(card.is_over and not card.device and not card.reason and not card.error for card in comparison.cards)
+    if not is_recorded or not any(card.recorded for card in comparison.cards):
+        return ""
+    return '<p class="known">Recorded answers, 1x being the original. <b>Ask</b> computes them on this machine.</p>'
 
 
 def _card(card: Card, baseline: Card | None, known: str | None, hides_times: bool) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import html
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import plotly.graph_objects as go
 
@@ -24,6 +25,7 @@ from vlmcomp.reporting.plot import Point, pareto_line
 from vlmcomp.reporting.recommend import required_memory
 from vlmcomp.results.schema import Report
 
+_CLICK_JS = Path(__file__).with_name("bridge.js").read_text(encoding="utf-8")
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "hexagon", "star", "cross", "pentagon")
 SIGNS = dict(zip(_SYMBOLS, "●■◆▲⬢★✚⬟", strict=True))
 LIVE = "measured now"  # the name of the trace of live answers
@@ -35,6 +37,11 @@ _MARKER = 9  # pixels
 _LEAST_SPAN = {"x": 0.2, "y": 4.0}  # of an axis: differences within the noise must look small
 _BASELINE_RANK, _CHOSEN_RANK, _FRONTIER_RANK, _OTHER_RANK = range(4)  # labels are placed in this order
 Range = tuple[float, float]
+
+
+def click_js(selector: str) -> str:
+    """JavaScript of an HTML component that labels the points of some charts and gets an event for each click."""
+    return _CLICK_JS.replace("CHARTS", selector)
 
 
 def symbols(models: Sequence[str]) -> dict[str, str]:

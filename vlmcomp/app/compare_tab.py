@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator, Sequence
-from contextlib import closing
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from gradio.processing_utils import save_base64_to_cache
 
-from vlmcomp.app import cards, charts, handlers, offer, relative, variant_picker
+from vlmcomp.app import charts, compare_run, handlers, offer, relative, variant_picker
 from vlmcomp.app.details import data_uri
 from vlmcomp.app.errors import user_errors
 from vlmcomp.app.events import NO_PROGRESS, UNQUEUED
@@ -21,6 +20,9 @@ from vlmcomp.models import registry
 from vlmcomp.serving.examples import Example, find_example, get_examples
 
 EXAMPLE_STRIP_JS = Path(__file__).with_name("strip.js").read_text(encoding="utf-8")
+_SHOW_ANSWERS_JS = """() => {
+  if (innerWidth < 700) document.querySelector("#cards").scrollIntoView({ behavior: "smooth", block: "start" });
+}"""
 NO_KNOWN_ANSWER: dict[str, str] = {}
 
 
@@ -108,89 +110,6 @@ def _random_scene() -> tuple[Any, Any, dict[str, str]]:
     return image, question, {"question": question, "answer": answer}
 
 
-def _known_answer(known: dict[str, str], question: str) -> str | None:
-    """The correct answer; None if the visitor has changed the question."""
-    return known.get("answer") or None if known.get("question") == question else None
-
-
-def _merge_live(before: Sequence[dict[str, Any]], comparison: handlers.Comparison) -> list[dict[str, Any]]:
-    """The newest measurement of each recipe, as ``gr.State`` stores them."""
-    new = {str(m.recipe): {**asdict(m), "recipe": str(m.recipe)} for m in comparison.measurements}
-    return [*({m["recipe"]: m for m in before or ()} | new).values()]
-
-
-@dataclass(eq=False)
-class Run:
-    """What was asked by one press of Ask or Run again, until Stop or the next press ends it.
-
-    Attributes:
-        inputs: image, question, recipes and ``CompareComponents.known_answer``; None if nothing was asked.
-        stopped: Stop was pressed.
-        replaced: something else was asked.
-    """
-
-    inputs: tuple[str | None, str, list[str], dict[str, str]] | None = None
-    stopped: bool = False
-    replaced: bool = False
-
-
-def _begin(run: Run, *inputs: Any) -> tuple[Run, Any]:
-    """Ends ``run``. Returns the next one, and its recorded answers, which are shown while the live ones wait."""
-    run.replaced = True
-    return Run(inputs or run.inputs), _show_recorded(inputs or run.inputs)
-
-
-def _preview(run: Run, *inputs: Any) -> tuple[Any, Any]:
-    """After a change of image, question or variants: ends ``run``, whose answers are to something else, and shows what
-    was recorded."""
-    if run.inputs is not None and run.inputs[:3] == inputs[:3]:  # it was asked before the page told of the change
-        return gr.skip(), gr.skip()
-    run.replaced = True
-    return Run(), _recorded_cards(*inputs)
-
-
-def _recorded_cards(image: str | None, question: str, recipes: list[str], known: dict[str, str]) -> str:
-    """The recorded answers before anything is asked; what to do where there are none."""
-    try:
-        comparison = handlers.recorded_alone(image, question, recipes)
-    except ValueError:
-        return cards.EMPTY
-    if not any(card.answer for card in comparison.cards):
-        return cards.EMPTY
-    return cards.render(comparison, _known_answer(known or {}, question))
-
-
-def _stop(run: Run) -> None:
-    run.stopped = True
-
-
-def _ask(run: Run, live: list[dict[str, Any]]) -> Iterator[tuple[Any, ...]]:
-    """Yields the cards, the live measurements, and the models in memory."""
-    with user_errors():
-        if run.inputs is None:
-            raise ValueError("there is no question to run again: ask one first")
-        image, question, recipes, known = run.inputs
-        if len(recipes or ()) < handlers.MIN_VARIANTS:
-            raise ValueError(f"select {handlers.MIN_VARIANTS} to {handlers.MAX_VARIANTS} variants to compare")
-        answers = handlers.compare(image, question, recipes, lambda: run.stopped or run.replaced)
-        with closing(answers) as comparisons:
-            for comparison in comparisons:
-                if run.replaced:
-                    return
-                html_cards = cards.render(comparison, _known_answer(known or {}, question))
-                yield html_cards, _merge_live(live, comparison), handlers.status()
-
-
-def _show_recorded(inputs: Any, stopped: bool = False) -> Any:
-    """The recorded answers, with or without live ones to follow."""
-    try:
-        image, question, recipes, known = inputs
-        comparison = handlers.recorded_first(image, question, recipes)
-    except (TypeError, ValueError):
-        return gr.skip()  # ``_ask`` reports the error
-    return cards.render(handlers.stopped(comparison) if stopped else comparison, _known_answer(known or {}, question))
-
-
 def change_model(model: str) -> tuple[Any, ...]:
     """What changes with the model: variants, examples, and what it knows; then its first example."""
     spec = registry.get_model_spec(model)
@@ -263,33 +182,38 @@ def build(model: str, live_options: dict[str, Any]) -> CompareComponents:
     first = get_examples(model)[0]
     known = gr.State(known_of(first))
     measurements = gr.State([])
-    run = gr.State(Run())
+    run = gr.State(compare_run.Run())
     offered = offer.build()
     with gr.Row(elem_classes="sides"):
         image, strip, knows = _image_column(model, first)
         question, models, picker, buttons = _question_column(model, first)
     selected = handlers.default_variants(model)
-    answers = gr.HTML(_recorded_cards(str(first.image), first.question, selected, known_of(first)), elem_id="cards")
+    answers = gr.HTML(
+        compare_run.recorded_cards(str(first.image), first.question, selected, known_of(first)), elem_id="cards"
+    )
+    clicked = gr.HTML(js_on_load=charts.click_js(".scatter.compact"))
     shown = charts.compact_figure(model, None, selected)
     chart = gr.Plot(shown, visible=charts.has_results(model), show_label=False, elem_classes="scatter compact")
     status = gr.Markdown(handlers.status(), elem_classes="status")
     asked = [image, question, picker.chips, known]
+    for event in (buttons["ask"].click, question.submit):
+        event(None, js=_SHOW_ANSWERS_JS, api_visibility="private")
     begun = (
-        gr.on([buttons["ask"].click, question.submit], _begin, [run, *asked], [run, answers], **NO_PROGRESS),
-        buttons["again"].click(_begin, run, [run, answers], **NO_PROGRESS),
+        gr.on([buttons["ask"].click, question.submit], compare_run.begin, [run, *asked], [run, answers], **NO_PROGRESS),
+        buttons["again"].click(compare_run.begin, run, [run, answers], **NO_PROGRESS),
     )
     # A press while another run is ending begins after it.
     options = {"api_visibility": "private", "show_progress": "hidden", "trigger_mode": "always_last", **live_options}
     ask_events = tuple(
-        event.then(_ask, [run, measurements], [answers, measurements, status], **options) for event in begun
+        event.then(compare_run.ask, [run, measurements], [answers, measurements, status], **options) for event in begun
     )
     for event in ask_events:
-        event.failure(lambda run: _show_recorded(run.inputs, stopped=True), run, answers, **NO_PROGRESS)
-    buttons["stop"].click(_stop, run, None, **UNQUEUED)
+        event.failure(lambda run: compare_run.show_recorded(run.inputs, stopped=True), run, answers, **NO_PROGRESS)
+    buttons["stop"].click(compare_run.stop, run, None, **UNQUEUED)
     changes = [image.change, question.change, picker.chips.change]
-    gr.on(changes, _preview, [run, *asked], [run, answers], trigger_mode="always_last", **NO_PROGRESS)
+    gr.on(changes, compare_run.preview, [run, *asked], [run, answers], trigger_mode="always_last", **NO_PROGRESS)
     depending = [picker.chips, strip, knows, image, question, known]
-    picker.connect(models)
+    picker.connect(models, clicked)
     drawn = [models, picker.chips, measurements]
     picker.chips.change(_chart, drawn, chart, **NO_PROGRESS)
     for event in ask_events:

@@ -19,7 +19,6 @@ from vlmcomp.reporting.palette import COLORS
 from vlmcomp.reporting.plot import Point
 from vlmcomp.reporting.recommend import parse_bytes, required_memory
 
-CHART_CLICK_JS = Path(__file__).with_name("bridge.js").read_text(encoding="utf-8")
 SHOW_CARD_JS = Path(__file__).with_name("show_card.js").read_text(encoding="utf-8")
 
 
@@ -219,7 +218,7 @@ def build(model: str, live: gr.State) -> ExploreComponents:
     best = gr.HTML("", elem_id="frontier")
     plot = gr.Plot(elem_id="scatter", elem_classes="scatter", show_label=False, label="Quality against speed or size")
     key = gr.HTML("", elem_id="legend")
-    bridge = gr.HTML("", js_on_load=CHART_CLICK_JS, elem_id="bridge")
+    bridge = gr.HTML("", js_on_load=charts.click_js(".scatter:not(.compact)"), elem_id="bridge")
     info = "or click a point of the chart or a row of the table"
     opened = gr.Dropdown([], label="Open a recipe", info=info, elem_id="open")
     card = gr.HTML(details.EMPTY, elem_id="details")

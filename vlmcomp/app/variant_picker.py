@@ -86,11 +86,12 @@ class VariantPicker:
     controls: tuple[gr.Dropdown, ...]
     add: gr.Button
 
-    def connect(self, model: gr.Dropdown) -> None:
-        """Connects presets and controls to the chips."""
+    def connect(self, model: gr.Dropdown, clicked: gr.HTML) -> None:
+        """Connects presets, controls and the points of a chart (the events of ``clicked``) to the chips."""
         for button, name in zip(self.presets, PRESETS):
             button.click(lambda model, name=name: _take_preset(model, name), model, self.chips, **UNQUEUED)
         self.add.click(_add, [model, self.chips, *self.controls], self.chips, **UNQUEUED)
+        clicked.select(_add_clicked, [model, self.chips], self.chips, **UNQUEUED)
 
 
 def build(model: str, selected: Sequence[str]) -> VariantPicker:
@@ -114,7 +115,21 @@ def _take_preset(model: str, name: str) -> Any:
 
 def _add(model: str, selected: list[str], precision: str, neurons: int, heads: int, image_tokens: int) -> Any:
     with user_errors():
-        recipe = combine(model, precision, neurons, heads, image_tokens)
-        together = list(dict.fromkeys((*(selected or ()), recipe)))
-        handlers.parse_recipes(together)
-        return dropdown(model, together)
+        return _with_another(model, selected, combine(model, precision, neurons, heads, image_tokens))
+
+
+def _add_clicked(model: str, selected: list[str], event: gr.EventData) -> Any:
+    name = event._data.get("recipe") if isinstance(event._data, dict) else None
+    with user_errors():
+        return _with_another(model, selected, str(name))
+
+
+def _with_another(model: str, selected: list[str] | None, recipe: str) -> gr.Dropdown:
+    """The chips with ``recipe`` among them.
+
+    Raises:
+        ValueError: that is too many, or it is no recipe.
+    """
+    together = list(dict.fromkeys((*(selected or ()), recipe)))
+    handlers.parse_recipes(together)
+    return dropdown(model, together)
