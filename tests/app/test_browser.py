@@ -23,6 +23,7 @@ OVERLAPPING = """() => {
   return boxes.flatMap(([a, p], i) => boxes.slice(i + 1).filter(([b, q]) =>
     p.x < q.x + q.width && q.x < p.x + p.width && p.y < q.y + q.height && q.y < p.y + p.height).map(([b]) => [a, b]));
 }"""
+NUM_CHIPS = "document.querySelectorAll('#variants .token').length"
 TRACES = "[...document.querySelector('#scatter .js-plotly-plot').data.map(t => t.name)]"
 
 
@@ -37,8 +38,12 @@ def view(tab: Any, name: str) -> None:
 
 
 def choose_variants(tab: Any, *names: str) -> None:
-    for box in tab.locator("#variants label").all():
-        box.locator("input").set_checked(box.inner_text().strip() in names)
+    """Replace the chips by typing names."""
+    tab.locator("#variants .remove-all").click()
+    for number, name in enumerate(names):
+        tab.locator("#variants input").fill(f"· {name}")
+        tab.keyboard.press("Enter")
+        tab.wait_for_function(f"{NUM_CHIPS} === {number + 1}")
 
 
 def open_by_keyboard(tab: Any, recipe: str) -> None:
@@ -62,13 +67,33 @@ def test_ask_two_answers_and_their_markers_on_the_chart(visit: Any, width: int) 
     tab.wait_for_function("document.querySelectorAll('.card.done').length === 2")
     assert tab.locator(".card .answer").all_inner_texts() == ["blue", "blue"]
     assert all(text.startswith("● live on ") for text in tab.locator(".card .badge").all_inner_texts())
-    assert "same as FP16" in tab.locator(".card").nth(1).inner_text()
+    assert "= FP16's answer" in tab.locator(".card").nth(1).inner_text()
+    assert tab.locator(".card").nth(1).locator(".bar b").count() == 2
     tab.get_by_label("Question").fill("Describe the image.")
     tab.click("#ask")
     tab.wait_for_function("[...document.querySelectorAll('.card.done')].some(c => c.innerText.includes('circle'))")
     tab.wait_for_function("document.querySelectorAll('.card.done').length === 2")
     view(tab, "Explore")
     tab.wait_for_function(HOLLOW)
+
+
+def test_the_first_screen_shows_an_answered_example_and_follows_the_visitor(visit: Any) -> None:
+    tab = visit()
+    tab.wait_for_selector(".scatter.compact .labels text")
+    assert tab.locator(".card.recorded.done").count() == 3 and tab.locator(".card .bar").count() == 6
+    assert tab.locator(".card mark").count() > 0 and "Recorded answers" in tab.locator("#cards").inner_text()
+    assert tab.locator(".card .bar").last.bounding_box()["y"] < 900
+    assert "no photographs" in tab.locator("#knows").inner_text()
+    tab.get_by_role("button", name="What does 4-bit cost?").click()
+    tab.wait_for_function("[...document.querySelectorAll('.card h3')].map(c => c.innerText).includes('INT8')")
+    tab.get_by_text("Another variant").click()
+    tab.click("#add")  # INT4, which is there already
+    tab.get_by_label("MLP neurons removed").click()
+    tab.get_by_role("option", name="30 %").click()
+    tab.click("#add")
+    tab.wait_for_function(f"{NUM_CHIPS} === 4 && document.querySelectorAll('.card.done').length === 4")
+    tab.get_by_label("Question").fill("Is there a star on the moon?")
+    tab.wait_for_selector("#cards .empty")  # nothing was recorded, and other answers would be to something else
 
 
 @pytest.mark.parametrize("width", WIDTHS)
@@ -79,7 +104,7 @@ def test_no_view_is_wider_than_the_page_and_all_text_is_readable(visit: Any, wid
         ("Explore", ".details"),
         ("Choose for me", "#choose"),
         ("About the numbers", "#claims table"),
-        ("Compare", "#cards .empty"),
+        ("Compare", "#cards .card.recorded"),
     ):
         view(tab, name)
         tab.wait_for_selector(there)
@@ -172,19 +197,19 @@ def test_a_link_restores_the_page_in_a_fresh_browser(visit: Any) -> None:
     assert fresh.get_by_label("quantized").is_checked() and fresh.get_by_label("Quality vs size").is_checked()
     view(fresh, "Compare")
     assert fresh.get_by_label("Question").input_value() == "What shape is the largest object?"
-    assert fresh.locator("#variants label:has(input:checked)").all_inner_texts() == ["fp16", "int4"]
+    assert fresh.locator("#variants .token").all_inner_texts() == ["FP16 · fp16", "INT4 (NF4) · int4"]
     fresh.wait_for_selector("[data-testid=image] img, .image-container img, .image-frame img")
 
 
 def test_a_build_that_fails_says_so_and_the_app_goes_on(visit: Any) -> None:
     tab = visit("?example=scene-20&model=llava-1.5-7b&variants=fp16,int8")
     tab.wait_for_selector("#examples button")
-    tab.wait_for_function("document.querySelectorAll('#variants input:checked').length === 2")
+    tab.wait_for_function(f"{NUM_CHIPS} === 2")
     tab.click("#ask")
     tab.wait_for_function("document.querySelectorAll('.card.failed').length === 2")
     assert all(text.strip() for text in tab.locator(".card .failure").all_inner_texts())
     again = visit("?example=scene-20&variants=fp16,int4")
-    again.wait_for_function("document.querySelectorAll('#variants input:checked').length === 2")
+    again.wait_for_function(f"{NUM_CHIPS} === 2")
     again.click("#ask")
     again.wait_for_function("document.querySelectorAll('.card.done').length === 2")
     again.click("#again")
@@ -194,7 +219,7 @@ def test_a_build_that_fails_says_so_and_the_app_goes_on(visit: Any) -> None:
 
 def test_surprise_brings_a_scene_whose_answer_is_known(visit: Any) -> None:
     tab = visit("?variants=fp16,int8")
-    tab.wait_for_function("document.querySelectorAll('#variants input:checked').length === 2")
+    tab.wait_for_function(f"{NUM_CHIPS} === 2")
     tab.click("#surprise")
     tab.wait_for_function("document.querySelector('#question textarea, #question input').value !== ''")
     tab.click("#ask")
