@@ -23,6 +23,7 @@ OVERLAPPING = """() => {
   return boxes.flatMap(([a, p], i) => boxes.slice(i + 1).filter(([b, q]) =>
     p.x < q.x + q.width && q.x < p.x + p.width && p.y < q.y + q.height && q.y < p.y + p.height).map(([b]) => [a, b]));
 }"""
+NUM_LIVE = "document.querySelectorAll('.card.done .badge.live').length"
 NUM_CHIPS = "document.querySelectorAll('#variants .token').length"
 TRACES = "[...document.querySelector('#scatter .js-plotly-plot').data.map(t => t.name)]"
 
@@ -64,7 +65,7 @@ def test_ask_two_answers_and_their_markers_on_the_chart(visit: Any, width: int) 
     tab.get_by_label("Question").fill(QUESTION)
     choose_variants(tab, "fp16", "int8")
     tab.click("#ask")
-    tab.wait_for_function("document.querySelectorAll('.card.done').length === 2")
+    tab.wait_for_function(f"{NUM_LIVE} === 2")
     assert tab.locator(".card .answer").all_inner_texts() == ["blue", "blue"]
     assert all(text.startswith("● live on ") for text in tab.locator(".card .badge").all_inner_texts())
     assert "= FP16's answer" in tab.locator(".card").nth(1).inner_text()
@@ -72,7 +73,7 @@ def test_ask_two_answers_and_their_markers_on_the_chart(visit: Any, width: int) 
     tab.get_by_label("Question").fill("Describe the image.")
     tab.click("#ask")
     tab.wait_for_function("[...document.querySelectorAll('.card.done')].some(c => c.innerText.includes('circle'))")
-    tab.wait_for_function("document.querySelectorAll('.card.done').length === 2")
+    tab.wait_for_function(f"{NUM_LIVE} === 2")
     view(tab, "Explore")
     tab.wait_for_function(HOLLOW)
 
@@ -211,19 +212,20 @@ def test_a_build_that_fails_says_so_and_the_app_goes_on(visit: Any) -> None:
     again = visit("?example=scene-20&variants=fp16,int4")
     again.wait_for_function(f"{NUM_CHIPS} === 2")
     again.click("#ask")
-    again.wait_for_function("document.querySelectorAll('.card.done').length === 2")
+    again.wait_for_function(f"{NUM_LIVE} === 2")
     again.click("#again")
     again.wait_for_selector(".card.working")
-    again.wait_for_function("document.querySelectorAll('.card.done').length === 2")
+    again.wait_for_function(f"{NUM_LIVE} === 2")
 
 
 def test_surprise_brings_a_scene_whose_answer_is_known(visit: Any) -> None:
     tab = visit("?variants=fp16,int8")
     tab.wait_for_function(f"{NUM_CHIPS} === 2")
     tab.click("#surprise")
-    tab.wait_for_function("document.querySelector('#question textarea, #question input').value !== ''")
+    first = "Describe the image."
+    tab.wait_for_function(f"document.querySelector('#question textarea, #question input').value !== '{first}'")
     tab.click("#ask")
-    tab.wait_for_function("document.querySelectorAll('.card.done').length === 2")
+    tab.wait_for_function(f"{NUM_LIVE} === 2")
     assert tab.locator(".known").inner_text().startswith("Known answer: ")
     said = tab.locator(".card").first.inner_text()
     assert "right" in said or "wrong" in said

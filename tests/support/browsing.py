@@ -11,7 +11,7 @@ import pytest
 from tests.support.served import app
 
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync", "--no-first-run")
-TIMEOUT_MS = 120_000
+TIMEOUT_MS = 60_000
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,9 @@ def render(comparison: Comparison, known: str | None = None) -> str:
 
 def _recorded_note(comparison: Comparison) -> str:
     """What the cards are, where nothing was computed here or is going to be."""
-    is_recorded = all(card.is_over and not card.device and not card.reason and not card.error for card in comparison.cards)
+    is_recorded = all(
+        card.is_over and not card.device and not card.reason and not card.error for card in comparison.cards
+    )
     if not is_recorded or not any(card.recorded for card in comparison.cards):
         return ""
     return '<p class="known">Recorded answers, 1x being the original. <b>Ask</b> computes them on this machine.</p>'

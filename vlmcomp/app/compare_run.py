@@ -30,28 +30,31 @@ class Run:
 
     Attributes:
         inputs: image, question, recipes and ``CompareComponents.known_answer``; None if nothing was asked.
+        time: of the press, in milliseconds by the page's clock.
         stopped: Stop was pressed.
         replaced: something else was asked.
     """
 
     inputs: tuple[str | None, str, list[str], dict[str, str]] | None = None
+    time: float = 0.0
     stopped: bool = False
     replaced: bool = False
 
 
-def begin(run: Run, *inputs: Any) -> tuple[Run, Any]:
+def begin(time: float, run: Run, *inputs: Any) -> tuple[Run, Any]:
     """Ends ``run``. Returns the next one, and its recorded answers, which are shown while the live ones wait."""
     run.replaced = True
-    return Run(inputs or run.inputs), show_recorded(inputs or run.inputs)
+    return Run(inputs or run.inputs, time), show_recorded(inputs or run.inputs)
 
 
-def preview(run: Run, *inputs: Any) -> tuple[Any, Any]:
+def preview(time: float, run: Run, *inputs: Any) -> tuple[Any, Any]:
     """After a change of image, question or variants: ends ``run``, whose answers are to something else, and shows what
-    was recorded."""
-    if run.inputs is not None and run.inputs[:3] == inputs[:3]:  # it was asked before the page told of the change
+    was recorded. Requests of a page may overtake each other, so a change before the press changes nothing."""
+    is_asked = run.inputs is not None and run.inputs[:3] == inputs[:3]
+    if is_asked or time < run.time:
         return gr.skip(), gr.skip()
     run.replaced = True
-    return Run(), recorded_cards(*inputs)
+    return Run(time=time), recorded_cards(*inputs)
 
 
 def recorded_cards(image: str | None, question: str, recipes: list[str], known: dict[str, str]) -> str:

@@ -23,6 +23,7 @@ EXAMPLE_STRIP_JS = Path(__file__).with_name("strip.js").read_text(encoding="utf-
 _SHOW_ANSWERS_JS = """() => {
   if (innerWidth < 700) document.querySelector("#cards").scrollIntoView({ behavior: "smooth", block: "start" });
 }"""
+_WITH_TIME_JS = "(time, ...inputs) => [performance.now(), ...inputs]"
 NO_KNOWN_ANSWER: dict[str, str] = {}
 
 
@@ -198,9 +199,11 @@ def build(model: str, live_options: dict[str, Any]) -> CompareComponents:
     asked = [image, question, picker.chips, known]
     for event in (buttons["ask"].click, question.submit):
         event(None, js=_SHOW_ANSWERS_JS, api_visibility="private")
+    time = gr.Number(visible=False)
+    timed: dict[str, Any] = {"js": _WITH_TIME_JS, "outputs": [run, answers], **NO_PROGRESS}
     begun = (
-        gr.on([buttons["ask"].click, question.submit], compare_run.begin, [run, *asked], [run, answers], **NO_PROGRESS),
-        buttons["again"].click(compare_run.begin, run, [run, answers], **NO_PROGRESS),
+        gr.on([buttons["ask"].click, question.submit], compare_run.begin, [time, run, *asked], **timed),
+        buttons["again"].click(compare_run.begin, [time, run], **timed),
     )
     # A press while another run is ending begins after it.
     options = {"api_visibility": "private", "show_progress": "hidden", "trigger_mode": "always_last", **live_options}
@@ -211,7 +214,7 @@ def build(model: str, live_options: dict[str, Any]) -> CompareComponents:
         event.failure(lambda run: compare_run.show_recorded(run.inputs, stopped=True), run, answers, **NO_PROGRESS)
     buttons["stop"].click(compare_run.stop, run, None, **UNQUEUED)
     changes = [image.change, question.change, picker.chips.change]
-    gr.on(changes, compare_run.preview, [run, *asked], [run, answers], trigger_mode="always_last", **NO_PROGRESS)
+    gr.on(changes, compare_run.preview, [time, run, *asked], trigger_mode="always_last", **timed)
     depending = [picker.chips, strip, knows, image, question, known]
     picker.connect(models, clicked)
     drawn = [models, picker.chips, measurements]

@@ -33,6 +33,7 @@ from vlmcomp.app.share_card import ShareCard
 from vlmcomp.data.images import open_image
 from vlmcomp.models import registry
 from vlmcomp.recipe import Recipe
+from vlmcomp.serving.examples import get_examples
 
 _HERE = Path(__file__)
 CSS = _HERE.with_name("style.css").read_text(encoding="utf-8")
@@ -205,8 +206,9 @@ def _restore_form(link: Link) -> tuple[Any, ...]:
     image = None
     question = link.question
     known = compare_tab.NO_KNOWN_ANSWER
-    if link.example:
-        image, example_question, known = compare_tab.load_example(link.example)
+    example = link.example or (not question and get_examples(link.model)[0].name)
+    if example:
+        image, example_question, known = compare_tab.load_example(example)
         question = question or example_question
     variants = variant_picker.dropdown(link.model, permalink.variants_of(link))
     return link.model, variants, image, question, known
