@@ -34,23 +34,18 @@ MIN_VARIANTS = 2  # that the page compares
 _DEFAULT_VARIANTS = ("fp16", "int4", "glu30+int4")
 _QUANTIZED = ("fp16", "int8", "int4")
 _PRUNING_STEPS = ("glu10", "glu20", "glu30", "glu40", "glu50", "heads25", "heads50")
-
-
-class _Served:
-    """What the page was started with."""
-
-    model = registry.DEFAULT_MODEL
+_served = {"model": registry.DEFAULT_MODEL}
 
 
 def serve(model: str) -> None:
     """Sets the model of which ZeroGPU loads variants; before the first call of ``backend``."""
-    _Served.model = model
+    _served["model"] = model
 
 
 @cache
 def backend() -> AnswerBackend:
     """The backend that answers on this machine, created once; on ZeroGPU by the main thread, before the launch."""
-    return create_backend([Recipe.parse(text) for text in _fixed_variants(_Served.model)])
+    return create_backend([Recipe.parse(text) for text in _fixed_variants(_served["model"])])
 
 
 def _fixed_variants(model: str) -> list[str]:
@@ -175,7 +170,7 @@ def compare(
     measurements: list[LiveMeasurement] = []
     vision_cache = VisionCache()
     yield _comparison(cards, measurements)
-    while variants:
+    while variants and not is_stopped():
         recipe = min(variants, key=backend().readiness)
         variants.remove(recipe)
         recorded_card = cards[recipe]
@@ -183,15 +178,16 @@ def compare(
             with closing(_live_cards(recorded_card, picture, text, vision_cache)) as live_cards:
                 for card in live_cards:
                     cards[recipe] = card
-                    yield _comparison(cards, measurements)
                     if is_stopped():
-                        yield stopped(_comparison(cards, measurements))
-                        return
+                        break
+                    yield _comparison(cards, measurements)
         except Exception as error:  # the failure of one variant must not end the others
             cards[recipe] = _fallback_card(recorded_card, error_summary(error))
-        else:
+        if cards[recipe].status == "done" and not cards[recipe].recorded:
             measurements.append(_live_measurement(recipe, cards[recipe].answer))
         yield _comparison(cards, measurements)
+    if is_stopped():
+        yield stopped(_comparison(cards, measurements))
 
 
 def stopped(comparison: Comparison) -> Comparison:
