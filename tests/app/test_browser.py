@@ -74,6 +74,8 @@ def test_ask_two_answers_and_their_markers_on_the_chart(visit: Any, width: int) 
     tab.click("#ask")
     tab.wait_for_function("[...document.querySelectorAll('.card.done')].some(c => c.innerText.includes('circle'))")
     tab.wait_for_function(f"{NUM_LIVE} === 2")
+    tab.click("#share")
+    tab.wait_for_function("document.querySelector('#link')?.innerText.includes('Your image stays with you')")
     view(tab, "Explore")
     tab.wait_for_function(HOLLOW)
 
@@ -104,7 +106,7 @@ def test_no_view_is_wider_than_the_page_and_all_text_is_readable(visit: Any, wid
     for name, there in (
         ("Explore", ".details"),
         ("Choose for me", "#choose"),
-        ("About the numbers", "#claims table"),
+        ("About", "#claims table"),
         ("Compare", "#cards .card.recorded"),
     ):
         view(tab, name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -139,7 +140,9 @@ def legend(view: ResultFilter, live: Sequence[LiveMeasurement] = ()) -> str:
     if len(models) > 1:
         chips += [f"<b>{charts.SIGNS[shapes[model]]}</b>{model}" for model in models]
     if view.axis == "speed" and relative.live_points(live, points):
-        chips.append("<b>○</b>hollow: measured just now, relative to the FP16 measured just now")
+        chips.append(
+            "<b>○</b>hollow: measured just now, relative to the FP16 measured just now; an arrow points beyond the axis"
+        )
     keys = "".join(f'<span class="key">{chip}</span>' for chip in chips)
     notes = " ".join(_notes(view, selection, points, live))
     return f'<div class="legend">{keys}</div><p class="note">{notes}</p>'
@@ -149,7 +152,10 @@ def _notes(
     view: ResultFilter, selection: results.Selection, points: Sequence[Point], live: Sequence[LiveMeasurement]
 ) -> list[str]:
     """How the chart is read, and what it leaves out."""
-    notes = [f"{format_count(len(points), 'result')}, each relative to FP16 of the same model on the same machine."]
+    where = f" measured on {results.hardware_title(view.hardware)}" if view.hardware and points else ""
+    notes = [
+        f"{format_count(len(points), 'result')}{html.escape(where)}, each relative to FP16 of the same model there."
+    ]
     if len({point.recipe.model for point in points}) == 1:
         notes.append("Bars: 95 % intervals.")
     notes.append("Purple ring and dotted line: the frontier, ties within the noise included.")
@@ -214,11 +220,11 @@ def build(model: str, live: gr.State) -> ExploreComponents:
         model: the family that is selected at first.
         live: the live measurements, which the chart shows as hollow points.
     """
-    filters = _filters(model)
     best = gr.HTML("", elem_id="frontier")
     plot = gr.Plot(elem_id="scatter", elem_classes="scatter", show_label=False, label="Quality against speed or size")
     key = gr.HTML("", elem_id="legend")
     bridge = gr.HTML("", js_on_load=charts.click_js(".scatter:not(.compact)"), elem_id="bridge")
+    filters = _filters(model)
     info = "or click a point of the chart or a row of the table"
     opened = gr.Dropdown([], label="Open a recipe", info=info, elem_id="open")
     card = gr.HTML(details.EMPTY, elem_id="details")
