@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests import support
 from tests.support.served import BLUE, QUESTION
 from vlmcomp.app import results
 from vlmcomp.recipe import Recipe
@@ -13,6 +15,14 @@ from vlmcomp.recipe import Recipe
 pytest_plugins = ["tests.support.browsing"]
 WIDTHS = (1440, 390)
 HOLLOW = "document.querySelector('#scatter .js-plotly-plot')?.data.some(t => t.name === 'measured now')"
+NUM_POINTS = (
+    "document.querySelector('#scatter .js-plotly-plot').data.reduce((n, t) => n + (t.customdata || []).length, 0)"
+)
+OVERLAPPING = """() => {
+  const boxes = [...document.querySelectorAll('#scatter .labels text')].map(t => [t.textContent, t.getBBox()]);
+  return boxes.flatMap(([a, p], i) => boxes.slice(i + 1).filter(([b, q]) =>
+    p.x < q.x + q.width && q.x < p.x + p.width && p.y < q.y + q.height && q.y < p.y + p.height).map(([b]) => [a, b]));
+}"""
 TRACES = "[...document.querySelector('#scatter .js-plotly-plot').data.map(t => t.name)]"
 
 
@@ -59,8 +69,9 @@ def test_ask_two_answers_and_their_markers_on_the_chart(visit: Any, width: int) 
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_no_view_is_wider_than_the_page(visit: Any, width: int) -> None:
-    tab = visit("?opened=llava-shapes/int4", width)
+def test_no_view_is_wider_than_the_page_and_all_text_is_readable(visit: Any, width: int) -> None:
+    low_contrast = Path(support.__file__).with_name("contrast.js").read_text(encoding="utf-8")
+    tab = visit("?opened=llava-shapes/int4&least=1", width)
     for name, there in (
         ("Explore", ".details"),
         ("Choose for me", "#choose"),
@@ -72,11 +83,16 @@ def test_no_view_is_wider_than_the_page(visit: Any, width: int) -> None:
         assert tab.evaluate("document.documentElement.scrollWidth") <= width, name
         widest = "Math.max(...[...document.querySelectorAll('.block')].map(e => e.getBoundingClientRect().right))"
         assert tab.evaluate(widest) <= width + 1, name
+        for _ in ("light", "dark"):
+            assert tab.evaluate(low_contrast) == [], name
+            tab.click("#theme")
+            tab.wait_for_timeout(400)  # colors fade
 
 
 def test_a_point_a_row_and_the_keyboard_open_the_same_card(visit: Any) -> None:
-    tab = visit("?view=explore")
-    tab.wait_for_selector("#scatter .js-plotly-plot .point")
+    tab = visit("?tab=explore")
+    tab.wait_for_selector("#scatter .labels text")
+    assert tab.locator("#scatter .labels .rank0").all_text_contents() == ["FP16"] and tab.evaluate(OVERLAPPING) == []
     wanted = "llava-shapes/heads25+glu30+int8"
     place = f"""() => {{
       const plot = document.querySelector('#scatter .js-plotly-plot'), l = plot._fullLayout;
@@ -93,6 +109,8 @@ def test_a_point_a_row_and_the_keyboard_open_the_same_card(visit: Any) -> None:
     tab.mouse.down()
     tab.mouse.up()
     tab.wait_for_function(f"document.querySelector('.details h3')?.innerText === '{wanted}'")
+    tab.wait_for_function("document.activeElement === document.querySelector('.details')")
+    tab.wait_for_function("document.querySelector('.details').getBoundingClientRect().top < 300")
     assert tab.locator(".losses article img").count() > 0
     row = tab.locator("#table [role=gridcell]").filter(has_text="llava-shapes/heads25+int8").first
     row.click()
@@ -102,8 +120,16 @@ def test_a_point_a_row_and_the_keyboard_open_the_same_card(visit: Any) -> None:
 
 
 def test_a_filter_leaves_what_it_says_and_the_table_is_saved(visit: Any) -> None:
-    tab = visit("?view=explore&axis=size")
+    tab = visit("?view=explore&axis=size")  # an earlier link
     tab.wait_for_selector("#scatter .js-plotly-plot .point")
+    tab.get_by_text("More filters").click()
+    everything = tab.evaluate(NUM_POINTS)
+    least = tab.locator("#least input[type=number]")
+    least.fill("87")
+    least.press("Enter")
+    tab.wait_for_function(f"{NUM_POINTS} < {everything}")
+    tab.locator("#least input[type=range]").press("Home")
+    tab.wait_for_function(f"{NUM_POINTS} === {everything}")
     tab.get_by_label("quantized").check()
     tab.wait_for_function(f"!{TRACES}.includes('MLP pruned') && {TRACES}.includes('quantized')")
     with tab.expect_download() as saved:
@@ -126,13 +152,15 @@ def test_a_link_restores_the_page_in_a_fresh_browser(visit: Any) -> None:
     view(tab, "Explore")
     tab.wait_for_selector("#scatter .js-plotly-plot .point")
     tab.get_by_label("Quality vs size").check()
+    tab.get_by_text("More filters").click()
     tab.get_by_label("quantized").check()
     open_by_keyboard(tab, "paligemma-shapes/int4")
     tab.wait_for_selector(".details h3")
     tab.click("#share")
     tab.wait_for_function("document.querySelector('#link textarea, #link input')?.value.startsWith('http')")
     link = tab.locator("#link textarea, #link input").input_value()
-    assert "view=explore" in link and "example=scene-20" in link
+    tab.wait_for_function("document.querySelector('#share').innerText === 'Copied'")
+    assert "tab=explore" in link and "example=scene-20" in link
 
     fresh = visit("?" + link.partition("?")[2])
     fresh.wait_for_selector("#scatter .js-plotly-plot .point")
@@ -174,7 +202,7 @@ def test_surprise_brings_a_scene_whose_answer_is_known(visit: Any) -> None:
 
 
 def test_choose_for_me_gives_a_recipe_and_its_command(visit: Any) -> None:
-    tab = visit("?view=choose&memory=8GB&loss=5", 390)
+    tab = visit("?tab=choose&memory=8GB&loss=5", 390)
     tab.click("#choose")
     tab.wait_for_selector(".advice h3")
     recipe = Recipe.parse(tab.locator(".advice h3").inner_text())

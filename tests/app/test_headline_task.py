@@ -9,7 +9,7 @@ import pytest
 
 from tests.support import made_reports as made
 from tests.support.made_reports import scored, scored_rows
-from vlmcomp.app import charts, details, explore_tab, recommend_tab, results
+from vlmcomp.app import charts, details, downloads, explore_tab, recommend_tab, results, tables
 from vlmcomp.app.results import ResultFilter
 from vlmcomp.data.tasks import Task
 
@@ -26,7 +26,7 @@ REPORTS = (
 
 @pytest.fixture(autouse=True)
 def recorded(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    caches = (results.comparators, results._against_fp16, results._decoding, details.render)
+    caches = (results.comparators, results._against_fp16, details.render)
     for cached in caches:
         cached.cache_clear()
     monkeypatch.setattr(results, "reports", lambda: REPORTS)
@@ -39,15 +39,15 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def _heights(view: ResultFilter) -> dict[str, float]:
     """The y of every point of the chart, by recipe."""
     traces = [trace for trace in charts.scatter(view).data if trace.mode == "markers"]
-    return {recipe: y for trace in traces for (recipe,), y in zip(trace.customdata, trace.y, strict=True)}
+    return {recipe: y for trace in traces for (recipe, *_), y in zip(trace.customdata, trace.y, strict=True)}
 
 
 @pytest.mark.parametrize("axis", results.AXES)
 def test_a_model_measured_on_another_task_is_shown(axis: str) -> None:
     view = ResultFilter(HARDWARE, (REAL,), axis=axis)
-    assert _heights(view) == {f"{REAL}/fp16": 90, f"{REAL}/int8": 60}
-    assert [line[:3] for line in results.table(view)] == [[f"{REAL}/fp16", 90, None], [f"{REAL}/int8", 60, -30]]
-    assert "vqav2" in charts.scatter(view).layout.yaxis.title.text
+    assert _heights(view) == pytest.approx({f"{REAL}/fp16": 100, f"{REAL}/int8": 100 * 60 / 90})
+    assert [line[:3] for line in tables.table(view)] == [[f"{REAL}/fp16", 90, None], [f"{REAL}/int8", 60, -30]]
+    assert any("vqav2" in note.text for note in charts.scatter(view).layout.annotations)
     assert [record["exact_match"] for record in results.to_records(model=REAL)] == [0.9, 0.6]
     assert {record["task"] for record in results.to_records(model=REAL)} == {"vqav2"}
 
@@ -63,12 +63,12 @@ def test_a_task_is_offered_where_there_are_several_and_the_choice_is_honored() -
         dropdown = explore_tab.task_dropdown(HARDWARE, families)
         assert [name for name, _ in dropdown.choices] == offered
         assert dropdown.value == offered[0] and dropdown.visible == (len(offered) > 1)
-    for task, score in (("shapes-vqa", 79), ("vqav2", 20)):
+    for task, score, dense in (("shapes-vqa", 79, 80), ("vqav2", 20, 70)):
         view = ResultFilter(HARDWARE, (BOTH,), axis="size", task=task)
-        assert _heights(view)[f"{BOTH}/int8"] == score
-        assert {line[0]: line[1] for line in results.table(view)}[f"{BOTH}/int8"] == score
+        assert _heights(view)[f"{BOTH}/int8"] == pytest.approx(100 * score / dense)
+        assert {line[0]: line[1] for line in tables.table(view)}[f"{BOTH}/int8"] == score
         assert f"{score}.0 % of 100" in details.render(HARDWARE, f"{BOTH}/int8", task)
-        chart = explore_tab.save_chart("html", HARDWARE, [BOTH], [], "size", None, 0, task)
+        chart = downloads.save_chart("html", view)
         assert f"{task}: 100 questions".encode() in base64.b64decode(chart["content"])
     both = ResultFilter(HARDWARE, (REAL, BOTH), axis="size")
     assert len(_heights(both)) == len(REPORTS)  # the task that all of them share

@@ -12,7 +12,7 @@ from vlmcomp.app.permalink import Link
 
 def test_links_come_back_as_they_were() -> None:
     full = Link(
-        view="explore",
+        tab="explore",
         model="blip2-shapes",
         variants=("fp16", "heads25+ffn30+int4"),
         example="scene-13",
@@ -29,9 +29,17 @@ def test_links_come_back_as_they_were() -> None:
         goal="speed",
         task="easy-vqa",
     )
-    for state in (Link(), full, replace(full, view="choose", variants=())):
+    for state in (Link(), full, replace(full, tab="choose", variants=())):
         assert permalink.read(_query(state.query())) == (state, [])
     assert Link().query() == "?"
+
+
+def test_the_tab_was_called_view_and_the_apis_view_is_not_ours() -> None:
+    for tab in permalink.TABS:
+        assert permalink.read({"view": tab}) == permalink.read({"tab": tab}) == (Link(tab=tab), [])
+    for view in ("api", "settings", "<b>"):
+        assert permalink.read({"view": view}) == (Link(), [])
+        assert not set(permalink.current_names({"view": view})) & set(permalink.NAMES)
 
 
 def _query(text: str) -> dict[str, str]:
@@ -44,7 +52,7 @@ def _query(text: str) -> dict[str, str]:
     "query",
     [
         {"model": "gpt"},
-        {"view": "../etc"},
+        {"tab": "../etc"},
         {"variants": "fp16,int5"},
         {"variants": ",".join(["fp16"] * 3 + [f"glu{i}+fp16" for i in range(10, 20)])},
         {"example": "../../secret"},

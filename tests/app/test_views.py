@@ -9,14 +9,12 @@ import io
 import itertools
 import random
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 from PIL import Image
 
-from vlmcomp.app import cards, charts, details, explore_tab, handlers, recommend_tab, results, text_diff
-from vlmcomp.app.charts import LiveMeasurement
+from vlmcomp.app import cards, details, downloads, explore_tab, handlers, recommend_tab, results, tables, text_diff
 from vlmcomp.app.handlers import Card, Comparison
 from vlmcomp.app.results import ResultFilter
 from vlmcomp.data.answer_matching import exact_match
@@ -24,9 +22,6 @@ from vlmcomp.models import registry
 from vlmcomp.recipe import Recipe
 from vlmcomp.reporting import grid
 from vlmcomp.reporting.comparison import compare, difference, scores_by_question
-from vlmcomp.reporting.palette import COLORS
-from vlmcomp.reporting.pareto import pareto_frontier
-from vlmcomp.reporting.plot import FRONTIER
 from vlmcomp.reporting.recommend import required_memory
 from vlmcomp.results import store
 from vlmcomp.results.answer import Answer
@@ -38,65 +33,8 @@ VIEW = ResultFilter(HARDWARE, ("llava-shapes",))
 NASTY = "<img src=x onerror=alert(1)> **bold** [x](javascript:alert(1))"
 
 
-def _points(figure) -> Iterator[tuple[str, float, float, str]]:
-    for trace in figure.data:
-        if trace.mode == "markers" and trace.name != "measured now":
-            yield from zip((c[0] for c in trace.customdata), trace.x, trace.y, trace.hovertext, strict=True)
-
-
 def _shown(view: ResultFilter) -> list[str]:
     return [r.recipe for r in results.select(results.reports(), view).shown]
-
-
-@pytest.mark.parametrize("axis", results.AXES)
-def test_every_point_and_its_hover_text_tell_the_reports_numbers(axis: str) -> None:
-    view = replace(VIEW, axis=axis)
-    found = list(_points(charts.scatter(view)))
-    assert sorted(p[0] for p in found) == sorted(_shown(view)) and len(found) > 5
-    for recipe, x, y, text in found:
-        report = results.find(HARDWARE, recipe)
-        quality, timed, size = report.quality[TASK], report.latency, report.size
-        assert y == pytest.approx(100 * quality.exact_match)
-        assert x == pytest.approx(size.total_bytes / 1e6 if axis == "size" else timed.decode_ms_per_token_median)
-        for name, value in (
-            ("Exact match", f"{100 * quality.exact_match:.1f} %"),
-            ("Composite", f"{100 * quality.composite:.1f} %"),
-            ("First token", f"{timed.ttft_ms_median:.2f} ms"),
-            ("Decoding", f"{timed.decode_ms_per_token_median:.2f} ms per token"),
-            ("End to end", f"{timed.end_to_end_ms_median:.2f} ms for {timed.new_tokens} tokens"),
-            ("Weights", f"{size.total_bytes / 1e6:,.2f} MB"),
-        ):
-            assert re.search(rf"(<br>|^){name}: {re.escape(value)}", text), (name, value, text)
-
-
-def test_error_bars_are_the_intervals_about_the_points() -> None:
-    figure = charts.scatter(VIEW)
-    seen = 0
-    for trace in (t for t in figure.data if t.mode == "markers"):
-        for i, (recipe,) in enumerate(trace.customdata):
-            both = results.against_fp16(results.find(HARDWARE, recipe))[0]
-            below, above = trace.error_y.arrayminus[i], trace.error_y.array[i]
-            if both is None:
-                assert (below, above) == (0, 0)
-                continue
-            seen += 1
-            assert below == pytest.approx(100 * (both.difference.value - both.difference.low))
-            assert above == pytest.approx(100 * (both.difference.high - both.difference.value))
-    assert seen > 5
-
-
-def test_colour_is_technique_and_shape_is_family_and_area_is_bytes() -> None:
-    view = ResultFilter(HARDWARE, tuple(results.models_on(HARDWARE)), axis="size")
-    shapes, areas = {}, []
-    for trace in (t for t in charts.scatter(view).data if t.mode == "markers"):
-        assert trace.marker.color == COLORS[trace.name]
-        for (recipe,), symbol, size in zip(trace.customdata, trace.marker.symbol, trace.marker.size, strict=True):
-            assert Recipe.parse(recipe).technique == trace.name
-            shapes.setdefault(Recipe.parse(recipe).model, set()).add(symbol)
-            areas.append((results.find(HARDWARE, recipe).size.total_bytes, size))
-    assert all(len(found) == 1 for found in shapes.values())
-    assert len({found.pop() for found in shapes.values()}) == len(results.models_on(HARDWARE)) > 1
-    assert [size for _, size in sorted(areas)] == sorted(size for _, size in areas)
 
 
 def test_filters_leave_what_they_say() -> None:
@@ -110,23 +48,13 @@ def test_filters_leave_what_they_say() -> None:
     ):
         wanted = [r for r in everything if law(results.find(HARDWARE, r))]
         assert _shown(replace(view, axis="size")) == wanted and 0 < len(wanted) < len(everything)
-        assert [line[0] for line in results.table(replace(view, axis="size"))] == wanted
+        assert [line[0] for line in tables.table(replace(view, axis="size"))] == wanted
 
 
 def test_one_hardware_at_a_time() -> None:
     for slug in results.hardware():
         selection = results.select(results.reports(), ResultFilter(slug))
         assert {r.hardware.slug for r in selection.shown} == {slug}
-
-
-def test_the_ringed_points_are_the_frontier_of_the_current_filter() -> None:
-    for view in (replace(VIEW, axis="size"), replace(VIEW, axis="size", techniques=("quantized", "combined"))):
-        shown = list(results.select(results.reports(), view).shown)
-        best = {r.recipe for r in pareto_frontier(shown, store.load_predictions, ["quality", "memory"])}
-        assert {str(d.recipe) for d in charts.points(shown, view) if d.on_frontier} == best and best
-        assert {line[0] for line in results.table(view) if line[-1] == "yes"} == best
-        lines = [t for t in charts.scatter(view).data if t.name == FRONTIER]
-        assert len(lines) == 1 and list(lines[0].y) == sorted(lines[0].y)
 
 
 def test_times_that_were_not_taken_in_turns_share_no_line() -> None:
@@ -142,21 +70,6 @@ def test_hits_give_the_same_interval_as_the_comparison() -> None:
     assert difference(scores_by_question(dense), scores_by_question(small)) == compare(dense, small).difference
     with pytest.raises(ValueError, match="same questions"):
         difference(scores_by_question(dense), scores_by_question(small[1:]))
-
-
-def test_a_live_answer_is_a_hollow_marker_at_its_recorded_quality() -> None:
-    live = LiveMeasurement(Recipe.parse("llava-shapes/int8"), 20.0, 12.5, 300.0, 20)
-    (trace,) = [t for t in charts.scatter(VIEW, [live]).data if t.name == "measured now"]
-    quality = results.find(HARDWARE, "llava-shapes/int8").quality[TASK]
-    assert trace.x == (12.5,) and trace.y[0] == pytest.approx(100 * quality.exact_match)
-    assert trace.marker.symbol[0].endswith("-open") and "12.50 ms per token" in trace.hovertext[0]
-    one_token = replace(live, decode_ms_per_token=None)
-    assert all(t.name != "measured now" for t in charts.scatter(VIEW, [one_token]).data)
-
-
-def test_a_choice_without_results_says_so() -> None:
-    figure = charts.scatter(ResultFilter("no-such-machine"))
-    assert "No recorded result" in figure.layout.annotations[0].text and not figure.data
 
 
 def test_regressions_are_questions_that_fp16_had_right() -> None:
@@ -263,18 +176,17 @@ def test_a_drawn_scene_comes_with_its_answer() -> None:
 
 
 def test_the_saved_table_is_the_shown_one_and_the_saved_chart_is_a_picture() -> None:
-    chosen = (HARDWARE, ["llava-shapes"], ["quantized"], "size", None, 0)
-    file = explore_tab.save_table(*chosen)
+    view = explore_tab.read_filter(HARDWARE, ["llava-shapes"], ["quantized"], "size", None, 0)
+    file = downloads.save_table(view)
     lines = list(csv.DictReader(io.StringIO(base64.b64decode(file["content"]).decode())))
-    view = explore_tab.read_filter(*chosen)
     assert sorted(line["recipe"] for line in lines) == sorted(_shown(view))
     for line in lines:
         report = results.find(HARDWARE, line["recipe"])
         assert float(line[f"{TASK}.exact_match_share"]) == report.quality[TASK].exact_match
         assert line[f"{TASK}.exact_match_to_fp16_share"]  # FP16 is filtered out, and still compared with
-    picture = explore_tab.save_chart("png", *chosen)
+    picture = downloads.save_chart("png", view)
     assert Image.open(io.BytesIO(base64.b64decode(picture["content"]))).format == "PNG"
-    assert b"plotly" in base64.b64decode(explore_tab.save_chart("html", *chosen)["content"])[:2000000].lower()
+    assert b"plotly" in base64.b64decode(downloads.save_chart("html", view)["content"])[:2000000].lower()
 
 
 def test_what_is_chosen_for_me_is_shown_with_all_that_was_looked_at() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.support import made_reports as made
-from vlmcomp.app import charts, details, results
+from vlmcomp.app import charts, details, relative, results, tables
 from vlmcomp.app.results import ResultFilter
 from vlmcomp.cli.main import main
 from vlmcomp.data import tasks
@@ -131,7 +131,7 @@ def test_reports_without_it_by_type_show_exact_match_by_type(reports: list[Repor
 
 @pytest.fixture
 def shown(reports: list[Report], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    caches = (results.comparators, results._against_fp16, results._decoding, details.render)
+    caches = (results.comparators, results._against_fp16, details.render)
     monkeypatch.setattr(results, "reports", lambda: tuple(reports))
     monkeypatch.setattr(results, "rows", _predictions)
     for cache in caches:
@@ -143,11 +143,11 @@ def shown(reports: list[Report], monkeypatch: pytest.MonkeyPatch) -> Iterator[No
 
 def test_the_app_shows_it(shown: None, reports: list[Report]) -> None:
     view = ResultFilter(made.HARDWARE.slug, axis="size", min_score=0.9)
-    lines = {line[0]: line for line in results.table(view)}
+    lines = {line[0]: line for line in tables.table(view)}
     assert lines[f"{MODEL}/int8"][1:3] == [100.0, 0.0] and f"{MODEL}/int4" not in lines
-    assert {p.recipe.name: p.y for p in charts.points(reports, view, TASK)}["int8"] == 100
+    assert {p.recipe.name: p.y for p in relative.relative_points(reports, view, TASK)}["int8"] == 100
     assert "VQA accuracy: 100.0 %" in charts.hover(reports[1], TASK)
-    assert "VQA accuracy on vqav2" in charts.scatter(view).layout.yaxis.title.text
+    assert any("VQA accuracy on vqav2" in note.text for note in charts.scatter(view).layout.annotations)
     assert details.regressions(reports[1], TASK) == [] and len(details.regressions(reports[2], TASK)) == COUNT // 2
     card = details.render(made.HARDWARE.slug, f"{MODEL}/int4", TASK)
     assert "VQA accuracy" in card and f"{COUNT // 2} of {COUNT} answers score less, 0 score more" in card

@@ -41,6 +41,7 @@ def visit(browser: Any, url: str) -> Iterator[Any]:
 
     def visit(query: str = "", width: int = 1440) -> Any:
         contexts.append(browser.new_context(viewport={"width": width, "height": 900}))
+        contexts[-1].grant_permissions(["clipboard-read", "clipboard-write"])
         tab = contexts[-1].new_page()
         tab.set_default_timeout(TIMEOUT_MS)
         tab.on("requestfinished", lambda request: print(request.method, request.url, (request.post_data or "")[:200]))

@@ -1,79 +1,214 @@
-"""The chart of the tab Explore: color is technique, symbol is family, area is bytes of weights, hollow is live."""
+"""The chart of recorded results relative to FP16: color is technique, symbol is model, hollow is live.
+
+The style sheet colors text and grid for the light and the dark theme; ``bridge.js`` writes the labels, which must fit
+the width of the visitor's page.
+"""
 
 from __future__ import annotations
 
 import html
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 import plotly.graph_objects as go
 
 from vlmcomp.app import results
+from vlmcomp.app.relative import LiveMeasurement, LivePoint, live_points, relative_points
 from vlmcomp.app.results import ResultFilter
 from vlmcomp.feedback import format_bytes, format_count
 from vlmcomp.recipe import Recipe
 from vlmcomp.reporting.figures_plotly import line_trace, point_trace
-from vlmcomp.reporting.grouping import choose_headline_task, find_metric, metric_title
+from vlmcomp.reporting.grouping import find_metric, metric_title
 from vlmcomp.reporting.palette import COLORS, DRAWING_ORDER, MUTED
-from vlmcomp.reporting.plot import Point, pareto_line, quality_point
+from vlmcomp.reporting.plot import Point, pareto_line
 from vlmcomp.reporting.recommend import required_memory
 from vlmcomp.results.schema import Report
 
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "hexagon", "star", "cross", "pentagon")
 SIGNS = dict(zip(_SYMBOLS, "●■◆▲⬢★✚⬟", strict=True))
+LIVE = "measured now"  # the name of the trace of live answers
+_OPENED = "opened"
 _FRONTIER_RING = "#7c3aed"
-_OPENED_ARROW = "#f43f5e"
-
-
-@dataclass(frozen=True)
-class LiveMeasurement:
-    """Latency of one live answer; ``decode_ms_per_token`` is None for an answer of one token."""
-
-    recipe: Recipe
-    ttft_ms: float
-    decode_ms_per_token: float | None
-    total_ms: float
-    new_tokens: int
+_OPENED_RING = "#f43f5e"
+_FAINT = 0.35  # opacity of what is not highlighted
+_MARKER = 9  # pixels
+_LEAST_SPAN = {"x": 0.2, "y": 4.0}  # of an axis: differences within the noise must look small
+_BASELINE_RANK, _CHOSEN_RANK, _FRONTIER_RANK, _OTHER_RANK = range(4)  # labels are placed in this order
+Range = tuple[float, float]
 
 
 def symbols(models: Sequence[str]) -> dict[str, str]:
-    """The symbol of each family, which does not depend on the filter."""
+    """The symbol of each model, which does not depend on the filter."""
     return {m: _SYMBOLS[i % len(_SYMBOLS)] for i, m in enumerate(sorted(models))}
 
 
-def _scale(found: Sequence[Report]) -> tuple[float, str]:
-    largest = max((r.size.total_bytes for r in found if r.size), default=0)
-    return (1e9, "GB") if largest >= 1e9 else (1e6, "MB")
-
-
-def points(shown: Sequence[Report], view: ResultFilter, task: str | None = None) -> list[Point]:
-    """Coordinates and 95 % intervals: x in ms per token or in the unit of the largest, y in percent.
+def scatter(view: ResultFilter, live: Sequence[LiveMeasurement] = (), opened: str | None = None) -> go.Figure:
+    """The share of FP16's score that the view's recipes keep against their speed or size, FP16 being 1x and 100 %.
 
     Args:
-        shown: reports with a score of ``task``.
-        view: its axis is x.
-        task: the task of y (None: the headline task of ``shown``).
+        view: what is shown.
+        live: live answers, which never change the axes.
+        opened: the recipe that is marked.
     """
-    task = task or choose_headline_task(shown) or ""
-    frontier = {r.recipe for each in results.frontiers(shown, view.axis, task) for r in each}
-    unit, _ = _scale(shown)
+    return _draw(view, live, [opened] if opened else [], height=460)
+
+
+def compact_figure(
+    model: str,
+    task: str | None = None,
+    highlighted_recipes: Collection[str] = (),
+    live: Sequence[LiveMeasurement] = (),
+    axis: str = "speed",
+) -> go.Figure:
+    """A smaller chart of one model on the machine with most results of it.
+
+    Args:
+        model: its name.
+        task: the task of the quality (None: the headline task).
+        highlighted_recipes: drawn strongly and labeled; the others are faint (none: all are drawn strongly).
+        live: as in ``scatter``.
+        axis: ``"speed"`` or ``"size"``.
+    """
+    return _draw(compact_view(model, task, axis), live, highlighted_recipes, height=320, compact=True)
+
+
+def compact_view(model: str, task: str | None = None, axis: str = "speed") -> ResultFilter:
+    """What ``compact_figure`` shows."""
+    slug = next((slug for slug in results.hardware() if model in results.models_on(slug)), None)
+    return ResultFilter(slug, (model,), axis=axis, task=task)
+
+
+def _draw(
+    view: ResultFilter,
+    live: Sequence[LiveMeasurement],
+    chosen: Collection[str],
+    height: int,
+    compact: bool = False,
+) -> go.Figure:
+    selection = results.select(results.reports(), view)
+    found = relative_points(selection.shown, view, selection.task)
+    figure = go.Figure()
+    _style(figure, view, selection, height)
+    if not found or selection.task is None:
+        return _without_results(figure)
+    ranges = _range([(p.x, p.x_bounds) for p in found], "x"), _range([(p.y, p.y_bounds) for p in found], "y")
+    figure.update_xaxes(range=ranges[0])
+    figure.update_yaxes(range=ranges[1])
+    by_recipe = {str(point.recipe): point for point in found}
+    for each in results.comparable(selection.shown, view.axis):
+        mine = [by_recipe[r.recipe] for r in each if r.recipe in by_recipe]
+        for line in pareto_line(mine, higher_is_better=view.axis == "speed"):
+            figure.add_trace(line_trace(line, dash="dot", width=2))
+    if compact or len({point.recipe.model for point in found}) > 1:  # no room for intervals
+        found = [replace(point, x_bounds=None, y_bounds=None) for point in found]
+    hover_texts = {r.recipe: hover(r, selection.task) for r in selection.shown}
+    shapes = symbols(results.models_on(view.hardware))
+    for trace in _traces(found, hover_texts, shapes, chosen, compact):
+        figure.add_trace(trace)
+    if view.axis == "speed":
+        _add_live(figure, live_points(live, found), shapes, ranges[0])
+    if not compact:
+        _mark_opened(figure, [by_recipe[name] for name in chosen if name in by_recipe])
+    return figure
+
+
+def _range(values: Sequence[tuple[float, Range | None]], axis: str) -> Range:
+    """The ends of an axis: all values with their intervals, and some room for labels."""
+    ends = [end for value, bounds in values for end in (bounds or (value, value))]
+    low, high = min(ends), max(ends)
+    missing = max(0.0, _LEAST_SPAN[axis] - (high - low)) / 2
+    room = 0.08 * (high - low + 2 * missing)
+    return low - missing - room, high + missing + room
+
+
+def _traces(
+    found: Sequence[Point],
+    hover_texts: dict[str, str],
+    shapes: dict[str, str],
+    chosen: Collection[str],
+    compact: bool,
+) -> list[go.Scatter]:
+    """The points, one trace a technique; FP16 comes last, so that nothing hides it."""
+    several = len({point.recipe.model for point in found}) > 1
     made = []
-    for report in shown:
-        if view.axis == "size":
-            assert report.size is not None
-            x = report.size.total_bytes / unit
-            x_bounds = None
-        else:
-            interval = results.decoding(report)
-            x = interval.value
-            x_bounds = (interval.low, interval.high)
-        compared = results.against_fp16(report, task)[0]
-        y = 100 * report.quality[task].score
-        difference = compared.difference if compared else None
-        made.append(quality_point(report, x, x_bounds, y, difference, report.recipe in frontier))
+    for technique in DRAWING_ORDER:
+        inside = [point for point in found if point.recipe.technique == technique]
+        if not inside:
+            continue
+        is_strong = [not compact or not chosen or _rank(p, chosen) <= _CHOSEN_RANK for p in inside]
+        marker = {
+            "size": [_MARKER + 3 * (p.recipe == p.recipe.baseline) for p in inside],
+            "opacity": [1.0 if strong else _FAINT for strong in is_strong],
+            "symbol": [shapes[p.recipe.model] for p in inside],
+            "line": {
+                "width": [2 if p.on_frontier else 1 for p in inside],
+                "color": [_FRONTIER_RING if p.on_frontier else "#ffffff" for p in inside],
+            },
+        }
+        trace = point_trace(inside, technique, [hover_texts[str(p.recipe)] for p in inside], marker)
+        trace.customdata = [[str(p.recipe), *_label(p, chosen, compact or several, several)] for p in inside]
+        made.append(trace)
+    for named in made[-1].customdata[1:] if several and made else ():  # FP16 of every model is at the same place
+        named[1] = ""
     return made
+
+
+def _rank(point: Point, chosen: Collection[str]) -> int:
+    if point.recipe == point.recipe.baseline:
+        return _BASELINE_RANK
+    if str(point.recipe) in chosen:
+        return _CHOSEN_RANK
+    return _FRONTIER_RANK if point.on_frontier else _OTHER_RANK
+
+
+def _label(point: Point, chosen: Collection[str], sparse: bool, several: bool) -> tuple[str, int]:
+    """The label of a point, empty for the least important ones of a ``sparse`` chart, and its rank."""
+    rank = _rank(point, chosen)
+    if rank == _BASELINE_RANK:
+        return "FP16", rank
+    text = str(point.recipe) if several else point.recipe.name
+    return ("" if sparse and rank == _OTHER_RANK else text), rank
+
+
+def _add_live(figure: go.Figure, live: Sequence[LivePoint], shapes: dict[str, str], x_range: Range) -> None:
+    """Hollow markers; one beyond the axis is an arrow at its end."""
+    if not live:
+        return
+    low, high = x_range
+    room = 0.02 * (high - low)
+    symbol = [
+        "triangle-right-open" if p.x > high else "triangle-left-open" if p.x < low else f"{shapes[_model(p)]}-open"
+        for p in live
+    ]
+    figure.add_trace(
+        go.Scatter(
+            x=[min(max(p.x, low + room), high - room) for p in live],
+            y=[p.y for p in live],
+            customdata=[[str(p.measurement.recipe), "", _OTHER_RANK] for p in live],
+            mode="markers",
+            name=LIVE,
+            hovertext=[live_hover(p) for p in live],
+            hoverinfo="text",
+            marker={
+                "size": 14,
+                "color": [COLORS[p.measurement.recipe.technique] for p in live],
+                "symbol": symbol,
+                "line": {"width": 2.5},
+            },
+        )
+    )
+
+
+def _model(point: LivePoint) -> str:
+    return point.measurement.recipe.model
+
+
+def _mark_opened(figure: go.Figure, opened: Sequence[Point]) -> None:
+    """A ring around the opened recipe."""
+    if opened:
+        ring = {"size": 20, "color": _OPENED_RING, "symbol": "circle-open", "line": {"width": 2.5}}
+        x, y = [p.x for p in opened], [p.y for p in opened]
+        figure.add_trace(go.Scatter(x=x, y=y, mode="markers", name=_OPENED, hoverinfo="skip", marker=ring))
 
 
 def hover(report: Report, task: str) -> str:
@@ -97,99 +232,19 @@ def hover(report: Report, task: str) -> str:
         lines.append(f"End to end: {timed.end_to_end_ms_median:.2f} ms for {format_count(timed.new_tokens, 'token')}")
     if speed is not None:
         lines.append(f"Speed to FP16: {speed.speedup_text}")
-    lines.append(f"Weights: {size.total_bytes / 1e6:,.2f} MB; needs {format_bytes(required_memory(report))}")
+    factor = results.size_factor(report, task)
+    relative = f", {factor:.2f}x of FP16" if factor is not None else ""
+    lines.append(f"Weights: {size.total_bytes / 1e6:,.2f} MB{relative}; needs {format_bytes(required_memory(report))}")
     lines.append(f"{html.escape(report.hardware.name)}, {html.escape(report.date[:10])}")
     return "<br>".join(lines)
 
 
-def scatter(view: ResultFilter, live: Sequence[LiveMeasurement] = (), opened: str | None = None) -> go.Figure:
-    """The score of the view's reports against decoding time or weight bytes."""
-    selection = results.select(results.reports(), view)
-    shown = selection.shown
-    task = selection.task
-    figure = go.Figure()
-    _style(figure, view, shown, task)
-    if not shown or task is None:
-        figure.add_annotation(
-            text="No recorded result matches the filters.", showarrow=False, x=0.5, y=0.5, xref="paper", yref="paper"
-        )
-        figure.update_xaxes(visible=False)
-        figure.update_yaxes(visible=False)
-        return figure
-    shapes = symbols(results.models_on(view.hardware))
-    by_recipe = {str(point.recipe): point for point in points(shown, view, task)}
-    for each in results.comparable(shown, view.axis):  # times of several sessions have no line in common
-        for line in pareto_line([by_recipe[r.recipe] for r in each]):
-            figure.add_trace(line_trace(line, dash="dot", width=2))
-    for technique in DRAWING_ORDER:
-        inside = [r for r in shown if by_recipe[r.recipe].recipe.technique == technique]
-        if inside:
-            texts = [hover(report, task) for report in inside]
-            marker = _marker(inside, by_recipe, shown, shapes)
-            figure.add_trace(point_trace([by_recipe[r.recipe] for r in inside], technique, texts, marker))
-    if view.axis == "speed":
-        _add_live(figure, live, by_recipe, shapes)
-    if opened in by_recipe:
-        _annotate(figure, by_recipe[opened])
-    return figure
-
-
-def _diameter(count: int, largest: int) -> float:
-    """Pixels: the area grows with the bytes, but the smallest still shows."""
-    return max(9.0, 34.0 * math.sqrt(count / largest)) if largest else 9.0
-
-
-def _marker(
-    inside: Sequence[Report], by_recipe: Mapping[str, Point], shown: Sequence[Report], shapes: Mapping[str, str]
-) -> dict[str, Any]:
-    """Area by weight bytes, shape by model, a ring around the frontier's points."""
-    largest = max(r.size.total_bytes for r in shown if r.size)
-    on_frontier = [by_recipe[r.recipe].on_frontier for r in inside]
-    return {
-        "size": [_diameter(r.size.total_bytes, largest) for r in inside if r.size],
-        "opacity": 0.85,
-        "symbol": [shapes[by_recipe[r.recipe].recipe.model] for r in inside],
-        "line": {
-            "width": [3 if ringed else 1 for ringed in on_frontier],
-            "color": [_FRONTIER_RING if ringed else "#ffffff" for ringed in on_frontier],
-        },
-    }
-
-
-def _add_live(
-    figure: go.Figure,
-    live: Sequence[LiveMeasurement],
-    by_recipe: Mapping[str, Point],
-    shapes: Mapping[str, str],
-) -> None:
-    """Hollow markers, one for each live answer whose recipe has a recorded quality on this view."""
-    drawn = [m for m in live if str(m.recipe) in by_recipe and m.decode_ms_per_token is not None]
-    if not drawn:
-        return
-    figure.add_trace(
-        go.Scatter(
-            x=[m.decode_ms_per_token for m in drawn],
-            y=[by_recipe[str(m.recipe)].y for m in drawn],
-            customdata=[[str(m.recipe)] for m in drawn],
-            mode="markers",
-            name="measured now",
-            hovertext=[live_hover(m) for m in drawn],
-            hoverinfo="text",
-            marker={
-                "size": 16,
-                "color": [COLORS[m.recipe.technique] for m in drawn],
-                "symbol": [f"{shapes[m.recipe.model]}-open" for m in drawn],
-                "line": {"width": 3},
-            },
-        )
-    )
-
-
-def live_hover(live: LiveMeasurement) -> str:
-    assert live.decode_ms_per_token is not None
+def live_hover(point: LivePoint) -> str:
+    live = point.measurement
     return "<br>".join(
         [
             f"<b>{live.recipe}</b>, measured now",
+            f"Speed to the live FP16: {point.x:.2f}x",
             f"First token: {live.ttft_ms:.2f} ms",
             f"Decoding: {live.decode_ms_per_token:.2f} ms per token",
             f"End to end: {live.total_ms:.2f} ms for {format_count(live.new_tokens, 'token')}",
@@ -198,26 +253,21 @@ def live_hover(live: LiveMeasurement) -> str:
     )
 
 
-def _annotate(figure: go.Figure, point: Point) -> None:
+def _without_results(figure: go.Figure) -> go.Figure:
     figure.add_annotation(
-        x=point.x,
-        y=point.y,
-        text=f"<b>{point.recipe.name}</b>",
-        showarrow=True,
-        arrowcolor=_OPENED_ARROW,
-        arrowwidth=2,
-        ax=0,
-        ay=-38,
+        text="No recorded result matches the filters.", showarrow=False, x=0.5, y=0.5, xref="paper", yref="paper"
     )
+    figure.update_xaxes(visible=False)
+    figure.update_yaxes(visible=False)
+    return figure
 
 
-def _style(figure: go.Figure, view: ResultFilter, shown: Sequence[Report], task: str | None) -> None:
-    """Transparent background; the style sheet colors text and grid for the light and the dark theme."""
+def _style(figure: go.Figure, view: ResultFilter, selection: results.Selection, height: int) -> None:
     figure.update_layout(
         template="none",
-        height=440,
+        height=height,
         autosize=True,
-        margin={"l": 52, "r": 12, "t": 12, "b": 48},
+        margin={"l": 56, "r": 12, "t": 32, "b": 48},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         font={"family": "system-ui, sans-serif", "size": 13, "color": MUTED},
@@ -226,9 +276,16 @@ def _style(figure: go.Figure, view: ResultFilter, shown: Sequence[Report], task:
         hovermode="closest",
         dragmode=False,
     )
-    title = f"Weights, {_scale(shown)[1]}" if view.axis == "size" else "Decoding, ms per token"
-    x_title = {"text": f"{title} (less is better)", "font": {"size": 12}}  # must fit a phone
-    figure.update_xaxes(title=x_title, zeroline=False, automargin=True, rangemode="normal")
-    metric = metric_title(find_metric(shown, task))
-    y_title = f"{metric} on {task}, %" if task else f"{metric}, %"
-    figure.update_yaxes(title=y_title, zeroline=False, automargin=True)
+    is_size = view.axis == "size"
+    title = "Size of the weights (left is smaller)" if is_size else "Decoding speed (right is faster)"
+    common = {"zeroline": False, "automargin": True}
+    figure.update_xaxes(title={"text": title, "font": {"size": 12}}, ticksuffix="x", **common)
+    figure.update_yaxes(ticksuffix=" %", **common)
+    metric = find_metric(selection.shown, selection.task)
+    on_task = f" on {selection.task}" if selection.task else ""
+    text = f"Kept of FP16's {metric}{on_task}"  # above the axis: beside it a phone has no room
+    position = {"x": 0, "y": 1, "xref": "paper", "yref": "paper", "xanchor": "left", "yanchor": "bottom", "yshift": 6}
+    figure.add_annotation(text=text, showarrow=False, font={"size": 12}, **position)
+    line = {"line_color": MUTED, "line_width": 1, "opacity": 0.6}
+    figure.add_vline(x=1, **line)
+    figure.add_hline(y=100, **line)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,19 +10,18 @@ from typing import Any
 
 import gradio as gr
 
-from vlmcomp.app import charts, details, results
-from vlmcomp.app.charts import LiveMeasurement
-from vlmcomp.app.errors import user_errors
+from vlmcomp.app import charts, details, downloads, relative, results, tables
 from vlmcomp.app.events import NO_PROGRESS
+from vlmcomp.app.relative import LiveMeasurement
 from vlmcomp.app.results import ResultFilter
+from vlmcomp.feedback import format_count
 from vlmcomp.recipe import Recipe
-from vlmcomp.reporting import export, figures_matplotlib
-from vlmcomp.reporting.figures import build_plots
 from vlmcomp.reporting.palette import COLORS
+from vlmcomp.reporting.plot import Point
 from vlmcomp.reporting.recommend import parse_bytes, required_memory
 
 CHART_CLICK_JS = Path(__file__).with_name("bridge.js").read_text(encoding="utf-8")
-SAVE_FILE_JS = Path(__file__).with_name("save.js").read_text(encoding="utf-8")
+SHOW_CARD_JS = Path(__file__).with_name("show_card.js").read_text(encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -37,8 +35,10 @@ class ExploreComponents:
     memory_limit: gr.Slider
     min_score: gr.Slider
     task: gr.Dropdown
+    more: gr.Accordion
     opened: gr.Dropdown
     plot: gr.Plot
+    best: gr.HTML
     legend: gr.HTML
     table: gr.Dataframe
     card: gr.HTML
@@ -59,7 +59,7 @@ class ExploreComponents:
     @property
     def outputs(self) -> list[Any]:
         """The components that ``draw`` updates."""
-        return [self.plot, self.legend, self.table, self.task, self.opened, self.card]
+        return [self.plot, self.best, self.legend, self.table, self.task, self.opened, self.card]
 
 
 def memory_needs(hardware: str | None) -> list[int]:
@@ -115,13 +115,14 @@ def draw(*values: Any) -> tuple[Any, ...]:
     *filter_values, opened, live = values
     view = read_filter(*filter_values)
     measured = [LiveMeasurement(**{**m, "recipe": Recipe.parse(m["recipe"])}) for m in live or ()]
-    lines = results.table(view)
+    lines = tables.table(view)
     # every recipe of this machine, whatever the filter: a dropdown that shrinks while it is open fails in the browser
     names = [r.recipe for r in results.select(results.reports(), ResultFilter(view.hardware, axis="size")).shown]
     opened = opened if opened in names else None
     return (
         charts.scatter(view, measured, opened),
-        legend(view, len(lines)),
+        f'<p class="best">{relative.frontier_sentence(view)}</p>',
+        legend(view, measured),
         lines,
         task_dropdown(view.hardware, view.models, view.task),
         gr.Dropdown(names, value=opened),
@@ -129,26 +130,40 @@ def draw(*values: Any) -> tuple[Any, ...]:
     )
 
 
-def legend(view: ResultFilter, count: int) -> str:
-    """The legend of the chart as HTML: colors, symbols, rings and lines, and how many results were left out."""
-    shapes = charts.symbols(results.models_on(view.hardware))
-    families = [m for m in shapes if not view.models or m in view.models]
-    chips = [f'<span class="key"><i style="background:{color}"></i>{name}</span>' for name, color in COLORS.items()]
-    chips += [f'<span class="key"><b>{charts.SIGNS[shapes[m]]}</b>{m}</span>' for m in families]
-    chips.append('<span class="key"><b>○</b>hollow: measured just now</span>')
-    notes = [f"{count} results. Area: bytes of weights. Bars: 95 % intervals. Ring: on the Pareto frontier."]
+def legend(view: ResultFilter, live: Sequence[LiveMeasurement] = ()) -> str:
+    """The legend of the chart as HTML: the colors and symbols that it uses, and what is not drawn and why."""
     selection = results.select(results.reports(), view)
-    if view.axis == "speed" and selection.shown:
-        sets = results.comparable(selection.shown, "speed")
-        if not sets:
-            notes.append("No frontier: these recipes were not timed together, so their speeds do not compare.")
-        elif len(sets) > 1:
-            notes.append("One line for each set of recipes that were timed together.")
+    points = relative.relative_points(selection.shown, view, selection.task)
+    shapes = charts.symbols(results.models_on(view.hardware))
+    techniques = {point.recipe.technique for point in points}
+    models = dict.fromkeys(point.recipe.model for point in points)
+    chips = [f'<i style="background:{color}"></i>{name}' for name, color in COLORS.items() if name in techniques]
+    if len(models) > 1:
+        chips += [f"<b>{charts.SIGNS[shapes[model]]}</b>{model}" for model in models]
+    if view.axis == "speed" and relative.live_points(live, points):
+        chips.append("<b>○</b>hollow: measured just now, relative to the FP16 measured just now")
+    keys = "".join(f'<span class="key">{chip}</span>' for chip in chips)
+    notes = " ".join(_notes(view, selection, points, live))
+    return f'<div class="legend">{keys}</div><p class="note">{notes}</p>'
+
+
+def _notes(
+    view: ResultFilter, selection: results.Selection, points: Sequence[Point], live: Sequence[LiveMeasurement]
+) -> list[str]:
+    """How the chart is read, and what it leaves out."""
+    notes = [f"{format_count(len(points), 'result')}, each relative to FP16 of the same model on the same machine."]
+    if len({point.recipe.model for point in points}) == 1:
+        notes.append("Bars: 95 % intervals.")
+    notes.append("Purple ring and dotted line: the frontier, ties within the noise included.")
+    if missing := len(selection.shown) - len(points):
+        reason = "that were not timed together with FP16" if view.axis == "speed" else "without an FP16 to compare with"
+        notes.append(f"Not drawn: {missing} {reason}.")
     filtered = (results.TOO_LARGE, results.TOO_INACCURATE)
-    num_left_out = sum(reason not in filtered for _, reason in selection.left_out)
-    if num_left_out:
+    if num_left_out := sum(reason not in filtered for _, reason in selection.left_out):
         notes.append(f"Not shown: {num_left_out} that failed or were measured under other conditions.")
-    return f'<div class="legend">{"".join(chips)}</div><p class="note">{" ".join(notes)}</p>'
+    if view.axis == "speed" and (note := relative.live_note(live, points)):
+        notes.append(note)
+    return notes
 
 
 def _of_hardware(hardware: str | None, families: Sequence[str]) -> tuple[Any, Any]:
@@ -168,60 +183,30 @@ def _row(event: gr.SelectData) -> Any:
     return event.row_value[0] if event.row_value else gr.skip()
 
 
-def save_table(*chosen: Any) -> dict[str, str]:
-    """The shown results as a CSV file."""
-    selection = results.select(results.reports(), read_filter(*chosen))
-    shown = selection.shown
-    with user_errors():
-        if not shown:
-            raise ValueError("there is nothing to save: no result matches the filters")
-        text = export.WRITERS["csv"](export.to_rows(_with_baselines(shown), results.rows, selection.task))
-    head, *lines = text.splitlines(keepends=True)
-    column = head.split(",").index("recipe")
-    names = {r.recipe for r in shown}
-    shown_lines = [line for line in lines if line.split(",")[column] in names]
-    return _file("vlmcomp.csv", "text/csv", (head + "".join(shown_lines)).encode())
-
-
-def _with_baselines(shown: Sequence[Any]) -> list[Any]:
-    """The shown reports and their FP16 baselines, which differences need even if a filter hides them."""
-    wanted = {r.recipe for r in shown} | {str(Recipe.parse(r.recipe).baseline) for r in shown}
-    return [r for r in results.reports() if r.hardware.slug == shown[0].hardware.slug and r.recipe in wanted]
-
-
-def save_chart(kind: str, *chosen: Any) -> dict[str, str]:
-    """The chart as a PNG or HTML file."""
-    view = read_filter(*chosen)
-    selection = results.select(results.reports(), view)
-    with user_errors():
-        name = "quality-size" if view.axis == "size" else "quality-latency"
-        plots = build_plots(selection.shown, results.rows, selection.task)
-        made = next((plot for plot in plots if plot.name == name), None)
-        if made is None:
-            raise ValueError("there is nothing to plot: no result matches the filters")
-    type_ = {"png": "image/png", "html": "text/html"}[kind]
-    return _file(f"{name}.{kind}", type_, figures_matplotlib.WRITERS[kind](made))
-
-
-def _file(name: str, type_: str, content: bytes) -> dict[str, str]:
-    return {"name": name, "type": type_, "content": base64.b64encode(content).decode()}
-
-
 def _filters(model: str) -> tuple[Any, ...]:
+    """The components of ``ExploreComponents.filter``, and the fold of those that most visitors leave alone."""
     machines = results.hardware()
     first = machines[0] if machines else None
     there = results.models_on(first)
+    shown = results.default_models(first, model)
     end = largest_megabytes(first)
     with gr.Row(elem_classes="filters"):
-        hardware = gr.Dropdown(machines, value=first, label="Measured on", min_width=220)
-        axis = gr.Radio([(t, n) for n, t in results.AXES.items()], value="speed", label="Chart", min_width=220)
-        fits = gr.Slider(0, end, end, label="Fits in, MB", info="right end: no limit", min_width=200)
-        least = gr.Slider(0, 100, 0, step=1, label="Score of at least, %", min_width=200)
-    with gr.Row(elem_classes="filters"):
-        families = gr.CheckboxGroup(there, value=results.default_models(first, model), label="Family")
-        techniques = gr.CheckboxGroup(list(COLORS), value=[], label="Technique (none: all)")
-        task = task_dropdown(first, results.default_models(first, model))
-    return hardware, families, techniques, axis, fits, least, task
+        titles = [(results.hardware_title(slug), slug) for slug in machines]
+        hardware = gr.Dropdown(titles, value=first, label="Measured on", min_width=260, elem_id="hardware")
+        axis = gr.Radio([(t, n) for n, t in results.AXES.items()], value="speed", label="Chart", min_width=300)
+        task = task_dropdown(first, shown)
+    families = gr.CheckboxGroup(there, value=shown, label="Models (each relative to its own FP16)")
+    with gr.Accordion("More filters", open=False, elem_id="more-filters") as more:
+        with gr.Row(elem_classes="filters"):
+            text = "none ticked: all of them"
+            techniques = gr.CheckboxGroup(list(COLORS), value=[], label="Technique", info=text, min_width=260)
+            text = "memory that answering may take; all the way right: any"
+            fits = gr.Slider(0, end, end, step=0.1, label="Fits in (MB)", info=text, min_width=220, elem_id="fits")
+            text = "of the questions; 0: any"
+            least = gr.Slider(
+                0, 100, 0, step=1, label="Score of at least (%)", info=text, min_width=220, elem_id="least"
+            )
+    return hardware, families, techniques, axis, fits, least, task, more
 
 
 def build(model: str, live: gr.State) -> ExploreComponents:
@@ -232,49 +217,48 @@ def build(model: str, live: gr.State) -> ExploreComponents:
         live: the live measurements, which the chart shows as hollow points.
     """
     filters = _filters(model)
-    plot = gr.Plot(elem_id="scatter", show_label=False, label="Quality against speed or size")
+    best = gr.HTML("", elem_id="frontier")
+    plot = gr.Plot(elem_id="scatter", elem_classes="scatter", show_label=False, label="Quality against speed or size")
     key = gr.HTML("", elem_id="legend")
     bridge = gr.HTML("", js_on_load=CHART_CLICK_JS, elem_id="bridge")
-    with gr.Row(elem_classes="actions"):
-        csv = gr.Button("Table as CSV", size="sm", elem_id="csv", scale=0, min_width=130)
-        png = gr.Button("Chart as PNG", size="sm", elem_id="png", scale=0, min_width=130)
-        page = gr.Button("Chart as HTML", size="sm", elem_id="html", scale=0, min_width=130)
     info = "or click a point of the chart or a row of the table"
     opened = gr.Dropdown([], label="Open a recipe", info=info, elem_id="open")
     card = gr.HTML(details.EMPTY, elem_id="details")
     table = gr.Dataframe(
-        headers=list(results.HEAD),
+        headers=list(tables.HEAD),
         interactive=False,
         show_search="search",
         elem_id="table",
         label="Results",
+        column_widths=list(tables.WIDTHS),
     )
-    made = ExploreComponents(*filters, opened, plot, key, table, card)
-    inputs = [*made.filter, opened, live]
-    again = {"fn": draw, "inputs": inputs, "outputs": made.outputs, "trigger_mode": "always_last", **NO_PROGRESS}
-    moved = made.hardware.input(
-        _of_hardware, [made.hardware, made.families], [made.families, made.memory_limit], **NO_PROGRESS
-    )
-    moved.then(**{k: v for k, v in again.items() if k != "trigger_mode"})
-    for event in (made.families.input, made.techniques.input, made.axis.input, made.task.input, opened.input):
-        event(**again)
-    for slider in (made.memory_limit, made.min_score):
-        slider.release(**again)
-    for event, take in ((bridge.select, _clicked), (table.select, _row)):
-        event(take, None, opened, **NO_PROGRESS).then(**{k: v for k, v in again.items() if k != "trigger_mode"})
-    _wire_saving(made, csv, png, page)
+    made = ExploreComponents(*filters, opened, plot, best, key, table, card)
+    downloads.build(made.filter, read_filter)
+    _wire(made, bridge, live)
     return made
 
 
-def _wire_saving(made: ExploreComponents, csv: gr.Button, png: gr.Button, page: gr.Button) -> None:
-    file = gr.JSON(visible="hidden")  # what the script in the browser saves
+def _wire(made: ExploreComponents, bridge: gr.HTML, live: gr.State) -> None:
+    """Redraws after every change of a filter, and shows the card of what is opened."""
+    drawing = {"fn": draw, "inputs": [*made.filter, made.opened, live], "outputs": made.outputs, **NO_PROGRESS}
+    machine = [made.hardware, made.families], [made.families, made.memory_limit]
+    made.hardware.input(_of_hardware, *machine, **NO_PROGRESS).then(**drawing)
+    # of events during a redraw the last one is drawn after it: a slider that is moved sends many
+    filters = (made.families, made.techniques, made.axis, made.task, made.memory_limit, made.min_score)
+    for component in filters:
+        component.input(**drawing, trigger_mode="always_last")
+    opening = [
+        made.opened.input(**drawing),
+        _opens(bridge.select, _clicked, made, drawing),
+        _opens(made.table.select, _row, made, drawing),
+    ]
+    for event in opening:
+        event.then(None, js=SHOW_CARD_JS, **NO_PROGRESS)
 
-    def chart(kind: str) -> Any:
-        return lambda *chosen: save_chart(kind, *chosen)
 
-    for button, make in ((csv, save_table), (png, chart("png")), (page, chart("html"))):
-        done = button.click(make, made.filter, file, api_visibility="private", show_progress="minimal")
-        done.success(None, file, None, js=SAVE_FILE_JS, api_visibility="private")
+def _opens(event: Any, take: Any, made: ExploreComponents, drawing: dict[str, Any]) -> Any:
+    """``event`` opens the recipe that ``take`` reads from it."""
+    return event(take, None, made.opened, **NO_PROGRESS).then(**drawing)
 
 
 def format_megabytes(fits: float | None, hardware: str | None) -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
+import socket
 import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from starlette.middleware import Middleware
 
 from vlmcomp.app import about_tab, api, compare_tab, explore_tab, handlers, permalink, recommend_tab, results
 from vlmcomp.app.compare_tab import CompareComponents
@@ -16,11 +19,13 @@ from vlmcomp.app.events import NO_PROGRESS
 from vlmcomp.app.explore_tab import ExploreComponents
 from vlmcomp.app.permalink import Link
 from vlmcomp.app.recommend_tab import RecommendComponents
+from vlmcomp.app.share_card import ShareCard
 from vlmcomp.models import registry
 from vlmcomp.recipe import Recipe
 
 _HERE = Path(__file__)
 CSS = _HERE.with_name("style.css").read_text(encoding="utf-8")
+READY_JS = _HERE.with_name("ready.js").read_text(encoding="utf-8")
 SHARE_JS = _HERE.with_name("share.js").read_text(encoding="utf-8")
 THEME = gr.themes.Base(
     primary_hue="indigo",
@@ -29,13 +34,24 @@ THEME = gr.themes.Base(
     radius_size="lg",
     font=["Inter", "system-ui", "sans-serif"],
     font_mono=["ui-monospace", "Consolas", "monospace"],
+).set(  # the base theme's hints, placeholders and buttons are too pale to read
+    body_text_color_subdued="*neutral_600",
+    block_info_text_color="*neutral_600",
+    input_placeholder_color="*neutral_600",
+    input_placeholder_color_dark="*neutral_300",
+    button_primary_background_fill="*primary_600",
+    button_primary_background_fill_hover="*primary_700",
 )
-_HEADER = """<div class="lead"><h1>vlmcomp</h1><p>What does compression cost a vision-language model? Ask a model the
-same question in FP16, INT8 and INT4, and with neurons or attention heads removed.</p></div>"""
+_TITLE = "vlmcomp: what compression costs a vision-language model"
+DESCRIPTION = (
+    "Ask a model that answers questions about images, and its smaller variants, the same question: with weights in 8 "
+    "or 4 bits, or with neurons, attention heads or image tokens removed. See what changes in answer, speed and memory."
+)
+_HEADER = f'<div class="lead"><h1>See what compression does to a vision-language model</h1><p>{DESCRIPTION}</p></div>'
 _TITLES = {"compare": "Compare", "explore": "Explore", "choose": "Choose for me", "about": "About the numbers"}
-_NUM_RESTORED = 21  # components that a link sets
+_NUM_RESTORED = 22  # components that a link sets
 _TOGGLE_DARK_JS = "() => { document.body.classList.toggle('dark'); }"
-_MARK_READY_JS = "() => { document.body.classList.add('ready'); }"
+_RESTORE_SHARE_JS = "() => new Promise((done) => setTimeout(() => done('Copy link'), 2500))"
 
 
 class StringList(gr.JSON):
@@ -57,6 +73,7 @@ def launch_options() -> dict[str, Any]:
         "footer_links": ["api"],
         "run_history": False,
         "mcp_server": importlib.util.find_spec("mcp") is not None,
+        "app_kwargs": {"middleware": [Middleware(ShareCard, title=_TITLE, description=DESCRIPTION)]},
     }
 
 
@@ -66,7 +83,7 @@ def build(model: str = registry.DEFAULT_MODEL) -> gr.Blocks:
     gpu: dict[str, Any] = {"concurrency_id": "gpu", "concurrency_limit": 1}
     if handlers.backend().name == "recorded":
         gpu = {"concurrency_limit": None}
-    with gr.Blocks(title="vlmcomp", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
+    with gr.Blocks(title=_TITLE, analytics_enabled=False, delete_cache=(3600, 3600)) as page:
         with gr.Row(elem_classes="top"):
             gr.HTML(_HEADER, min_width=240, scale=6)
             share = gr.Button("Copy link", size="sm", elem_id="share", scale=0, min_width=110)
@@ -83,7 +100,7 @@ def build(model: str = registry.DEFAULT_MODEL) -> gr.Blocks:
                 recommend = recommend_tab.build(model)
             with gr.Tab(_TITLES["about"], id="about") as fourth:
                 claims = about_tab.build()
-        for tab, name in zip((first, second, third, fourth), permalink.VIEWS):
+        for tab, name in zip((first, second, third, fourth), permalink.TABS):
             tab.select(lambda name=name: name, None, view, **NO_PROGRESS)
         fourth.select(about_tab.study_claims, None, claims, **NO_PROGRESS)
         dark.click(None, js=_TOGGLE_DARK_JS, api_visibility="private")
@@ -113,18 +130,20 @@ def _connect(
     """Restores and creates links, and draws the chart when the page opens and after each answer."""
     constraints = [recommend.model, recommend.memory, recommend.loss, recommend.goal, recommend.task]
     filters = [*explore.filter, explore.opened]
+    folded = [*filters, explore.more]
     redraw = {"fn": explore_tab.draw, "inputs": [*filters, compare.measurements], "outputs": explore.outputs}
     form = [compare.model, compare.variants, compare.image, compare.question, compare.known_answer]
-    restored = [frame.note, frame.tabs, frame.view, *form, *filters, *constraints]
+    restored = [frame.note, frame.tabs, frame.view, *form, *folded, *constraints]
     opening = page.load(_restore, None, restored, **NO_PROGRESS)
     # nothing can be clicked before the page is marked ready: restoring the link would undo it
-    opening.then(None, js=_MARK_READY_JS, **NO_PROGRESS)
+    opening.then(None, js=READY_JS, **NO_PROGRESS)
     opening.then(**redraw, **NO_PROGRESS)
     for event in compare.ask_events:
         event.then(**redraw, **NO_PROGRESS)
     form = [compare.model, compare.variants, compare.question, compare.known_answer]
     copied = frame.share.click(_link_of, [frame.view, *form, *filters, *constraints], frame.address, **NO_PROGRESS)
-    copied.then(None, frame.address, frame.address, js=SHARE_JS, **NO_PROGRESS)
+    copied = copied.then(None, frame.address, [frame.address, frame.share], js=SHARE_JS, **NO_PROGRESS)
+    copied.then(None, None, frame.share, js=_RESTORE_SHARE_JS, **NO_PROGRESS)
 
 
 def _connect_api(compare: CompareComponents, gpu: dict[str, Any]) -> None:
@@ -140,7 +159,7 @@ def _connect_api(compare: CompareComponents, gpu: dict[str, Any]) -> None:
 
 def _restore(request: gr.Request) -> tuple[Any, ...]:
     """New values of the components from the query of the page's URL; nothing changes without such a query."""
-    query = dict(request.query_params)
+    query = permalink.current_names(dict(request.query_params))
     if not set(query) & set(permalink.NAMES):
         return (gr.skip(),) * _NUM_RESTORED
     link, invalid = permalink.read(query)
@@ -148,7 +167,7 @@ def _restore(request: gr.Request) -> tuple[Any, ...]:
     if invalid:
         note = f"Some values of this link are not available here ({', '.join(invalid)}): defaults are shown instead."
     # a visitor may have opened another tab meanwhile: only a link that names a tab opens it
-    view = (gr.Tabs(selected=link.view), link.view) if "view" in query else (gr.skip(), gr.skip())
+    view = (gr.Tabs(selected=link.tab), link.tab) if "tab" in query else (gr.skip(), gr.skip())
     task = recommend_tab.task_dropdown(link.model, link.task)
     constraints = (link.model, link.memory or recommend_tab.DEFAULT_MEMORY, link.loss, link.goal, task)
     return gr.Markdown(note, visible=bool(note)), *view, *_restore_form(link), *_restore_filters(link), *constraints
@@ -168,7 +187,7 @@ def _restore_form(link: Link) -> tuple[Any, ...]:
 
 
 def _restore_filters(link: Link) -> tuple[Any, ...]:
-    """Values of ``ExploreComponents.filter`` and of the opened recipe."""
+    """Values of ``ExploreComponents.filter``, of the opened recipe, and whether the folded filters are open."""
     machines = results.hardware()
     hardware = link.hardware or (machines[0] if machines else None)
     models = results.models_on(hardware)
@@ -183,6 +202,7 @@ def _restore_filters(link: Link) -> tuple[Any, ...]:
         link.least,
         explore_tab.task_dropdown(hardware, families, link.task),
         gr.Dropdown([link.opened] if link.opened else [], value=link.opened or None),
+        gr.Accordion(open=bool(link.techniques or link.fits or link.least)),
     )
 
 
@@ -200,7 +220,7 @@ def _link_of(*state: Any) -> Any:
     else:
         task_name = _link_task(task, results.tasks_on(hardware, families))
     link = Link(
-        view=view,
+        tab=view,
         model=recommend_model if is_recommend else model,
         variants=() if is_recommend else _link_variants(model, variants),
         example=example,
@@ -240,7 +260,11 @@ def launch(page: gr.Blocks, host: str, port: int | None, share: bool) -> None:
         host: address to bind.
         port: None for 7860, or the next free one.
         share: also create a public link; without success the page is served locally.
+
+    Raises:
+        ValueError: the address cannot be bound, as if another program uses the port; one sentence.
     """
+    check_address(host, port)
     options: dict[str, Any] = {"server_name": host, "server_port": port, "prevent_thread_lock": True} | launch_options()
     try:
         page.launch(share=share, **options)
@@ -251,3 +275,17 @@ def launch(page: gr.Blocks, host: str, port: int | None, share: bool) -> None:
         page.launch(share=False, **options)
     threading.Thread(target=handlers.warm_up, daemon=True).start()  # before the first question
     page.block_thread()
+
+
+def check_address(host: str, port: int | None) -> None:
+    """Raises ``ValueError`` if ``port`` (None: any) of ``host`` cannot be bound."""
+    if port is not None and not 1 <= port <= 65535:
+        raise ValueError(f"{port} is not a port: give one from 1 to 65535")
+    try:
+        with socket.create_server((host, port or 0)):
+            pass
+    except OSError as error:
+        if port and error.errno == errno.EADDRINUSE:
+            raise ValueError(f"port {port} is in use by another program: give another one, or none") from None
+        where = f"{host}:{port}" if port else host
+        raise ValueError(f"the app cannot be served at {where} ({error.strerror}): give another address") from None

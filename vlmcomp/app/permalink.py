@@ -15,7 +15,7 @@ from vlmcomp.reporting.grouping import list_tasks
 from vlmcomp.reporting.palette import COLORS
 from vlmcomp.reporting.recommend import GOALS, parse_bytes
 
-VIEWS = ("compare", "explore", "choose", "about")
+TABS = ("compare", "explore", "choose", "about")
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Link:
     as ``8GB``; ``least`` is the task's score in percent and ``loss`` in percentage points.
     """
 
-    view: str = "compare"
+    tab: str = "compare"
     model: str = registry.DEFAULT_MODEL
     variants: tuple[str, ...] = ()
     example: str = ""
@@ -44,7 +44,7 @@ class Link:
     task: str = ""
 
     def query(self) -> str:
-        """``?view=explore&...``: the fields that differ from their defaults."""
+        """``?tab=explore&...``: the fields that differ from their defaults."""
         default = Link()
         changed = {}
         for name in NAMES:
@@ -101,7 +101,7 @@ def _question(text: str) -> str:
 
 
 _READERS: Mapping[str, Callable[[str], Any]] = {
-    "view": _one_of(lambda: VIEWS),
+    "tab": _one_of(lambda: TABS),
     "model": _one_of(lambda: registry.MODELS),
     "example": _one_of(lambda: {e.name for e in handlers.examples()}),
     "question": _question,
@@ -119,12 +119,20 @@ _READERS: Mapping[str, Callable[[str], Any]] = {
 }
 
 
+def current_names(query: Mapping[str, str]) -> dict[str, str]:
+    """``query`` with ``tab`` for ``view``, its name in earlier links. ``view=api`` is Gradio's and stays."""
+    named = {"tab": query["view"]} if query.get("view") in TABS else {}
+    return named | dict(query)
+
+
 def read(query: Mapping[str, str]) -> tuple[Link, list[str]]:
-    """Reads the query of a link; parameters with other names are ignored, since they may belong to the host.
+    """Reads the query of a link (``current_names``); parameters with other names are ignored, since they may belong to
+    the host.
 
     Returns:
         The state of the page, and the names of invalid parameters, which keep their defaults.
     """
+    query = current_names(query)
     link = Link()
     invalid = []
     for name, reader in _READERS.items():

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from vlmcomp.feedback import format_count
 from vlmcomp.recipe import Recipe
 from vlmcomp.reporting.comparison import PairedComparison
 from vlmcomp.reporting.grid import comparable_reports
@@ -21,7 +22,7 @@ from vlmcomp.reporting.grouping import (
 )
 from vlmcomp.reporting.pareto import Comparators, build_comparators, pareto_frontier
 from vlmcomp.reporting.recommend import required_memory
-from vlmcomp.reporting.statistics import Interval, decode_interval, speed_interval
+from vlmcomp.reporting.statistics import Interval, speed_interval
 from vlmcomp.results import store
 from vlmcomp.results.schema import Quality, Report
 
@@ -84,6 +85,15 @@ def hardware() -> list[str]:
     """Slugs of the machines with results, the one with the most results first."""
     counts = Counter(r.hardware.slug for r in reports())
     return sorted(counts, key=lambda slug: (-counts[slug], slug))
+
+
+def hardware_title(slug: str) -> str:
+    """The machine in words, with what tells it from others of the same name: ``AMD EPYC, 2 CPU cores, bfloat16``."""
+    mine = [r for r in reports() if r.hardware.slug == slug]
+    machine = mine[0].hardware
+    cores = [f"{format_count(machine.cores, 'CPU core')}"] if machine.device == "cpu" else []
+    dtypes = Counter(r.dtype_computed for r in mine if r.dtype_computed)
+    return ", ".join([machine.name, *cores, *(name for name, _ in dtypes.most_common(1))])
 
 
 def models_on(slug: str | None) -> list[str]:
@@ -152,11 +162,13 @@ def _quality_conditions(quality: Quality) -> tuple[object, ...]:
 
 
 def comparable(shown: Sequence[Report], axis: str) -> list[list[Report]]:
-    """The sets of reports that compare on the axis: all for sizes, for times those of one timing session."""
-    if axis == "size":
-        return [list(shown)] if shown else []
-    sessions = dict.fromkeys(r.latency.session for r in shown if r.latency and r.latency.session)
-    return [[r for r in shown if r.latency and r.latency.session == session] for session in sessions]
+    """The sets of reports that compare on the axis: those of one model and, for times, of one timing session."""
+    sets: dict[tuple[str, str | None], list[Report]] = {}
+    for report in shown:
+        session = report.latency.session if axis == "speed" and report.latency else None
+        if session or axis == "size":
+            sets.setdefault((Recipe.parse(report.recipe).model, session), []).append(report)
+    return list(sets.values())
 
 
 def frontiers(shown: Sequence[Report], axis: str, task: str | None = None) -> list[list[Report]]:
@@ -168,10 +180,15 @@ def frontiers(shown: Sequence[Report], axis: str, task: str | None = None) -> li
     return [pareto_frontier(each, rows, goals, task, comparators(task)) for each in comparable(shown, axis)]
 
 
+def baseline_of(report: Report, task: str | None = None) -> Report | None:
+    """FP16 of the same model on the same machine; None if it was not measured as ``report`` was."""
+    return find_baseline(group(report.hardware.slug, Recipe.parse(report.recipe).model, task))
+
+
 @cache
 def _against_fp16(slug: str, recipe: str, task: str | None) -> tuple[PairedComparison | None, Interval | None]:
     report = find(slug, recipe)
-    baseline = find_baseline(group(slug, Recipe.parse(recipe).model, task))
+    baseline = baseline_of(report, task) if report else None
     if report is None or baseline is None or report is baseline or report.error is not None:
         return None, None
     comparison = compare_to_baseline(rows, report, baseline, task)
@@ -188,60 +205,12 @@ def against_fp16(report: Report, task: str | None = None) -> tuple[PairedCompari
     return _against_fp16(report.hardware.slug, report.recipe, task)
 
 
-@cache
-def _decoding(slug: str, recipe: str) -> Interval | None:
-    report = find(slug, recipe)
-    return decode_interval(report.latency) if report and report.latency else None
-
-
-def decoding(report: Report) -> Interval:
-    """Milliseconds per token: the median and its interval."""
-    interval = _decoding(report.hardware.slug, report.recipe)
-    assert interval is not None
-    return interval
-
-
-HEAD = (
-    "Recipe",
-    "Score %",
-    "Points to FP16",
-    "Composite %",
-    "First token ms",
-    "ms per token",
-    "Speed to FP16",
-    "Weights MB",
-    "Needs MB",
-    "Frontier",
-)
-
-
-def table(view: ResultFilter) -> list[list[Any]]:
-    """One row of numbers a shown report, with the columns of ``HEAD``."""
-    selection = select(reports(), view)
-    task = selection.task
-    frontier = {r.recipe for each in frontiers(selection.shown, view.axis, task) for r in each}
-    lines = []
-    for report in selection.shown:
-        assert report.size is not None and task is not None
-        quality = report.quality[task]
-        size = report.size
-        timed = report.latency
-        both, speed = against_fp16(report, task)
-        lines.append(
-            [
-                report.recipe,
-                round(100 * quality.score, 1),
-                round(100 * both.difference.value, 1) if both else None,
-                round(100 * quality.composite, 1),
-                round(timed.ttft_ms_median, 1) if timed else None,
-                round(timed.decode_ms_per_token_median, 2) if timed else None,
-                f"{1 + speed.value:.2f}x" if speed else None,
-                round(size.total_bytes / 1e6, 2),
-                round(required_memory(report) / 1e6, 1),
-                "yes" if report.recipe in frontier else "",
-            ]
-        )
-    return lines
+def size_factor(report: Report, task: str | None = None) -> float | None:
+    """Bytes of the weights as a share of FP16's; None if one of them is unknown."""
+    baseline = baseline_of(report, task)
+    if baseline is None or baseline.size is None or report.size is None:
+        return None
+    return report.size.total_bytes / baseline.size.total_bytes
 
 
 def to_records(slug: str | None = None, model: str | None = None, task: str | None = None) -> list[dict[str, Any]]:

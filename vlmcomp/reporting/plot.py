@@ -89,14 +89,20 @@ def shifted_interval(y: float, interval: Interval, scale: float) -> Bounds:
     return y + scale * (interval.low - interval.value), y + scale * (interval.high - interval.value)
 
 
-def pareto_line(points: Sequence[Point]) -> tuple[Line, ...]:
-    """The best quality on the frontier up to each x, as steps; points that tie with it are below the line."""
-    best = sorted((point.x, point.y) for point in points if point.on_frontier)
+def pareto_line(points: Sequence[Point], higher_is_better: bool = False) -> tuple[Line, ...]:
+    """The best quality on the frontier up to each x, as steps; points that tie with it are below the line.
+
+    Args:
+        points: those on the frontier and the others.
+        higher_is_better: whether the best x is the largest, from which the line then starts.
+    """
+    best = sorted(((point.x, point.y) for point in points if point.on_frontier), reverse=higher_is_better)
     if not best:
         return ()
     levels = accumulate((y for _, y in best), max)
     steps = [(x, level) for (x, _), level in zip(best, levels, strict=True)]
-    steps.append((max(point.x for point in points), steps[-1][1]))  # to the right edge: nothing further is better
+    edge = min if higher_is_better else max  # nothing further is better
+    steps.append((edge(point.x for point in points), steps[-1][1]))
     return (Line(FRONTIER, tuple(steps), MUTED, dash=True),)
 
 
