@@ -21,8 +21,9 @@ LAYERS = {  # lowest first; the packages and modules of one layer do not know ea
     6: ("runtime",),
     7: ("evaluation", "serving"),
     8: ("experiments", "training"),
-    9: ("cli", "app", "api"),
-    10: ("", "__main__"),  # the package itself
+    9: ("app", "api"),
+    10: ("cli",),
+    11: ("", "__main__"),  # the package itself
 }
 LAYER_OF = {name: layer for layer, names in LAYERS.items() for name in names}
 WITHOUT_TORCH = (

@@ -44,6 +44,13 @@ def cache_dir() -> Path:
         raise OSError(f"there is no home folder for a cache: let {CACHE_DIR_ENV} name a folder") from None
 
 
+def bundled_folder(name: str) -> Path:
+    """A folder at the root of the repository, which an installation has inside the package."""
+    package = Path(__file__).resolve().parent
+    installed = package / name
+    return installed if installed.is_dir() else package.parent / name
+
+
 def check_writable(folder: Path) -> None:
     """Check before long work that files can be written to ``folder``, or to the folder in which it will be made.
 

@@ -111,12 +111,14 @@ def cpu_has(*features: str) -> bool:
     return any(map(cpu_supports, features))
 
 
-def memory_budget() -> int:
-    """Bytes available for models: 0.85 of the free GPU memory; on a CPU half of the RAM limit, at most 0.8 of the free
-    RAM."""
+def memory_budget(device: str | None = None) -> int:
+    """Bytes available for models on ``device``, a GPU if there is one by default.
+
+    0.85 of the free GPU memory; on a CPU half of the RAM limit, at most 0.8 of the free RAM.
+    """
     import psutil
     import torch
 
-    if torch.cuda.is_available():
-        return int(torch.cuda.mem_get_info()[0] * 0.85)
+    if (device or default_device()).startswith("cuda"):
+        return int(torch.cuda.mem_get_info(device)[0] * 0.85)
     return int(min(ram_limit() * 0.5, psutil.virtual_memory().available * 0.8))

@@ -12,6 +12,7 @@ from vlmcomp.api.argument_types import check_count, check_list, check_texts, sho
 from vlmcomp.compression.calibration_choice import CalibrationData
 from vlmcomp.data.calibration_set import CalibrationSet
 from vlmcomp.feedback import format_count
+from vlmcomp.models import registry
 from vlmcomp.recipe import Recipe
 from vlmcomp.results.answer import MAX_NEW_TOKENS
 
@@ -39,12 +40,13 @@ def parse_recipe(recipe: str | Recipe, steps: str | None = None) -> Recipe:
     if isinstance(recipe, Recipe) and steps is None:
         return recipe
     if steps is None:
-        return Recipe.parse(recipe)  # type: ignore[arg-type]
-    if isinstance(recipe, Recipe) or (isinstance(recipe, str) and "/" in recipe):
+        return registry.parse_recipe(recipe, "source=")  # type: ignore[arg-type]
+    name = registry.resolve_hub_id(recipe) if isinstance(recipe, str) else recipe
+    if isinstance(name, Recipe) or (isinstance(name, str) and "/" in name):
         raise ValueError(f"{recipe} already says what to do: leave out steps, or give a model name")
-    if not isinstance(recipe, str):
+    if not isinstance(name, str):
         raise ValueError(f"{shown(recipe)} is not a model name: give one of vlmcomp.list_models()")
-    return Recipe.parse(f"{recipe}/{steps}")
+    return Recipe.parse(f"{name}/{steps}")
 
 
 def check_calibration_data(data: CalibrationData | None) -> CalibrationData | None:

@@ -222,7 +222,7 @@ def _recipe_of(one: Measured) -> str:
         return one.report.recipe
     if isinstance(one, Report):
         return one.recipe
-    return str(one if isinstance(one, Recipe) else Recipe.parse(one))
+    return str(one if isinstance(one, Recipe) else registry.parse_recipe(one))
 
 
 def _with_predictions(one: Measured, report: Report, root: Path) -> BenchmarkResult:

@@ -253,7 +253,7 @@ def _wire(made: ExploreComponents, bridge: gr.HTML, live: gr.State) -> None:
         _opens(made.table.select, _row, made, drawing),
     ]
     for event in opening:
-        event.then(None, js=SHOW_CARD_JS, **NO_PROGRESS)
+        event.then(None, made.opened, None, js=SHOW_CARD_JS, **NO_PROGRESS)
 
 
 def _opens(event: Any, take: Any, made: ExploreComponents, drawing: dict[str, Any]) -> Any:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import importlib.util
-import socket
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -260,11 +258,7 @@ def launch(page: gr.Blocks, host: str, port: int | None, share: bool) -> None:
         host: address to bind.
         port: None for 7860, or the next free one.
         share: also create a public link; without success the page is served locally.
-
-    Raises:
-        ValueError: the address cannot be bound, as if another program uses the port; one sentence.
     """
-    check_address(host, port)
     options: dict[str, Any] = {"server_name": host, "server_port": port, "prevent_thread_lock": True} | launch_options()
     try:
         page.launch(share=share, **options)
@@ -275,17 +269,3 @@ def launch(page: gr.Blocks, host: str, port: int | None, share: bool) -> None:
         page.launch(share=False, **options)
     threading.Thread(target=handlers.warm_up, daemon=True).start()  # before the first question
     page.block_thread()
-
-
-def check_address(host: str, port: int | None) -> None:
-    """Raises ``ValueError`` if ``port`` (None: any) of ``host`` cannot be bound."""
-    if port is not None and not 1 <= port <= 65535:
-        raise ValueError(f"{port} is not a port: give one from 1 to 65535")
-    try:
-        with socket.create_server((host, port or 0)):
-            pass
-    except OSError as error:
-        if port and error.errno == errno.EADDRINUSE:
-            raise ValueError(f"port {port} is in use by another program: give another one, or none") from None
-        where = f"{host}:{port}" if port else host
-        raise ValueError(f"the app cannot be served at {where} ({error.strerror}): give another address") from None

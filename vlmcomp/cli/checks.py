@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,10 +17,26 @@ from vlmcomp.recipe import Recipe
 from vlmcomp.reporting import grid
 
 
+def check_app(args: argparse.Namespace) -> None:
+    """Raises ``ValueError`` for an unknown model, and for an address that cannot be bound, as if its port is in use."""
+    registry.get_model_spec(args.model)
+    if args.port is not None and not 1 <= args.port <= 65535:
+        raise ValueError(f"{args.port} is not a port: give one from 1 to 65535")
+    try:
+        with socket.create_server((args.host, args.port or 0)):
+            pass
+    except OSError as error:
+        if args.port and error.errno == errno.EADDRINUSE:
+            raise ValueError(f"port {args.port} is in use by another program: give another --port, or none") from None
+        where = f"{args.host}:{args.port}" if args.port else args.host
+        reason = str(error.strerror).partition(" (while")[0]
+        raise ValueError(f"the app cannot be served at {where} ({reason}): give another --host") from None
+
+
 def check_compress(args: argparse.Namespace) -> None:
     """Raises ``ValueError`` or ``OSError`` for a recipe or a prompt that its model does not allow, a file or a source
     that does not exist, or a folder that is in use or cannot be written."""
-    recipe = Recipe.parse(args.recipe)
+    recipe = registry.parse_recipe(args.recipe)
     _check_weights(recipe, args)
     _check_calibration(args, [recipe])
     files.check_new_folder(Path(args.out))
@@ -64,12 +82,19 @@ def check_ask(args: argparse.Namespace) -> None:
 
 def _recipe_to_ask(text: str) -> Recipe:
     """The recipe of a registered model. Raises ``ValueError`` for any other text, which may mean a folder."""
-    if text.partition("/")[0] not in registry.MODELS:
-        raise ValueError(
-            f"there is no folder {text}, and no model of that name: give a folder that 'vlmcomp compress' wrote, or a "
-            "recipe such as llava-shapes/int8 ('vlmcomp models' lists the models)"
-        )
-    return Recipe.parse(text)
+    name, _, rest = text.partition("/")
+    try:
+        return registry.parse_recipe(text)
+    except ValueError:
+        repository = "/".join(text.split("/")[:2])
+        if name in registry.MODELS or registry.resolve_hub_id(repository) in registry.MODELS:
+            raise
+    closest = registry.closest_model(name)
+    example = f"{closest}/{rest or 'int8'}" if closest else f"{registry.DEFAULT_MODEL}/int8"
+    raise ValueError(
+        f"there is no folder {text}, and no model of that name: give a folder that 'vlmcomp compress' wrote, or a "
+        f"recipe such as {example} ('vlmcomp models' lists the models)"
+    )
 
 
 def check_train(args: argparse.Namespace) -> None:
@@ -94,7 +119,7 @@ def check_bench(args: argparse.Namespace) -> None:
     _check_calibration(args, recipes)
     if args.quick and args.samples is not None:
         raise ValueError("--quick sets the number of samples: remove --samples")
-    files.check_writable(Path(args.out))
+    files.check_writable(Path(args.results))
 
 
 def select_recipes(args: argparse.Namespace) -> tuple[list[Recipe], list[str]]:
@@ -103,7 +128,7 @@ def select_recipes(args: argparse.Namespace) -> tuple[list[Recipe], list[str]]:
     Raises:
         ValueError: options that contradict each other, or an unknown model.
     """
-    recipes = [Recipe.parse(r) for r in dict.fromkeys(args.recipes)]
+    recipes = [registry.parse_recipe(r) for r in dict.fromkeys(args.recipes)]
     if bool(recipes) == args.all:
         raise ValueError("give either recipes to measure, or --all")
     if args.model and not args.all:
@@ -139,12 +164,12 @@ def check_record(args: argparse.Namespace) -> None:
     written."""
     for recipe in recipes_to_record(args):
         registry.validate_recipe(recipe)
-    files.check_writable(Path(args.out))
+    files.check_writable(Path(args.results))
 
 
 def recipes_to_record(args: argparse.Namespace) -> list[Recipe]:
     """The given recipes, or every recipe of the bundled models."""
-    recipes = [Recipe.parse(r) for r in dict.fromkeys(args.recipes)]
+    recipes = [registry.parse_recipe(r) for r in dict.fromkeys(args.recipes)]
     return recipes or [recipe for model in grid.bundled_models() for recipe in grid.buildable_recipes(model)]
 
 
@@ -160,6 +185,6 @@ def check_report(args: argparse.Namespace) -> None:
         files.check_file_writable(Path(args.out))
     if docs:
         Path(docs).stat()  # raises if it does not exist
-    folders = (args.plots, args.rescore and args.root, docs and (docs if Path(docs).is_dir() else Path(docs).parent))
+    folders = (args.plots, args.rescore and args.results, docs and (docs if Path(docs).is_dir() else Path(docs).parent))
     for folder in filter(None, folders):
         files.check_writable(Path(folder))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
 import sys
 from collections.abc import Sequence
@@ -84,12 +85,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(words: Sequence[str]) -> int:
     """Parses ``words``, runs the subcommand and prints all of its output; returns the exit status."""
     try:
-        args = make_parser()[0].parse_args(words)
+        parser, added = make_parser()
+        args, unknown = parser.parse_known_args(words)
+        if unknown:
+            _refuse_unknown(unknown, added.parsers[args.command])
         for check in args.checks:
             check(args)
         return args.run(args) or 0
     finally:
         _flush_output()
+
+
+def _refuse_unknown(words: Sequence[str], subcommand: argparse.ArgumentParser) -> NoReturn:
+    """Raises ``ValueError`` for what ``subcommand`` does not take, with the closest of its options."""
+    shown = [action for action in subcommand._actions if action.help != argparse.SUPPRESS]
+    names = [name for action in shown for name in action.option_strings]
+    closest = difflib.get_close_matches(words[0].partition("=")[0], names, 1, 0.7)
+    subcommand.error(f"unknown argument {words[0]}" + (f", did you mean {closest[0]}?" if closest else ""))
 
 
 def _flush_output() -> None:

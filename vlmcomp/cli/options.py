@@ -12,6 +12,7 @@ from typing import Any
 from vlmcomp.data.bad_rows import BAD_ROWS, BadRow
 from vlmcomp.data.calibration_source import ANSWERS, GIVEN
 from vlmcomp.hardware import check_device_name
+from vlmcomp.models import registry
 from vlmcomp.results import store
 
 Run = Callable[[argparse.Namespace], int | None]  # returns the exit status; None is 0
@@ -57,7 +58,7 @@ class Subcommands:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         sub.register("type", None, not_empty)  # the type of options and arguments that name none
-        sub.set_defaults(run=LazyFunction(run), checks=checks)
+        sub.set_defaults(run=LazyFunction(run), checks=checks, command=name)
         self.parsers[name] = sub
         return sub
 
@@ -113,10 +114,15 @@ def add_bad_rows(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--bad-rows", choices=BAD_ROWS, default=BAD_ROWS[0], help=f"{text} (default: {BAD_ROWS[0]})")
 
 
-def add_results_folder(sub: argparse.ArgumentParser, name: str = "--root") -> None:
-    """Adds the option ``name``: the folder of the reports."""
+def add_results_folder(sub: argparse.ArgumentParser, old: str = "--root") -> None:
+    """Adds ``--results``, the folder of the reports, and its earlier spelling ``old``."""
     text = "folder of the reports (default: %(default)s)"
-    sub.add_argument(name, metavar="DIR", default=str(store.PRECOMPUTED), help=text)
+    add_renamed(sub, "--results", old, metavar="DIR", default=str(store.PRECOMPUTED), help=text)
+
+
+def add_model(sub: argparse.ArgumentParser, text: str, default: str | None = None) -> None:
+    """Adds ``--model``, with ``text`` as its help; a Hub id is accepted for the model's name."""
+    sub.add_argument("--model", type=_model_name, metavar="NAME", default=default, help=text)
 
 
 def add_result_filters(sub: argparse.ArgumentParser, task: str) -> None:
@@ -136,6 +142,10 @@ def not_empty(text: str) -> str:
 def _unescape_newlines(text: str) -> str:
     """``text`` with a line break for every backslash and n, which shells do not write as one."""
     return not_empty(text).replace("\\n", "\n")
+
+
+def _model_name(text: str) -> str:
+    return registry.resolve_hub_id(not_empty(text))
 
 
 def _device(text: str) -> str:

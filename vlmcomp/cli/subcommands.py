@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 
 from vlmcomp.cli import checks
 from vlmcomp.cli.options import (
@@ -11,6 +12,7 @@ from vlmcomp.cli.options import (
     Subcommands,
     add_calibration_options,
     add_device,
+    add_model,
     add_renamed,
     add_result_filters,
     add_results_folder,
@@ -23,6 +25,7 @@ from vlmcomp.reporting import recommend as advice
 
 def add_all(subcommands: Subcommands) -> None:
     """Adds the subcommands in the order of the help."""
+    _add_app(subcommands)
     _add_models(subcommands)
     _add_compress(subcommands)
     _add_ask(subcommands)
@@ -35,6 +38,16 @@ def add_all(subcommands: Subcommands) -> None:
     _add_compare(subcommands)
     _add_recommend(subcommands)
     _add_deploy(subcommands)
+
+
+def _add_app(subcommands: Subcommands) -> None:
+    text = "start the app that compares compressed models side by side"
+    sub = subcommands.add("app", "vlmcomp.cli.commands.app:run", text, "--port 7860", checks.check_app)
+    add_model(sub, f"model that the page shows first (default: {registry.DEFAULT_MODEL})", registry.DEFAULT_MODEL)
+    host = os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
+    sub.add_argument("--host", default=host, metavar="ADDRESS", help="address to serve at (default: %(default)s)")
+    sub.add_argument("--port", type=int, metavar="N", help="port to serve at (default: 7860, or the next free one)")
+    sub.add_argument("--share", action="store_true", help="also create a public link (downloads a tunnel)")
 
 
 def _add_models(subcommands: Subcommands) -> None:
@@ -104,7 +117,7 @@ def _add_bench(subcommands: Subcommands) -> None:
 def _bench_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("recipes", nargs="*", metavar="RECIPE", help=RECIPE)
     sub.add_argument("--all", action="store_true", help="measure every recipe of --model's results grid")
-    sub.add_argument("--model", help="model of --all (default: all bundled models)")
+    add_model(sub, "model of --all (default: all bundled models)")
     text = (
         "shapes-vqa, easy-vqa, vqav2, gqa, textvqa, okvqa, or a folder with task.jsonl; the last four also as "
         "NAME@REVISION, or NAME=DIR for a local copy; may be repeated (default: shapes-vqa and easy-vqa)"
@@ -147,7 +160,8 @@ def _add_doctor(subcommands: Subcommands) -> None:
     example = "--model llava-1.5-7b"
     sub = subcommands.add("doctor", "vlmcomp.cli.commands.doctor:run", text, example, checks.check_doctor)
     text = f"whose layer sizes to time (default: {registry.DEFAULT_MODEL})"
-    sub.add_argument("--model", default=registry.DEFAULT_MODEL, help=text)
+    add_model(sub, text, registry.DEFAULT_MODEL)
+    add_device(sub)
 
 
 def _add_record(subcommands: Subcommands) -> None:
@@ -165,7 +179,7 @@ def _add_report(subcommands: Subcommands) -> None:
     text = "print the results as tables, export or plot them, or update the docs with them"
     sub = subcommands.add("report", run, text, "--format csv --out results.csv", checks.check_report)
     add_results_folder(sub)
-    sub.add_argument("--model", help="only the results of this model (default: of every model)")
+    add_model(sub, "only the results of this model (default: of every model)")
     text = "only the results on this task, as the measure of quality (default: the one that most results have)"
     add_result_filters(sub, text)
     output = sub.add_mutually_exclusive_group()
@@ -205,7 +219,7 @@ def _add_recommend(subcommands: Subcommands) -> None:
     text = "memory: the smallest recipe that qualifies; speed: the fastest (default: memory)"
     add_renamed(sub, "--optimize-for", "--for", choices=advice.GOALS, default="memory", help=text)
     text = f"model to compress (default: {registry.DEFAULT_MODEL})"
-    sub.add_argument("--model", default=registry.DEFAULT_MODEL, help=text)
+    add_model(sub, text, registry.DEFAULT_MODEL)
     add_result_filters(sub, "task of the accuracy drop (default: the one that most results of the model have)")
     add_results_folder(sub)
 

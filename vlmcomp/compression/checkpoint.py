@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from vlmcomp import files
+from vlmcomp.compression import model_card
 from vlmcomp.compression.pruning import heads
 from vlmcomp.compression.quantization import pack_quantized, stored_tensors
 from vlmcomp.compression.quantization import torchao as torchao_tensors
@@ -78,10 +79,13 @@ def save(vlm: VLM, folder: Path) -> None:
         _edit_config(partial / "config.json", {"dtype": dtype, _CONFIG_KEY: str(vlm.recipe)})
         vlm.processor.save_pretrained(partial)
         (partial / FILE).write_text(json.dumps(_metadata(vlm), indent=2) + "\n")
+        card = model_card.render(vlm, custom_loading_reason(vlm.model))
+        (partial / model_card.FILE).write_text(card, encoding="utf-8")
 
 
 def _metadata(vlm: VLM) -> dict[str, Any]:
     """Content of recipe.json; its keys are a file format."""
+    origin = {"source": vlm.source, "revision": vlm.revision}
     own_prompt = vlm.spec.prompt != registry.get_model_spec(vlm.spec.name).prompt
     return {
         "recipe": str(vlm.recipe),
@@ -90,6 +94,7 @@ def _metadata(vlm: VLM) -> dict[str, Any]:
         "backend": vlm.quantization_backend,
         "build_seconds": round(vlm.build_seconds, 2),
         "pruned": [asdict(result) for result in vlm.pruned],
+        **{name: value for name, value in origin.items() if value is not None},
     } | ({"prompt_template": vlm.spec.prompt} if own_prompt else {})
 
 
@@ -259,6 +264,8 @@ def _read_metadata(folder: Path) -> dict[str, Any]:
             "quantization_backend": data["backend"],
             "build_seconds": data["build_seconds"],
             "pruned": [PruningResult(**result) for result in data["pruned"]],
+            "source": data.get("source"),
+            "revision": data.get("revision"),
         }
     except (KeyError, TypeError, AttributeError) as error:
         raise UnusableWeights(f"{FILE} lacks what was written there ({error}): copy or build it again") from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
@@ -73,6 +74,7 @@ def compress(
     loader = SequentialLoader(dense.model, device, spec, float16_decoder=recipe.precision == "int8")
     loader.load_non_decoder()
     vlm = _uncompressed_vlm(dense, recipe, spec, loader.dtype)
+    vlm.source = Path(source).name if source and Path(source).is_dir() else source
     if calibration is not None:
         _prune(vlm, loader, calibration, method, report)
     else:

@@ -19,7 +19,7 @@ from vlmcomp.compression.quantization.quantize import BACKENDS, available_precis
 from vlmcomp.compression.size_estimate import estimate_memory, meta_model
 from vlmcomp.evaluation.roofline import measure_bandwidth, measure_flops
 from vlmcomp.feedback import Progress, format_bytes, format_count
-from vlmcomp.hardware import default_device, get_hardware, memory_budget
+from vlmcomp.hardware import get_hardware, memory_budget, usable_device
 from vlmcomp.models import architecture, registry
 from vlmcomp.models.dtypes import compute_dtype
 from vlmcomp.models.loading import SequentialLoader
@@ -76,25 +76,28 @@ class DeviceProfile:
 
 
 def profile_device(
-    model: str, rounds: int | None = None, progress: Progress = lambda text, fraction: None
+    model: str,
+    rounds: int | None = None,
+    progress: Progress = lambda text, fraction: None,
+    device: str | None = None,
 ) -> DeviceProfile:
-    """Measure this device (a GPU if there is one) for ``model``; needs the memory of a decoder layer in each precision.
+    """Measure a device for ``model``; needs the memory of a decoder layer in each precision.
 
     Args:
         model: a name of the registry.
         rounds: timed rounds; ``ROUNDS`` by default.
         progress: called with what is being done and the fraction done.
+        device: a GPU if there is one, by default.
 
     Raises:
-        ValueError: an unknown model.
+        ValueError: an unknown model or device.
     """
     registry.get_model_spec(model)
-    device = default_device()
+    device = usable_device(device)
     progress("measuring memory and arithmetic", 0.0)
     bandwidth = measure_bandwidth(device)
     flops = measure_flops(device)
-    budget = memory_budget()
-    progress(f"timing a decoder layer of {model}", 0.2)
+    budget = memory_budget(device)
     return DeviceProfile(
         hardware=get_hardware(device),
         dtype=str(compute_dtype(device)).removeprefix("torch."),
@@ -102,19 +105,24 @@ def profile_device(
         bandwidth_bytes_s=bandwidth,
         flops_s=flops,
         budget_bytes=budget,
-        precisions=_profile_precisions(model, device, rounds or ROUNDS, bandwidth, budget),
+        precisions=_profile_precisions(model, device, rounds or ROUNDS, bandwidth, budget, progress),
     )
 
 
 def _profile_precisions(
-    model: str, device: str, rounds: int, bandwidth: float, budget: int
+    model: str, device: str, rounds: int, bandwidth: float, budget: int, progress: Progress
 ) -> tuple[PrecisionProfile, ...]:
     num_layers = len(architecture.decoder_layers(meta_model(model)))
     precisions = [p for p in available_precisions() if dispatch.supports_precision(p, torch.device(device))]
-    layers = {precision: _decoder_linears(model, precision, device) for precision in precisions}
+    layers = {}
+    for i, precision in enumerate(precisions):
+        progress(f"preparing a decoder layer of {model} in {precision}", 0.2 + 0.4 * i / len(precisions))
+        layers[precision] = _decoder_linears(model, precision, device)
     layer_bytes = {precision: sum(storage_bytes(layer).values()) for precision, layer in layers.items()}
+    progress("choosing kernels", 0.6)
     kernels = {p: dispatch.optimize_linears_(layer, p, torch.device(device)) for p, layer in layers.items()}
     steps = {precision: _decode_step(layer, device) for precision, layer in layers.items()}
+    progress(f"timing them in turns, {format_count(WARMUP + rounds, 'round')}", 0.7)
     layer_ms = _time_tokens(steps, device, rounds)
     profiles = []
     for precision, times in layer_ms.items():

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
+from vlmcomp.files import bundled_folder
 from vlmcomp.models.architecture import ARCHITECTURES
 from vlmcomp.recipe import Recipe
 
-ASSETS = Path(__file__).resolve().parents[2] / "assets"
+ASSETS = bundled_folder("assets")
 
 
 @dataclass(frozen=True)
@@ -188,11 +190,56 @@ def get_model_spec(name: str) -> ModelSpec:
     """The specification of the model ``name``.
 
     Raises:
-        ValueError: no such model; the message lists those that exist.
+        ValueError: no such model; the message names the closest, or all.
     """
     if not isinstance(name, str) or name not in MODELS:
-        raise ValueError(f"unknown model '{name}': choose one of {', '.join(MODELS)}")
+        closest = closest_model(str(name))
+        choice = f"did you mean {closest}?" if closest else f"choose one of {', '.join(MODELS)}"
+        raise ValueError(f"unknown model '{name}': {choice}")
     return MODELS[name]
+
+
+def resolve_hub_id(text: str) -> str:
+    """The name of the model whose Hub id ``text`` is; any other text as it is."""
+    return next((spec.name for spec in _SPECS if not spec.bundled and spec.source.lower() == text.lower()), text)
+
+
+def parse_recipe(text: str, source_option: str = "--source") -> Recipe:
+    """The recipe of a registered model, which ``text`` may also name by its Hub id.
+
+    Args:
+        text: such as ``llava-1.5-7b/int8`` or ``llava-hf/llava-1.5-7b-hf/int8``.
+        source_option: how the caller is told to give other weights.
+
+    Raises:
+        ValueError: not a recipe, or of an unknown model; the sentence says what to write.
+    """
+    if not isinstance(text, str) or text.partition("/")[0] in MODELS:
+        return Recipe.parse(text)
+    owner, _, rest = text.partition("/")
+    repository, slash, name = rest.partition("/")
+    known = resolve_hub_id(f"{owner}/{repository}")
+    if known in MODELS:
+        return Recipe.parse(known + slash + name)
+    if not rest:
+        closest = closest_model(owner) or DEFAULT_MODEL
+        raise ValueError(f"'{text}' is not a recipe: write MODEL/STEPS+PRECISION, for example {closest}/int8")
+    try:
+        recipe = Recipe.parse(text)
+    except ValueError:
+        published = [spec.name for spec in _SPECS if not spec.bundled]
+        closest = closest_model(repository, published, 0.4) or published[0]
+        raise ValueError(
+            f"'{text}' names no model of vlmcomp: for other weights give a model of their family and where they are, "
+            f"such as {closest}/{name or 'int8'} {source_option} {owner}/{repository}"
+        ) from None
+    get_model_spec(recipe.model)
+    return recipe
+
+
+def closest_model(text: str, names: Iterable[str] = MODELS, cutoff: float = 0.6) -> str | None:
+    """The name that ``text`` is probably meant to be."""
+    return next(iter(difflib.get_close_matches(text.lower(), list(names), 1, cutoff)), None)
 
 
 def with_prompt_template(spec: ModelSpec, template: str | None) -> ModelSpec:

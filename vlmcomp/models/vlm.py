@@ -49,6 +49,7 @@ class VLM:
         pruned: the result of each pruning step.
         build_seconds: duration of compression or loading.
         revision: commit of the dense weights on the Hub; None for local weights.
+        source: Hub id of the dense weights, or the name of their folder; None for the registry's own.
     """
 
     model: PreTrainedModel
@@ -61,6 +62,7 @@ class VLM:
     pruned: list[PruningResult] = field(default_factory=list)
     build_seconds: float = 0.0
     revision: str | None = None
+    source: str | None = None
 
     @property
     def device(self) -> torch.device:

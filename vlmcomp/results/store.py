@@ -14,7 +14,7 @@ from vlmcomp import files
 from vlmcomp.recipe import Recipe
 from vlmcomp.results.schema import Report
 
-PRECOMPUTED = Path(__file__).resolve().parents[2] / "precomputed"
+PRECOMPUTED = files.bundled_folder("precomputed")
 Predictions = list[dict[str, Any]]  # one dict a sample: id, type, question, reference, answer
 _TEXTS = ("id", "type", "question", "reference", "answer")  # of a prediction
 _SLUG = re.compile(r"[a-z0-9][a-z0-9.-]*")

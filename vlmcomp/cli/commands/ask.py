@@ -11,7 +11,7 @@ from vlmcomp.cli.build import compress_as_told
 from vlmcomp.compression import checkpoint
 from vlmcomp.data.images import normalize_question, open_image
 from vlmcomp.feedback import format_count
-from vlmcomp.recipe import Recipe
+from vlmcomp.models import registry
 from vlmcomp.runtime.engine import Engine
 
 
@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> None:
     if folder.is_dir():
         vlm = checkpoint.load(folder, args.device)
     else:
-        vlm = compress_as_told(Recipe.parse(args.recipe_or_folder), args)
+        vlm = compress_as_told(registry.parse_recipe(args.recipe_or_folder), args)
     answer = Engine(vlm).generate(image, question, args.max_new_tokens)
     print(answer.text)
     speed = f"first token {answer.ttft_ms:.1f} ms, {answer.tokens_per_second:.1f} tokens/s"

@@ -30,13 +30,13 @@ def run(args: argparse.Namespace) -> int | None:
     recipes, models = select_recipes(args)
     config = make_config(args)
     if args.latency_only:
-        _measure_latency_again(recipes, config, Path(args.out), keep_going=len(models) > 1)
+        _measure_latency_again(recipes, config, Path(args.results), keep_going=len(models) > 1)
         return 0
     if args.quick:
         print(_detectable_difference(QUICK_SAMPLES), file=sys.stderr)
     for task in config.load_tasks():
         print_skipped(task.skipped)
-    reports = sweep.run(recipes, config, root=Path(args.out), force=args.force)
+    reports = sweep.run(recipes, config, root=Path(args.results), force=args.force)
     failed = [r.recipe for r in reports if r.error is not None]
     if args.all:
         rows, count = grid.coverage(models, reports)

@@ -6,15 +6,15 @@ import argparse
 from pathlib import Path
 
 from vlmcomp.cli.report_filter import matching
-from vlmcomp.recipe import Recipe
+from vlmcomp.models import registry
 from vlmcomp.reporting import comparison, grouping
 from vlmcomp.results import store
 
 
 def run(args: argparse.Namespace) -> None:
     """Prints how a recipe differs from another, once for each machine that measured both."""
-    root = Path(args.root)
-    recipes = [str(Recipe.parse(r)) for r in (args.recipe, args.baseline)]
+    root = Path(args.results)
+    recipes = [str(registry.parse_recipe(r)) for r in (args.recipe, args.baseline)]
     reports = matching(store.load_all(root), hardware=args.hardware, task=args.task)
     groups = [
         {r.recipe: r for r in group if r.error is None} for group in grouping.comparable_groups(reports, task=args.task)

@@ -11,6 +11,7 @@ from vlmcomp.cli.build import compress_as_told
 from vlmcomp.compression import checkpoint
 from vlmcomp.compression.size import count_parameters, weight_bytes
 from vlmcomp.compression.size_estimate import check_free_space
+from vlmcomp.models import registry
 from vlmcomp.recipe import Recipe
 from vlmcomp.reporting.markdown import text_table
 from vlmcomp.results.schema import PruningResult
@@ -26,7 +27,7 @@ _PARTS_CHANGED_BY = {  # target of a pruning step -> parts that it changes
 
 def run(args: argparse.Namespace) -> None:
     """Compresses a model, saves the checkpoint, and prints what changed in each part."""
-    recipe = Recipe.parse(args.recipe)
+    recipe = registry.parse_recipe(args.recipe)
     out = Path(args.out)
     hardware.usable_device(args.device)  # raises before any work if that GPU does not exist
     if args.source is None:

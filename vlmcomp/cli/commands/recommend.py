@@ -17,7 +17,7 @@ def run(args: argparse.Namespace) -> int | None:
     Returns:
         1 if no recipe qualifies.
     """
-    root = Path(args.root)
+    root = Path(args.results)
     memory = advice.parse_bytes(args.memory)
     constraints = advice.Constraints(args.model, memory, args.max_accuracy_drop, args.optimize_for)
     reports = matching(store.load_all(root), hardware=args.hardware, task=args.task)

@@ -14,7 +14,7 @@ from vlmcomp.serving.variants import get_or_build
 
 def run(args: argparse.Namespace) -> None:
     """Records the answers to the app's examples, one file a recipe."""
-    root = Path(args.out)
+    root = Path(args.results)
     recorded.check(args.device, root)
     for recipe in recipes_to_record(args):
         vlm = get_or_build(recipe, args.device, variant_cache.default_cache(), stderr_progress())

@@ -18,7 +18,7 @@ from vlmcomp.results.schema import Report
 
 def run(args: argparse.Namespace) -> None:
     """Prints the results as tables, or writes them as files, plots or blocks of the docs."""
-    root = Path(args.root)
+    root = Path(args.results)
     reports = store.load_all(root)
     if not reports:  # an empty block must not replace a filled one
         raise ValueError(f"there are no reports in {root}: run 'vlmcomp bench' first")
