@@ -98,7 +98,7 @@ def test_color_is_technique_and_shape_is_model_and_markers_are_small() -> None:
     view = ResultFilter(HARDWARE, tuple(results.models_on(HARDWARE)), axis="size")
     shapes: dict[str, set[str]] = {}
     for trace in _recorded(charts.scatter(view)):
-        assert trace.marker.color == COLORS[trace.name] and max(trace.marker.size) <= 12
+        assert trace.marker.color == COLORS[trace.name] and max(trace.marker.size) <= 14
         for (recipe, *_), symbol in zip(trace.customdata, trace.marker.symbol, strict=True):
             assert Recipe.parse(recipe).technique == trace.name
             shapes.setdefault(Recipe.parse(recipe).model, set()).add(symbol)

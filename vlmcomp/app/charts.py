@@ -31,7 +31,7 @@ _OPENED = "opened"
 _FRONTIER_RING = "#7c3aed"
 _OPENED_RING = "#f43f5e"
 _FAINT = 0.35  # opacity of what is not highlighted
-_MARKER = 9  # pixels
+_MARKER, _BASELINE_MARKER = 9, 14  # pixels
 _LEAST_SPAN = {"x": 0.2, "y": 4.0}  # of an axis: differences within the noise must look small
 _BASELINE_RANK, _CHOSEN_RANK, _FRONTIER_RANK, _OTHER_RANK = range(4)  # labels are placed in this order
 Range = tuple[float, float]
@@ -137,7 +137,7 @@ def _traces(
             continue
         is_strong = [not compact or not chosen or _rank(p, chosen) <= _CHOSEN_RANK for p in inside]
         marker = {
-            "size": [_MARKER + 3 * (p.recipe == p.recipe.baseline) for p in inside],
+            "size": [_BASELINE_MARKER if p.recipe == p.recipe.baseline else _MARKER for p in inside],
             "opacity": [1.0 if strong else _FAINT for strong in is_strong],
             "symbol": [shapes[p.recipe.model] for p in inside],
             "line": {
