@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import urllib.request
 from collections.abc import Iterator
 from functools import partial
 
@@ -10,7 +11,7 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
 from tests.support.served import BLUE, QUESTION, app
-from vlmcomp.app import handlers, recommend_tab, results
+from vlmcomp.app import handlers, page, recommend_tab, results
 from vlmcomp.recipe import Recipe
 from vlmcomp.runtime.engine import Engine
 from vlmcomp.serving import backend, recorded, recording
@@ -20,6 +21,14 @@ from vlmcomp.serving import backend, recorded, recording
 def client() -> Iterator[Client]:
     with app() as address:
         yield Client(address, verbose=False)
+
+
+def test_the_page_is_titled_where_its_address_is_posted(client: Client) -> None:
+    served = urllib.request.urlopen(client.src).read().decode()
+    for tag, text in (("title", "vlmcomp: what compression costs"), ("description", page.DESCRIPTION)):
+        assert served.count(f'property="og:{tag}" content="{text}') == 1
+        assert served.count(f'name="twitter:{tag}" content="{text}') == 1
+    assert '"Gradio"' not in served.partition("</head>")[0]
 
 
 def test_fp16_and_int8_answer_an_easy_vqa_test_image(client: Client) -> None:

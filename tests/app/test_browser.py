@@ -51,6 +51,9 @@ def open_by_keyboard(tab: Any, recipe: str) -> None:
 @pytest.mark.parametrize("width", WIDTHS)
 def test_ask_two_answers_and_their_markers_on_the_chart(visit: Any, width: int) -> None:
     tab = visit(width=width)
+    tab.set_input_files("input[type=file]", [{"name": "a.png", "mimeType": "image/png", "buffer": b"no image"}])
+    tab.wait_for_function("document.querySelector('.toast-body')?.innerText.includes('cannot be read')")
+    tab.wait_for_selector("input[type=file]", state="attached")  # the box is empty again
     tab.set_input_files("input[type=file]", str(BLUE))
     tab.wait_for_selector("img[src*='easy-vqa-6']")
     tab.get_by_label("Question").fill(QUESTION)
@@ -202,6 +205,7 @@ def test_surprise_brings_a_scene_whose_answer_is_known(visit: Any) -> None:
 
 
 def test_choose_for_me_gives_a_recipe_and_its_command(visit: Any) -> None:
+    visit("?view=api").wait_for_selector(".api-docs")
     tab = visit("?tab=choose&memory=8GB&loss=5", 390)
     tab.click("#choose")
     tab.wait_for_selector(".advice h3")

@@ -45,7 +45,8 @@ def measured_machines() -> str:
     for slug in results.hardware():
         reports = [r for r in results.reports() if r.hardware.slug == slug]
         for group in grouping.comparable_groups(reports, timing=False):
-            lines.append(f"- **{slug}**, {format_count(len(group), 'recipe')}: {results_tables.caption(group)}")
+            name = f"**{results.hardware_title(slug)}** ({slug})"
+            lines.append(f"- {name}, {format_count(len(group), 'recipe')}: {results_tables.caption(group)}")
     return "\n".join(lines)
 
 

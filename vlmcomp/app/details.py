@@ -137,10 +137,13 @@ def _numbers(report: Report, task: str | None) -> str:
             rows.append(("Same answer as FP16", f"{100 * both.agreement:.1f} %"))
         rows.append(("Composite", f"{100 * quality.composite:.1f} %"))
     if timed is not None:
-        rows.append(("First token", f"{timed.ttft_ms_median:.1f} ms"))
-        rows.append(("Decoding", f"{timed.decode_ms_per_token_median:.2f} ms per token"))
         speedup = speed.speedup_text if speed is not None else "not timed together with FP16"
         rows.append(("Speed to FP16", "1.00x" if is_baseline(report) else speedup))
+    if (factor := results.size_factor(report, task)) is not None:
+        rows.append(("Size to FP16", f"{factor:.2f}x"))
+    if timed is not None:
+        rows.append(("First token", f"{timed.ttft_ms_median:.1f} ms"))
+        rows.append(("Decoding", f"{timed.decode_ms_per_token_median:.2f} ms per token"))
     rows.append(("Weights", format_bytes(size.total_bytes)))
     rows.append(("Needs to answer", format_bytes(required_memory(report))))
     return f"<h4>Numbers</h4>{_description_list(rows)}"
