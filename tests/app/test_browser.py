@@ -78,7 +78,7 @@ def test_no_view_is_wider_than_the_page_and_all_text_is_readable(visit: Any, wid
     for name, there in (
         ("Explore", ".details"),
         ("Choose for me", "#choose"),
-        ("About the numbers", "#claims table"),
+        ("About", "#claims table"),
         ("Compare", "#cards .empty"),
     ):
         view(tab, name)

@@ -1,4 +1,4 @@
-"""The tab About the numbers: how they were measured, on which machines, and the claims of the original study."""
+"""The tab About: how they were measured, on which machines, and the claims of the original study."""
 
 from __future__ import annotations
 

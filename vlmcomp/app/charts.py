@@ -33,7 +33,7 @@ _OPENED_RING = "#f43f5e"
 _FAINT = 0.35  # opacity of what is not highlighted
 _MARKER, _BASELINE_MARKER = 9, 14  # pixels
 _LEAST_SPAN = {"x": 0.2, "y": 4.0}  # of an axis: differences within the noise must look small
-_BASELINE_RANK, _CHOSEN_RANK, _FRONTIER_RANK, _OTHER_RANK = range(4)  # labels are placed in this order
+_BASELINE_RANK, _CHOSEN_RANK, _LIVE_RANK, _FRONTIER_RANK, _OTHER_RANK = range(5)  # labels are placed in this order
 Range = tuple[float, float]
 
 
@@ -184,7 +184,7 @@ def _add_live(figure: go.Figure, live: Sequence[LivePoint], shapes: dict[str, st
         go.Scatter(
             x=[min(max(p.x, low + room), high - room) for p in live],
             y=[p.y for p in live],
-            customdata=[[str(p.measurement.recipe), "", _OTHER_RANK] for p in live],
+            customdata=[[str(p.measurement.recipe), f"{p.measurement.recipe.name}, now", _LIVE_RANK] for p in live],
             mode="markers",
             name=LIVE,
             hovertext=[live_hover(p) for p in live],

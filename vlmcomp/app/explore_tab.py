@@ -141,7 +141,9 @@ def legend(view: ResultFilter, live: Sequence[LiveMeasurement] = ()) -> str:
     if len(models) > 1:
         chips += [f"<b>{charts.SIGNS[shapes[model]]}</b>{model}" for model in models]
     if view.axis == "speed" and relative.live_points(live, points):
-        chips.append("<b>○</b>hollow: measured just now, relative to the FP16 measured just now")
+        chips.append(
+            "<b>○</b>hollow: measured just now, relative to the FP16 measured just now; an arrow points beyond the axis"
+        )
     keys = "".join(f'<span class="key">{chip}</span>' for chip in chips)
     notes = " ".join(_notes(view, selection, points, live))
     return f'<div class="legend">{keys}</div><p class="note">{notes}</p>'

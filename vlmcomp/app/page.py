@@ -48,7 +48,7 @@ DESCRIPTION = (
     "or 4 bits, or with neurons, attention heads or image tokens removed. See what changes in answer, speed and memory."
 )
 _HEADER = f'<div class="lead"><h1>See what compression does to a vision-language model</h1><p>{DESCRIPTION}</p></div>'
-_TITLES = {"compare": "Compare", "explore": "Explore", "choose": "Choose for me", "about": "About the numbers"}
+_TITLES = {"compare": "Compare", "explore": "Explore", "choose": "Choose for me", "about": "About"}
 _NUM_RESTORED = 22  # components that a link sets
 _TOGGLE_DARK_JS = "() => { document.body.classList.toggle('dark'); }"
 _RESTORE_SHARE_JS = "() => new Promise((done) => setTimeout(() => done('Copy link'), 2500))"
