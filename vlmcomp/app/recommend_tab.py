@@ -86,7 +86,7 @@ def render_candidates(recommendation: Recommendation) -> str:
     """All candidates as an HTML table, with the reason why each was not chosen."""
     candidates = recommendation.candidates
     rows = "".join(_row(candidate, candidate == recommendation.best) for candidate in candidates)
-    titles = ("Recipe", "Weights", "Needs", "Points to FP16", "Speed", "")
+    titles = ("Recipe", "Verdict", "Weights", "Needs", "Points to FP16", "Speed")
     head = "".join(f"<th scope='col'>{title}</th>" for title in titles)
     return (
         f'<details class="others"><summary>All {format_count(len(candidates), "candidate")}</summary>'
@@ -102,11 +102,11 @@ def _row(candidate: Candidate, is_best: bool) -> str:
     verdict = "chosen" if is_best else candidate.refused or "qualifies"
     cells = (
         candidate.recipe.name,
+        verdict,
         format_bytes(candidate.weight_bytes),
         format_bytes(candidate.required_bytes),
         loss,
         speed,
-        verdict,
     )
     return "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>"
 
