@@ -67,6 +67,8 @@ def test_ask_two_answers_and_their_markers_on_the_chart(visit: Any, width: int) 
     tab.click("#ask")
     tab.wait_for_function("[...document.querySelectorAll('.card.done')].some(c => c.innerText.includes('circle'))")
     tab.wait_for_function("document.querySelectorAll('.card.done').length === 2")
+    tab.click("#share")
+    tab.wait_for_function("document.querySelector('#link')?.innerText.includes('Your image stays with you')")
     view(tab, "Explore")
     tab.wait_for_function(HOLLOW)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -153,7 +154,10 @@ def _notes(
     view: ResultFilter, selection: results.Selection, points: Sequence[Point], live: Sequence[LiveMeasurement]
 ) -> list[str]:
     """How the chart is read, and what it leaves out."""
-    notes = [f"{format_count(len(points), 'result')}, each relative to FP16 of the same model on the same machine."]
+    where = f" measured on {results.hardware_title(view.hardware)}" if view.hardware and points else ""
+    notes = [
+        f"{format_count(len(points), 'result')}{html.escape(where)}, each relative to FP16 of the same model there."
+    ]
     if len({point.recipe.model for point in points}) == 1:
         notes.append("Bars: 95 % intervals.")
     notes.append("Purple ring and dotted line: the frontier, ties within the noise included.")
@@ -218,11 +222,11 @@ def build(model: str, live: gr.State) -> ExploreComponents:
         model: the family that is selected at first.
         live: the live measurements, which the chart shows as hollow points.
     """
-    filters = _filters(model)
     best = gr.HTML("", elem_id="frontier")
     plot = gr.Plot(elem_id="scatter", elem_classes="scatter", show_label=False, label="Quality against speed or size")
     key = gr.HTML("", elem_id="legend")
     bridge = gr.HTML("", js_on_load=CHART_CLICK_JS, elem_id="bridge")
+    filters = _filters(model)
     info = "or click a point of the chart or a row of the table"
     opened = gr.Dropdown([], label="Open a recipe", info=info, elem_id="open")
     card = gr.HTML(details.EMPTY, elem_id="details")

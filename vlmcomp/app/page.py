@@ -142,7 +142,7 @@ def _connect(
         event.then(**redraw, **NO_PROGRESS)
     upload = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
     compare.image.upload(_check_upload, compare.image, compare.image, **upload)
-    form = [compare.model, compare.variants, compare.question, compare.known_answer]
+    form = [compare.image, compare.model, compare.variants, compare.question, compare.known_answer]
     copied = frame.share.click(_link_of, [frame.view, *form, *filters, *constraints], frame.address, **NO_PROGRESS)
     copied = copied.then(None, frame.address, [frame.address, frame.share], js=SHARE_JS, **NO_PROGRESS)
     copied.then(None, None, frame.share, js=_RESTORE_SHARE_JS, **NO_PROGRESS)
@@ -220,7 +220,7 @@ def _restore_filters(link: Link) -> tuple[Any, ...]:
 
 def _link_of(*state: Any) -> Any:
     """The link to the state of the page, in the textbox that shows it."""
-    view, model, variants, question, known, *rest = state
+    view, image, model, variants, question, known, *rest = state
     hardware, families, techniques, axis, fits, least, task, opened, *constraints = rest
     recommend_model, memory, loss, goal, recommend_task = constraints
     is_recommend = view == "choose"
@@ -249,7 +249,8 @@ def _link_of(*state: Any) -> Any:
         goal=goal,
         task=task_name,
     )
-    return gr.Textbox(link.query(), visible=True)
+    info = "Your image stays with you: the link holds everything else." if image and not example else None
+    return gr.Textbox(link.query(), visible=True, info=info)
 
 
 def _link_task(task: str | None, tasks: list[str]) -> str:

@@ -151,7 +151,7 @@ def _check_no_task_is_lost(path: Path, recipe: Recipe, config: BenchmarkConfig) 
     if others and not same:
         raise ValueError(
             f"{path} also contains {', '.join(sorted(others))}, measured by another version, or on other weights, "
-            "settings or calibration data: name those tasks too, give another folder with --out, or drop them with "
+            "settings or calibration data: name those tasks too, give another folder with --results, or drop them with "
             "--force"
         )
 
