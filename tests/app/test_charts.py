@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -68,8 +69,8 @@ def test_every_point_and_its_hover_text_tell_the_reports_numbers(axis: str) -> N
 
 def test_fp16_is_at_one_and_nothing_is_drawn_over_it() -> None:
     for models in ((MODEL,), tuple(results.models_on(HARDWARE))):
-        for axis in results.AXES:
-            *_, last = _recorded(charts.scatter(ResultFilter(HARDWARE, models, axis=axis)))
+        for axis, techniques in itertools.product(results.AXES, [(), ("quantized",)]):  # whatever is hidden
+            *_, last = _recorded(charts.scatter(ResultFilter(HARDWARE, models, techniques, axis)))
             assert [c[0] for c in last.customdata] == [f"{model}/fp16" for model in models]
             assert set(last.x) == {1.0} and set(last.y) == {100.0}
             assert [c[1] for c in last.customdata if c[1]] == ["FP16"]

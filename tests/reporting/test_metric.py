@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.support import made_reports as made
-from vlmcomp.app import charts, details, relative, results, tables
+from vlmcomp.app import charts, details, hover_text, relative, results, tables
 from vlmcomp.app.results import ResultFilter
 from vlmcomp.cli.main import main
 from vlmcomp.data import tasks
@@ -146,7 +146,7 @@ def test_the_app_shows_it(shown: None, reports: list[Report]) -> None:
     lines = {line[0]: line for line in tables.table(view)}
     assert lines[f"{MODEL}/int8"][1:3] == [100.0, 0.0] and f"{MODEL}/int4" not in lines
     assert {p.recipe.name: p.y for p in relative.relative_points(reports, view, TASK)}["int8"] == 100
-    assert "VQA accuracy: 100.0 %" in charts.hover(reports[1], TASK)
+    assert "VQA accuracy: 100.0 %" in hover_text.recorded(reports[1], TASK)
     assert any("VQA accuracy on vqav2" in note.text for note in charts.scatter(view).layout.annotations)
     assert details.regressions(reports[1], TASK) == [] and len(details.regressions(reports[2], TASK)) == COUNT // 2
     card = details.render(made.HARDWARE.slug, f"{MODEL}/int4", TASK)

@@ -6,22 +6,19 @@ the width of the visitor's page.
 
 from __future__ import annotations
 
-import html
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import plotly.graph_objects as go
 
-from vlmcomp.app import results
+from vlmcomp.app import hover_text, results
 from vlmcomp.app.relative import LiveMeasurement, LivePoint, live_points, relative_points
 from vlmcomp.app.results import ResultFilter
-from vlmcomp.feedback import format_bytes, format_count
 from vlmcomp.recipe import Recipe
 from vlmcomp.reporting.figures_plotly import line_trace, point_trace
-from vlmcomp.reporting.grouping import find_metric, metric_title
+from vlmcomp.reporting.grouping import find_metric
 from vlmcomp.reporting.palette import COLORS, DRAWING_ORDER, MUTED
 from vlmcomp.reporting.plot import Point, pareto_line
-from vlmcomp.reporting.recommend import required_memory
 from vlmcomp.results.schema import Report
 
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "hexagon", "star", "cross", "pentagon")
@@ -91,6 +88,9 @@ def _draw(
     _style(figure, view, selection, height)
     if not found or selection.task is None:
         return _without_results(figure)
+    with_fp16 = _with_baselines(selection.shown, selection.task)
+    texts = {r.recipe: hover_text.recorded(r, selection.task) for r in with_fp16}
+    found += [Point(Recipe.parse(r.recipe), 1.0, 100.0) for r in with_fp16 if r not in selection.shown]
     ranges = _range([(p.x, p.x_bounds) for p in found], "x"), _range([(p.y, p.y_bounds) for p in found], "y")
     figure.update_xaxes(range=ranges[0])
     figure.update_yaxes(range=ranges[1])
@@ -101,15 +101,21 @@ def _draw(
             figure.add_trace(line_trace(line, dash="dot", width=2))
     if compact or len({point.recipe.model for point in found}) > 1:  # no room for intervals
         found = [replace(point, x_bounds=None, y_bounds=None) for point in found]
-    hover_texts = {r.recipe: hover(r, selection.task) for r in selection.shown}
     shapes = symbols(results.models_on(view.hardware))
-    for trace in _traces(found, hover_texts, shapes, chosen, compact):
+    for trace in _traces(found, texts, shapes, chosen, compact):
         figure.add_trace(trace)
     if view.axis == "speed":
         _add_live(figure, live_points(live, found), shapes, ranges[0])
     if not compact:
         _mark_opened(figure, [by_recipe[name] for name in chosen if name in by_recipe])
     return figure
+
+
+def _with_baselines(shown: Sequence[Report], task: str) -> list[Report]:
+    """``shown`` with the FP16 reports that they are relative to, which a filter may hide."""
+    baselines = (results.baseline_of(report, task) for report in shown)
+    found = {r.recipe: r for r in (*shown, *baselines) if r is not None and r.size is not None and task in r.quality}
+    return list(found.values())
 
 
 def _range(values: Sequence[tuple[float, Range | None]], axis: str) -> Range:
@@ -123,7 +129,7 @@ def _range(values: Sequence[tuple[float, Range | None]], axis: str) -> Range:
 
 def _traces(
     found: Sequence[Point],
-    hover_texts: dict[str, str],
+    texts: dict[str, str],
     shapes: dict[str, str],
     chosen: Collection[str],
     compact: bool,
@@ -145,7 +151,7 @@ def _traces(
                 "color": [_FRONTIER_RING if p.on_frontier else "#ffffff" for p in inside],
             },
         }
-        trace = point_trace(inside, technique, [hover_texts[str(p.recipe)] for p in inside], marker)
+        trace = point_trace(inside, technique, [texts[str(p.recipe)] for p in inside], marker)
         trace.customdata = [[str(p.recipe), *_label(p, chosen, compact or several, several)] for p in inside]
         made.append(trace)
     for named in made[-1].customdata[1:] if several and made else ():  # FP16 of every model is at the same place
@@ -187,7 +193,7 @@ def _add_live(figure: go.Figure, live: Sequence[LivePoint], shapes: dict[str, st
             customdata=[[str(p.measurement.recipe), f"{p.measurement.recipe.name}, now", _LIVE_RANK] for p in live],
             mode="markers",
             name=LIVE,
-            hovertext=[live_hover(p) for p in live],
+            hovertext=[hover_text.live(p) for p in live],
             hoverinfo="text",
             marker={
                 "size": 14,
@@ -209,48 +215,6 @@ def _mark_opened(figure: go.Figure, opened: Sequence[Point]) -> None:
         ring = {"size": 20, "color": _OPENED_RING, "symbol": "circle-open", "line": {"width": 2.5}}
         x, y = [p.x for p in opened], [p.y for p in opened]
         figure.add_trace(go.Scatter(x=x, y=y, mode="markers", name=_OPENED, hoverinfo="skip", marker=ring))
-
-
-def hover(report: Report, task: str) -> str:
-    """The text shown when the pointer is over a point."""
-    quality = report.quality[task]
-    timed = report.latency
-    size = report.size
-    assert size is not None
-    both, speed = results.against_fp16(report, task)
-    lines = [f"<b>{report.recipe}</b>", Recipe.parse(report.recipe).label, ""]
-    lines.append(
-        f"{metric_title(quality.metric)}: {100 * quality.score:.1f} % of {format_count(quality.samples, 'question')}"
-    )
-    if both is not None:
-        value, low, high = both.difference.points()
-        lines.append(f"To FP16: {value} points ({low} to {high})")
-    lines.append(f"Composite: {100 * quality.composite:.1f} %")
-    if timed is not None:
-        lines.append(f"First token: {timed.ttft_ms_median:.2f} ms")
-        lines.append(f"Decoding: {timed.decode_ms_per_token_median:.2f} ms per token")
-        lines.append(f"End to end: {timed.end_to_end_ms_median:.2f} ms for {format_count(timed.new_tokens, 'token')}")
-    if speed is not None:
-        lines.append(f"Speed to FP16: {speed.speedup_text}")
-    factor = results.size_factor(report, task)
-    relative = f", {factor:.2f}x of FP16" if factor is not None else ""
-    lines.append(f"Weights: {size.total_bytes / 1e6:,.2f} MB{relative}; needs {format_bytes(required_memory(report))}")
-    lines.append(f"{html.escape(report.hardware.name)}, {html.escape(report.date[:10])}")
-    return "<br>".join(lines)
-
-
-def live_hover(point: LivePoint) -> str:
-    live = point.measurement
-    return "<br>".join(
-        [
-            f"<b>{live.recipe}</b>, measured now",
-            f"Speed to the live FP16: {point.x:.2f}x",
-            f"First token: {live.ttft_ms:.2f} ms",
-            f"Decoding: {live.decode_ms_per_token:.2f} ms per token",
-            f"End to end: {live.total_ms:.2f} ms for {format_count(live.new_tokens, 'token')}",
-            "One question on this machine; the quality is the recorded one",
-        ]
-    )
 
 
 def _without_results(figure: go.Figure) -> go.Figure:
