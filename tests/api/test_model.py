@@ -131,7 +131,7 @@ def test_a_model_goes_to_the_hub_and_comes_back(
     model: vlmcomp.Model, spaces: space_server.Spaces, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert model.push_to_hub(REPO) == f"{spaces.url}/{REPO}"
-    assert spaces.commits == ["llava-shapes/int8"]
+    assert spaces.commits == ["llava-shapes/int8"] and b"license: apache-2.0" in spaces.files[REPO]["README.md"]
     folder = tmp_path / "uploaded"
     folder.mkdir()
     for name, data in spaces.files[REPO].items():

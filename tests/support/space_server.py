@@ -98,7 +98,7 @@ def _handler(hub: Spaces) -> type[BaseHTTPRequestHandler]:
             if path == "/api/repos/create":
                 return self._create(data)
             if path == "/api/validate-yaml":
-                good = data["content"].startswith("---\n") and data["repoType"] == "space"
+                good = data["content"].startswith("---\n") and data["repoType"] in ("space", "model")
                 result = {"errors": [] if good else [{"message": "no front matter"}], "warnings": []}
                 return self._answer(result, 200 if good else 400)
             if path.endswith("/objects/batch"):
