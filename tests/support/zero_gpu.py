@@ -66,14 +66,14 @@ def main(budget: int, cache: VariantCache, recipes: list[str]) -> None:
     from vlmcomp.data.images import open_image
     from vlmcomp.recipe import Recipe
     from vlmcomp.serving import backend, zerogpu
-    from vlmcomp.serving.examples import get_examples
+    from vlmcomp.serving.examples import find_example
     from vlmcomp.serving.manager import ModelUnavailable
 
     utils.self_cgroup_device_path = lambda: "/"
     _cpu_stands_in()
     name = backend.select_backend(os.environ, backend.host_resources())
     zero_gpu = zerogpu.ZeroGpuBackend([Recipe.parse(r) for r in recipes], cache, budget)
-    example = get_examples()[0]
+    example = find_example("easy-vqa-3")
     file, question = example.image, example.question
     answers: dict[str, str] = {}
     failed: dict[str, str] = {}

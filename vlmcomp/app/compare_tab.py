@@ -13,7 +13,7 @@ from gradio.processing_utils import save_base64_to_cache
 
 from vlmcomp.app import charts, compare_run, handlers, offer, relative, variant_picker
 from vlmcomp.app.details import data_uri
-from vlmcomp.app.errors import user_errors
+from vlmcomp.app.errors import plain_text, user_errors
 from vlmcomp.app.events import NO_PROGRESS, UNQUEUED
 from vlmcomp.data.images import open_image
 from vlmcomp.models import registry
@@ -226,9 +226,21 @@ def build(model: str, live_options: dict[str, Any]) -> CompareComponents:
     got.success(_change_to_offered, offered.model, depending, **UNQUEUED)
     strip.select(_take_example, None, [image, question, known], **UNQUEUED)
     buttons["surprise"].click(_random_scene, None, [image, question, known], **UNQUEUED)
+    upload = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
+    image.upload(_check_upload, image, image, **upload)
     for event in (image.upload, image.clear):
         event(lambda: NO_KNOWN_ANSWER, None, known, **UNQUEUED)
     return CompareComponents(image, question, models, picker.chips, known, measurements, status, ask_events)
+
+
+def _check_upload(image: str | None) -> Any:
+    """Clears an image that cannot be read, and says why at once instead of at the first question."""
+    try:
+        open_image(image)
+    except ValueError as error:
+        gr.Warning(plain_text(str(error)))
+        return None
+    return gr.skip()
 
 
 def _change_to_offered(model: str | None) -> Any:

@@ -24,13 +24,11 @@ from vlmcomp.app import (
     variant_picker,
 )
 from vlmcomp.app.compare_tab import CompareComponents
-from vlmcomp.app.errors import plain_text
 from vlmcomp.app.events import NO_PROGRESS
 from vlmcomp.app.explore_tab import ExploreComponents
 from vlmcomp.app.permalink import Link
 from vlmcomp.app.recommend_tab import RecommendComponents
 from vlmcomp.app.share_card import ShareCard
-from vlmcomp.data.images import open_image
 from vlmcomp.models import registry
 from vlmcomp.recipe import Recipe
 from vlmcomp.serving.examples import get_examples
@@ -156,22 +154,10 @@ def _connect(
     page.load(handlers.status, None, compare.status, **NO_PROGRESS)
     for event in compare.ask_events:
         event.then(**redraw, **NO_PROGRESS)
-    upload = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
-    compare.image.upload(_check_upload, compare.image, compare.image, **upload)
     form = [compare.image, compare.model, compare.variants, compare.question, compare.known_answer]
     copied = frame.share.click(_link_of, [frame.view, *form, *filters, *constraints], frame.address, **NO_PROGRESS)
     copied = copied.then(None, frame.address, [frame.address, frame.share], js=SHARE_JS, **NO_PROGRESS)
     copied.then(None, None, frame.share, js=_RESTORE_SHARE_JS, **NO_PROGRESS)
-
-
-def _check_upload(image: str | None) -> Any:
-    """Clears an image that cannot be read, and says why at once instead of at the first question."""
-    try:
-        open_image(image)
-    except ValueError as error:
-        gr.Warning(plain_text(str(error)))
-        return None
-    return gr.skip()
 
 
 def _connect_api(compare: CompareComponents, live: dict[str, Any]) -> None:
