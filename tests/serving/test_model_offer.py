@@ -9,13 +9,16 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
+from PIL import Image
 
 from tests.support.families import write
 from tests.support.hub_server import Hub, connect, serve
 from vlmcomp import files
 from vlmcomp.models import download, registry
-from vlmcomp.serving import model_offer
-from vlmcomp.serving.model_offer import CANDIDATES, ModelOffer, OfferProbe, find_offer, first_model
+from vlmcomp.recipe import Recipe
+from vlmcomp.serving.local import LocalBackend
+from vlmcomp.serving.manager import ModelUnavailable
+from vlmcomp.serving.model_offer import CANDIDATES, ModelOffer, OfferProbe, find_offer
 
 GB = 10**9
 SMALL = "smolvlm-256m"
@@ -62,8 +65,15 @@ def test_a_gpu_gets_the_largest_that_fits(gigabytes: int, model: str, monkeypatc
     assert found is not None and found.model == model
 
 
+def test_a_visitor_never_waits_for_the_calibration_of_a_real_model(hub: Hub) -> None:
+    answers = LocalBackend().stream(Recipe.parse(f"{SMALL}/glu30+int4"), Image.new("RGB", (64, 64)), "What is it?")
+    with pytest.raises(ModelUnavailable, match=r"run vlmcomp compress smolvlm-256m/glu30\+int4 once"):
+        list(answers)
+    assert not hub.sent  # nor for its download
+
+
 def test_an_offer_works_with_one_click() -> None:
-    for name in {*CANDIDATES["cpu"], *CANDIDATES["cuda"], model_offer.ZERO_GPU_MODEL}:
+    for name in {*CANDIDATES["cpu"], *CANDIDATES["cuda"]}:
         spec = registry.get_model_spec(name)
         assert not spec.gated and not spec.bundled
 
@@ -85,9 +95,3 @@ def test_the_search_holds_nothing_up_and_its_failure_is_no_offer() -> None:
 
     failed = OfferProbe(fail)
     assert failed.wait(30) and failed.offer is None
-
-
-def test_the_environment_names_the_first_model() -> None:
-    assert first_model({}) == registry.DEFAULT_MODEL and first_model({"VLMCOMP_MODEL": SMALL}) == SMALL
-    with pytest.raises(ValueError, match="VLMCOMP_MODEL: unknown model 'smol'"):
-        first_model({"VLMCOMP_MODEL": "smol"})

@@ -39,7 +39,10 @@ def check_compress(args: argparse.Namespace) -> None:
     recipe = registry.parse_recipe(args.recipe)
     _check_weights(recipe, args)
     _check_calibration(args, [recipe])
-    files.check_new_folder(Path(args.out))
+    if args.out is not None:
+        files.check_new_folder(Path(args.out))
+    elif any((args.source, args.prompt_template, args.calibration_data)) or args.answers != GIVEN:
+        raise ValueError("give a folder with --out: the cache holds what is built with the default options")
 
 
 def _check_calibration(args: argparse.Namespace, recipes: Sequence[Recipe]) -> None:

@@ -22,6 +22,8 @@ from vlmcomp.models import registry
 from vlmcomp.reporting import export
 from vlmcomp.reporting import recommend as advice
 
+ENV_MODEL = "VLMCOMP_MODEL"  # the model that the app shows first, for example on a Space
+
 
 def add_all(subcommands: Subcommands) -> None:
     """Adds the subcommands in the order of the help."""
@@ -43,7 +45,8 @@ def add_all(subcommands: Subcommands) -> None:
 def _add_app(subcommands: Subcommands) -> None:
     text = "start the app that compares compressed models side by side"
     sub = subcommands.add("app", "vlmcomp.cli.commands.app:run", text, "--port 7860", checks.check_app)
-    add_model(sub, f"model that the page shows first (default: {registry.DEFAULT_MODEL})", registry.DEFAULT_MODEL)
+    first = os.environ.get(ENV_MODEL) or registry.DEFAULT_MODEL
+    add_model(sub, f"model that the page shows first (default: ${ENV_MODEL}, or {registry.DEFAULT_MODEL})", first)
     host = os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
     sub.add_argument("--host", default=host, metavar="ADDRESS", help="address to serve at (default: %(default)s)")
     sub.add_argument("--port", type=int, metavar="N", help="port to serve at (default: 7860, or the next free one)")
@@ -63,8 +66,11 @@ def _add_compress(subcommands: Subcommands) -> None:
     example = "llava-shapes/glu30+int8 --out small"
     sub = subcommands.add("compress", run, text, example, checks.check_compress)
     sub.add_argument("recipe", metavar="RECIPE", help=RECIPE)
-    text = "new folder for the checkpoint, which from_pretrained of transformers can load"
-    sub.add_argument("--out", required=True, metavar="DIR", help=text)
+    text = (
+        "new folder for the checkpoint, which from_pretrained of transformers can load (default: the cache, from which "
+        "the app and ask load it)"
+    )
+    sub.add_argument("--out", metavar="DIR", help=text)
     add_calibration_options(sub)
     add_weights_options(sub)
 

@@ -19,6 +19,7 @@ from PIL import Image
 
 from vlmcomp import files, hardware
 from vlmcomp.feedback import Progress, is_out_of_memory
+from vlmcomp.models import registry
 from vlmcomp.recipe import Recipe
 from vlmcomp.results.answer import Answer
 from vlmcomp.runtime.vision_cache import VisionCache
@@ -166,6 +167,7 @@ class LocalBackend:
         if recipe.needs_calibration:
             is_built = partial(engines.is_built, recipe, self._caches)
             if not (yield from call_in_background(is_built, "looking for it in the cache")):
+                _check_may_build(recipe)
                 yield from self._builds.wait(recipe)
 
     @contextmanager
@@ -183,3 +185,10 @@ class LocalBackend:
 
     def _start_build(self, recipe: Recipe) -> BuildProcess:
         return BuildProcess(recipe, hardware.default_device(), self._caches)
+
+
+def _check_may_build(recipe: Recipe) -> None:
+    """Raises ``ModelUnavailable`` for a real model: its calibration takes minutes to hours, which is its owner's to
+    spend."""
+    if not registry.get_model_spec(recipe.model).bundled:
+        raise ModelUnavailable(f"{recipe} is not built yet, which takes long: run vlmcomp compress {recipe} once")

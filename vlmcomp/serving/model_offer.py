@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from vlmcomp import hardware
@@ -13,13 +13,11 @@ from vlmcomp.models import registry
 from vlmcomp.recipe import Recipe
 from vlmcomp.serving.local import import_libraries
 
-ENV_MODEL = "VLMCOMP_MODEL"  # the model that the app shows first
 # By type of device, the best first. None of them is gated: an offer must work with one click.
 CANDIDATES = {
     "cpu": ("smolvlm-500m", "smolvlm-256m"),
     "cuda": ("llava-1.5-7b", "qwen2-vl-2b", "smolvlm-500m", "smolvlm-256m"),
 }
-ZERO_GPU_MODEL = "qwen2-vl-2b"
 _RESERVE = 0.75  # of the memory for models, so that a compressed variant fits beside the original
 _log = logging.getLogger(__name__)
 
@@ -40,19 +38,6 @@ class ModelOffer:
         title = registry.get_model_spec(self.model).title
         download = f"{format_bytes(self.download_bytes)} to download" if self.download_bytes else "downloaded already"
         return f"{title} can answer about your photos here: {download}"
-
-
-def first_model(environ: Mapping[str, str]) -> str:
-    """The model that the app shows first: ``$VLMCOMP_MODEL``, or the default.
-
-    Raises:
-        ValueError: the variable names no model.
-    """
-    name = environ.get(ENV_MODEL) or registry.DEFAULT_MODEL
-    try:
-        return registry.get_model_spec(name).name
-    except ValueError as error:
-        raise ValueError(f"{ENV_MODEL}: {error}") from None
 
 
 def find_offer(device: str, memory_bytes: int) -> ModelOffer | None:

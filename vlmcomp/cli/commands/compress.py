@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vlmcomp import hardware
-from vlmcomp.cli.build import compress_as_told
+from vlmcomp.cli.build import cached_or_compressed, compress_as_told
 from vlmcomp.compression import checkpoint
 from vlmcomp.compression.size import count_parameters, weight_bytes
 from vlmcomp.compression.size_estimate import check_free_space
@@ -26,19 +26,22 @@ _PARTS_CHANGED_BY = {  # target of a pruning step -> parts that it changes
 
 
 def run(args: argparse.Namespace) -> None:
-    """Compresses a model, saves the checkpoint, and prints what changed in each part."""
+    """Compresses a model, saves the checkpoint or caches it, and prints what changed in each part."""
     recipe = registry.parse_recipe(args.recipe)
-    out = Path(args.out)
     hardware.usable_device(args.device)  # raises before any work if that GPU does not exist
-    if args.source is None:
-        check_free_space(recipe, out)
-    vlm = compress_as_told(recipe, args)
-    checkpoint.save(vlm, out)
+    if args.out is not None and args.source is None:
+        check_free_space(recipe, Path(args.out))
+    vlm = cached_or_compressed(recipe, args) if args.out is None else compress_as_told(recipe, args)
+    if args.out is not None:
+        checkpoint.save(vlm, Path(args.out))
     print(f"precision: {vlm.quantization_backend}, computed in {vlm.compute_dtype}")
     print(build_summary(recipe, vlm.pruned, weight_bytes(vlm.model), count_parameters(vlm.model)))
+    if args.out is None:
+        print(f"\n{recipe} is in the cache: the app and vlmcomp ask load it from there")
+        return
     if reason := checkpoint.custom_loading_reason(vlm.model):
-        print(f"\n{reason}: load it with vlmcomp.load({str(out)!r})")
-    print(f"\n{recipe} is in {out}")
+        print(f"\n{reason}: load it with vlmcomp.load({args.out!r})")
+    print(f"\n{recipe} is in {args.out}")
 
 
 def build_summary(
