@@ -39,7 +39,7 @@ BAD = {
     "recipe": (["compress", "llava-shapes/nf4", "--out", "x"], "did you mean llava-shapes/int4"),
     "model": (["compress", "gpt-4/int8", "--out", "x"], "unknown model 'gpt-4'"),
     "step": (["compress", "llava-shapes/ffn30+int8", "--out", "x"], "use glu30"),
-    "no out": (["compress", "llava-shapes/int8"], "--out"),
+    "no out": (["compress", "llava-shapes/glu30+int8", "--answers", "self"], "give a folder with --out"),
     "out in use": (["compress", "llava-shapes/int8", "--out", "."], "not an empty folder"),
     "no source": (["compress", "llava-shapes/int8", "--out", "x", "--source", "./none"], "cannot be loaded"),
     "device": (["compress", "llava-shapes/int8", "--out", "x", "--device", "gpu"], "use cpu, cuda or cuda:N"),

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from huggingface_hub import constants
+from huggingface_hub import constants, metadata_load
 
 from tests.support import space_server
 from vlmcomp.cli import main, space
@@ -160,6 +160,18 @@ def test_a_second_push_brings_only_what_changed(hub: space_server.Spaces, checko
     _push(plan, hardware="l4x1")
     untouched = {name: hub.files[NAME][name] for name in (".gitattributes", "notes.md")}
     assert hub.files[NAME] == _content(plan) | untouched and hub.hardware[NAME] == "l4x1" and len(hub.commits) == 2
+
+
+def test_a_space_prepares_the_model_that_it_shows_first(hub: space_server.Spaces, checkout: Path) -> None:
+    space.push(space.connect(), space.plan_push(checkout), NAME, model="smolvlm-500m")
+    assert hub.variables == {"VLMCOMP_MODEL": "smolvlm-500m"}
+    (checkout / "card.md").write_bytes(hub.files[NAME]["README.md"])
+    card = metadata_load(checkout / "card.md")
+    assert card == {
+        "sdk": "gradio",
+        "license": "apache-2.0",
+        "preload_from_hub": ["HuggingFaceTB/SmolVLM-500M-Instruct"],
+    }
 
 
 def test_a_space_that_holds_something_else_is_left_alone(hub: space_server.Spaces, checkout: Path) -> None:

@@ -24,6 +24,7 @@ class Spaces:
 
     url: str = ""
     files: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    variables: dict[str, str] = field(default_factory=dict)
     commits: list[str] = field(default_factory=list)
     hardware: dict[str, str] = field(default_factory=dict)
     create_error: tuple[int, str] | None = None
@@ -108,6 +109,9 @@ def _handler(hub: Spaces) -> type[BaseHTTPRequestHandler]:
             if path.endswith("/hardware"):
                 hub.hardware[repo] = data["flavor"]
                 return self._answer({"stage": "BUILDING", "hardware": {"requested": data["flavor"]}})
+            if path.endswith("/variables"):
+                hub.variables[data["key"]] = data["value"]
+                return self._answer({data["key"]: {"value": data["value"], "updatedAt": "2026-01-01T00:00:00.000Z"}})
             files = hub.files[repo]
             self._answer({"files": [_mode(f["path"], files) for f in data["files"]]})  # preupload
 

@@ -17,6 +17,7 @@ from vlmcomp.results import store
 
 Run = Callable[[argparse.Namespace], int | None]  # returns the exit status; None is 0
 
+ENV_MODEL = "VLMCOMP_MODEL"  # the model that the app shows first
 RECIPE = "MODEL/STEPS+PRECISION, such as llava-shapes/heads25+glu30+int4"
 
 

@@ -13,6 +13,7 @@ from huggingface_hub.errors import HFValidationError, HTTPError, RepositoryNotFo
 from huggingface_hub.utils import validate_repo_id
 from yaml import YAMLError
 
+from vlmcomp.cli.options import ENV_MODEL
 from vlmcomp.hub import raise_upload_error
 from vlmcomp.models import registry
 
@@ -34,6 +35,7 @@ PUSHED_PATHS = (
 WEIGHT_SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".onnx", ".npz", ".msgpack", ".h5"}
 # License of weights that anyone may redistribute -> licenses that a Space with these weights may have
 REDISTRIBUTABLE_LICENSES = {"Apache-2.0": {"apache-2.0"}, "MIT": {"mit", "apache-2.0"}}
+_CARD = "README.md"
 _INITIAL_FILES = {".gitattributes", "README.md"}  # what the Hub puts into a new Space
 
 
@@ -166,7 +168,7 @@ def connect() -> HfApi:
     return HfApi(token=token)
 
 
-def push(api: HfApi, plan: SpacePush, repo: str, hardware: str | None = None) -> str:
+def push(api: HfApi, plan: SpacePush, repo: str, hardware: str | None = None, model: str | None = None) -> str:
     """Creates the Space if necessary, and pushes ``plan`` as one commit, so that the Space is built once.
 
     Files of an earlier push that the plan's folders no longer contain are deleted; other files of the Space are not
@@ -177,6 +179,7 @@ def push(api: HfApi, plan: SpacePush, repo: str, hardware: str | None = None) ->
         plan: what to push.
         repo: ``user/space``.
         hardware: of the Space; None for the Hub's default, or unchanged.
+        model: that the page shows first, downloaded when the Space is built; None for the bundled one, or unchanged.
 
     Returns:
         URL of the Space.
@@ -185,14 +188,14 @@ def push(api: HfApi, plan: SpacePush, repo: str, hardware: str | None = None) ->
         ValueError: one sentence: the Space contains something else, or the error of the Hub.
     """
     try:
-        return _push(api, plan, repo, hardware)
+        return _push(api, plan, repo, hardware, model)
     except (OSError, HTTPError, RuntimeError) as error:
         raise_upload_error(error, repo, api.endpoint)
     except ValueError as error:  # the client's messages have several lines
         raise ValueError(" ".join(str(error).split())) from error
 
 
-def _push(api: HfApi, plan: SpacePush, repo: str, hardware: str | None) -> str:
+def _push(api: HfApi, plan: SpacePush, repo: str, hardware: str | None, model: str | None) -> str:
     repo_type: Any = {"repo_type": "space"}
     try:
         existing = set(api.list_repo_files(repo, **repo_type))
@@ -208,8 +211,21 @@ def _push(api: HfApi, plan: SpacePush, repo: str, hardware: str | None) -> str:
     stale = sorted(name for name in existing - set(plan.files) if name.startswith(folders))
     changes = [
         *(CommitOperationDelete(name) for name in stale),
-        *(CommitOperationAdd(name, plan.root / name) for name in plan.files),
+        *(CommitOperationAdd(name, plan.root / name) for name in plan.files if name != _CARD),
+        CommitOperationAdd(_CARD, _card(plan.root / _CARD, model)),
     ]
+    if model is not None:
+        api.add_space_variable(repo, ENV_MODEL, model)
     head = plan.head + (" with changes" if plan.changed else "")
     api.create_commit(repo, changes, commit_message=f"vlmcomp {head}", **repo_type)
     return f"{api.endpoint}/spaces/{repo}"
+
+
+def _card(file: Path, model: str | None) -> bytes:
+    """README.md, whose front matter lets the Hub download the weights of ``model`` when it builds the Space."""
+    text = file.read_text(encoding="utf-8")
+    if model is None or registry.get_model_spec(model).bundled:
+        return text.encode()
+    start, front_matter, rest = text.split("---\n", 2)
+    preload = f"preload_from_hub:\n- {registry.get_model_spec(model).source}\n"
+    return f"{start}---\n{front_matter}{preload}---\n{rest}".encode()

@@ -7,6 +7,7 @@ import os
 
 from vlmcomp.cli import checks
 from vlmcomp.cli.options import (
+    ENV_MODEL,
     RECIPE,
     LazyFunction,
     Subcommands,
@@ -21,8 +22,6 @@ from vlmcomp.cli.options import (
 from vlmcomp.models import registry
 from vlmcomp.reporting import export
 from vlmcomp.reporting import recommend as advice
-
-ENV_MODEL = "VLMCOMP_MODEL"  # the model that the app shows first, for example on a Space
 
 
 def add_all(subcommands: Subcommands) -> None:
@@ -240,3 +239,5 @@ def _add_deploy(subcommands: Subcommands) -> None:
     sub.add_argument("--dry-run", action="store_true", help="list the files and licenses without pushing them")
     text = "cpu-basic, zero-a10g (ZeroGPU), l4x1, ... (default: cpu-basic for a new Space, unchanged for another)"
     sub.add_argument("--hardware", metavar="NAME", help=text)
+    text = "model that the page shows first, downloaded when the Space is built (default: bundled, or unchanged)"
+    add_model(sub, text, None)

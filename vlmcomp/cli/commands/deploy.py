@@ -9,6 +9,7 @@ from huggingface_hub.utils import logging
 
 from vlmcomp.cli import space
 from vlmcomp.feedback import format_bytes, format_count
+from vlmcomp.models import registry
 from vlmcomp.reporting import markdown
 
 
@@ -16,6 +17,8 @@ def run(args: argparse.Namespace) -> None:
     """Pushes the tracked files of this checkout, or lists them."""
     logging.set_verbosity_error()  # keeps the client's messages about retries away from the one sentence of an error
     space.validate_space(args.to, args.hardware)
+    if args.model is not None:
+        registry.get_model_spec(args.model)
     plan = space.plan_push()
     if plan.changed:
         print(f"with uncommitted changes: {', '.join(plan.changed)}", file=sys.stderr)
@@ -25,7 +28,7 @@ def run(args: argparse.Namespace) -> None:
     if not args.dry_run:
         api = space.connect()
         print(f"pushing {total} ...", file=sys.stderr, flush=True)
-        print(space.push(api, plan, args.to, args.hardware))
+        print(space.push(api, plan, args.to, args.hardware, args.model))
         return
     files = [(f"{size:10,}", name) for name, size in plan.files.items()]
     print(markdown.text_table([("     BYTES", "FILE"), *files]))
