@@ -94,7 +94,7 @@ def test_a_packed_sequence_computes_what_single_questions_do(name: str, built: C
     vlm, spec = built(f"{name}/fp16"), TINY_MODELS[name]
     vlm = replace(vlm, model=copy.deepcopy(vlm.model).float(), compute_dtype="float32")
     start = packed_forward.make_prompt_prefix(vlm.model, vlm.processor, spec)
-    data = PackedVQADataset(vlm.processor, spec.prompt_template, spec.plan, start)
+    data = PackedVQADataset(vlm.processor, spec, spec.plan, start)
     scene, rng = _scenes(1, 3)[0], random.Random(0)
     questions = [sample_question(rng, scene) for _ in range(4)]
     row = {k: torch.from_numpy(v)[None] for k, v in data.pack(iter(questions)).items()}
