@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from vlmcomp.data.object_things import FOLDER, get_thing
+from vlmcomp.data.object_things import FILE, FOLDER, get_thing, things
 from vlmcomp.data.unicode_text import escape
 
 INDEX = "renderings.json"
@@ -63,9 +63,12 @@ def renderings(folder: Path = FOLDER) -> Mapping[str, Rendering]:
     file = folder / INDEX
     try:
         rows = json.loads(_read(file))
-        return MappingProxyType({name: _parse(name, row) for name, row in rows.items()})
+        found = {name: _parse(name, row) for name, row in rows.items()}
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
         raise ValueError(f"{file} is damaged: {_RESTORE}") from None
+    if unknown := {thing for rendering in found.values() for thing in rendering.names} - things(folder).keys():
+        raise ValueError(f"{folder / FILE} lacks '{min(unknown)}' of {INDEX}: {_RESTORE}")
+    return MappingProxyType(found)
 
 
 def rendering_names(*roles: str) -> tuple[str, ...]:

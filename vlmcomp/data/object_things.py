@@ -103,9 +103,10 @@ def things(folder: Path = FOLDER) -> Mapping[str, Thing]:
     """
     file = folder / FILE
     try:
-        with open(file, encoding="utf-8", newline="") as lines:
-            rows = list(csv.DictReader(lines))
-        found = [_parse(row) for row in rows]
+        text = file.read_text(encoding="utf-8")
+        if not text.endswith("\n"):
+            raise ValueError("its last row is cut")
+        found = [_parse(row) for row in csv.DictReader(text.splitlines())]
     except FileNotFoundError:
         raise FileNotFoundError(f"{file} is missing: restore assets/objects from the repository") from None
     except (KeyError, ValueError, AttributeError, csv.Error) as error:
