@@ -32,7 +32,7 @@ _SHAPES_PLAN = TrainPlan()
 _SHAPES_VISION = {**VISION_CONFIG, "patch_size": _SHAPES_PLAN.patch, "projection_dim": 128}
 _SHAPES_TEXT = {"hidden_size": 192, "intermediate_size": 640, "num_hidden_layers": 5}
 
-_OBJECTS_PLAN = TrainPlan(patch=16, easy_images=2)
+_OBJECTS_PLAN = TrainPlan(patch=16, tower_steps=7500, tower_lr=4e-3, steps=5200, easy_images=2)
 _OBJECTS_VISION = {
     "hidden_size": 256,
     "intermediate_size": 512,

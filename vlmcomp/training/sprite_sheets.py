@@ -56,7 +56,7 @@ SETS = {
         "@iconify-json/fxemoji",
         "1.2.2",
         "Mozilla",
-        "Apache-2.0",
+        "CC-BY-4.0",
         TRAIN,
         ("cricket", "window", "sunglasses", "clamp", "keyboard", "goal", *_GUN),
     ),

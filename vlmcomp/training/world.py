@@ -66,14 +66,14 @@ def _draw_objects(scene: object_scenes.Scene, patch: int) -> tuple[Image.Image, 
 
 
 def _change_colors(rng: random.Random, image: Image.Image) -> Image.Image:
-    """Other colors in four of ten pictures, so that shapes count: gray, channels swapped, or the negative of one."""
+    """Other colors in three of ten pictures, so that shapes count: gray, channels swapped, or the negative of one."""
     change = rng.random()
-    if change < 0.15:
+    if change < 0.1:
         return image.convert("L").convert("RGB")
-    if change < 0.4:
+    if change < 0.3:
         channels = list(image.split())
         rng.shuffle(channels)
-        if change < 0.2:
+        if change < 0.15:
             channels[0] = channels[0].point(lambda value: 255 - value)
         return Image.merge("RGB", channels)
     return image
