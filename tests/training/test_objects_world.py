@@ -53,14 +53,14 @@ def test_other_colors_keep_the_drawing_and_shapes_keep_theirs() -> None:
 
 
 def test_it_is_small_and_its_widths_suit_every_format() -> None:
-    """Multiples of 128 for groups of INT4, several KV groups, and fewer neurons than would make up for lost ones."""
+    """Multiples of 128 for groups of INT4, several KV groups, and too few neurons to make up for lost ones."""
     tokenizer = train_tokenizer(SPEC, tokenizer_corpus(SPEC))
     model, processor = SPEC.build(tokenizer)
     text, vision = model.config.text_config, model.config.vision_config
     widths = (text.hidden_size, text.intermediate_size, vision.hidden_size, vision.intermediate_size, text.vocab_size)
     assert all(width % 128 == 0 for width in widths)
     assert text.num_key_value_heads == 4 and text.num_attention_heads == 8
-    assert text.intermediate_size <= text.hidden_size
+    assert text.intermediate_size <= 1.5 * text.hidden_size
     assert 2 * sum(p.numel() for p in model.parameters()) < 15e6
     lengths = [len(processor.tokenizer(f" {name}", add_special_tokens=False).input_ids) for name in things()]
     assert max(lengths) <= 6 and np.mean(lengths) < 1.6

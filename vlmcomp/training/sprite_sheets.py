@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import resvg_py
 from PIL import Image
 
 from vlmcomp import files
@@ -134,6 +133,8 @@ def _names(thing: Thing, code: str) -> list[str]:
 
 
 def _draw(icon: dict[str, Any], icons: dict[str, Any]) -> Image.Image:
+    import resvg_py  # spares everybody else a package that only this script needs
+
     left, top, width, height = (
         icon.get(key, icons.get(key, size)) for key, size in (("left", 0), ("top", 0), ("width", 16), ("height", 16))
     )
@@ -166,7 +167,7 @@ def _sheet(sprites: list[np.ndarray]) -> bytes:
     sheet[: len(sprites)] = sprites
     pixels = sheet.reshape(rows, COLUMNS, SIDE, SIDE, 4).swapaxes(1, 2).reshape(rows * SIDE, COLUMNS * SIDE, 4)
     content = io.BytesIO()
-    Image.fromarray(pixels).save(content, "WEBP", lossless=True, quality=100, method=4)
+    Image.fromarray(pixels).save(content, "WEBP", lossless=True, quality=100, method=6)
     return content.getvalue()
 
 
