@@ -6,6 +6,7 @@ import random
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -82,8 +83,7 @@ def _exists(scene: Scene, what: str) -> str:
 
 
 def _which(scene: Scene, predicate: str) -> str:
-    positive = re.sub(r"^(is) not |^(can)not ", lambda m: f"{m[1] or m[2]} ", predicate)
-    positive = re.sub(r"^does not ", "", positive)
+    positive = re.sub(r"^(is) not |^(can)not ", lambda m: f"{m[1] or m[2]} ", predicate).removeprefix("does not ")
     name = PREDICATES[positive]
     [found] = [t for t in scene.objects if _clear(t, name) == (positive == predicate)]
     return found.name
@@ -157,6 +157,17 @@ def test_every_answer_follows_from_the_scene(roles: tuple[str, ...]) -> None:
     assert set(seen) == set(TYPES) and min(seen.values()) > 100
 
 
+def test_sentences_agree_in_number() -> None:
+    """ "The scissors are", never "the scissors is"."""
+    rng = random.Random("number")
+    many = "|".join(thing.name for thing in things().values() if thing.number == "many")
+    one = "|".join(thing.name for thing in things().values() if thing.number == "one")
+    wrong = re.compile(rf"[Tt]he ({many}) (is|has|lives|does)\b|[Tt]he ({one}) (are|have|live|do)\b|\ban? ({many})\b")
+    for _ in range(3000):
+        question = sample_question(rng, sample_scene(rng, (TRAIN,)))
+        assert not wrong.search(question.answer), question
+
+
 def test_the_benchmark_holds_out_scenes_and_an_artist() -> None:
     samples = get_task("objects-vqa").all_samples
     by_axis = defaultdict(list)
@@ -177,6 +188,9 @@ def test_the_benchmark_cannot_be_guessed() -> None:
     shares = majority_baseline([{"type": s.type, "reference": s.reference} for s in samples])
     counts = Counter(s.type for s in samples)
     assert sum(shares[name] * count for name, count in counts.items()) / len(samples) < 0.15
+    page = (Path(__file__).resolve().parents[2] / "docs/objects.md").read_text(encoding="utf-8")
+    assert f"| questions | {' | '.join(str(counts[name]) for name in TYPES)} | 3,000 |" in page
+    assert f"| commonest answer, % | {' | '.join(f'{100 * shares[name]:.1f}' for name in TYPES)} |" in page
     assert shares["name"] < 0.02 and shares["which"] < 0.03 and shares["describe"] < 0.02
     for name in ("exist", "relation"):
         answers = Counter(s.reference.lower().partition(",")[0] for s in samples if s.type == name)

@@ -35,6 +35,7 @@ def test_the_index_says_whose_the_pictures_are() -> None:
         assert row["license"].replace("-", " ") in line.replace("-", " ")
         assert ("SA" in row["license"]) == (row["role"] == TRAIN_ONLY)  # in no picture that is shown
         assert not set(given.unlike) & set(row["names"])
+        assert not any("color" in things()[name].unclear for name in row["colors"])
     assert [row.name for row in renderings().values() if row.role == HELD_OUT] == ["twemoji"]
 
 

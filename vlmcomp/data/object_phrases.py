@@ -136,3 +136,14 @@ def ask(name: str, subject: str, be: str = "is") -> str:
         return f"{verb.capitalize()} {subject} {rest}?"
     helper = "Does" if be == "is" else "Do"
     return f"{helper} {subject} {words.plural}?"
+
+
+def deny(name: str, be: str = "is") -> str:
+    """The predicate of things that lack the property ``name``."""
+    words = PROPERTIES[name]
+    verb, _, rest = (words.singular if be == "is" else words.plural).partition(" ")
+    if verb in ("is", "are"):
+        return f"{verb} not {rest}"
+    if verb == "can":
+        return f"cannot {rest}"
+    return f"{'does' if be == 'is' else 'do'} not {words.plural}"

@@ -11,6 +11,7 @@ from vlmcomp.data.object_phrases import (
     SIDES,
     ask,
     beside,
+    deny,
     extremes,
     holders,
     is_countable,
@@ -84,10 +85,7 @@ def _which(rng: random.Random, scene: Scene) -> _Draft | None:
     if has:
         text = rng.choice((f"Which of these {singular}?", f"Which thing {singular}?"))
         return _Draft(text, obj.name, f"The {obj.name} {obj.thing.says(name)}.")
-    verb, _, rest = singular.partition(" ")
-    deny = {"is": f"is not {rest}", "can": f"cannot {rest}"}
-    denied = deny.get(verb, f"does not {PROPERTIES[name].plural}")
-    return _Draft(f"Which of these {denied}?", obj.name, f"The {obj.name} {denied}.")
+    return _Draft(f"Which of these {deny(name)}?", obj.name, f"The {obj.name} {deny(name, obj.thing.be)}.")
 
 
 def _color(rng: random.Random, scene: Scene) -> _Draft | None:

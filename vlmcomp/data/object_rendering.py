@@ -28,9 +28,9 @@ _COVERS = 8  # a thing fills a patch if it covers one pixel in so many, or more
 
 
 class _Patch(NamedTuple):
-    """A thing as it lands on the canvas: indices of its pixels (N,), and their color times opacity, opacity (N, 4)."""
+    """A thing as it lands on the canvas: where its pixels are (N,), and their color times opacity, opacity (N, 4)."""
 
-    index: np.ndarray
+    where: np.ndarray
     pixels: np.ndarray
 
 
@@ -57,7 +57,7 @@ def draw(scene: Scene) -> tuple[Image.Image, np.ndarray]:
             _darken(canvas, shadow, darkness)
         patch = _place(obj, SIDE if obj.size >= _HALF_SIDE_TO else SIDE // 2)
         _paint(canvas, patch)
-        owners[patch.index[patch.pixels[:, 3] >= _OPAQUE]] = number
+        owners[patch.where[patch.pixels[:, 3] >= _OPAQUE]] = number
     pixels = degrade(rng, canvas.reshape(CANVAS, CANVAS, 3))
     return Image.fromarray(pixels), owners.reshape(CANVAS, CANVAS)
 
@@ -107,14 +107,14 @@ def _interpolate(sprite: np.ndarray, width: int, u: np.ndarray, v: np.ndarray) -
 
 
 def _paint(canvas: np.ndarray, patch: _Patch) -> None:
-    under = canvas[patch.index]
+    under = canvas[patch.where]
     hidden = (under * patch.pixels[:, 3:] + 127) // 255
-    canvas[patch.index] = np.minimum(under - hidden + patch.pixels[:, :3], 255)
+    canvas[patch.where] = np.minimum(under - hidden + patch.pixels[:, :3], 255)
 
 
 def _darken(canvas: np.ndarray, shadow: _Patch, darkness: int) -> None:
-    under = canvas[shadow.index]
-    canvas[shadow.index] = under - (under * shadow.pixels[:, 3:] * darkness >> 16)
+    under = canvas[shadow.where]
+    canvas[shadow.where] = under - (under * shadow.pixels[:, 3:] * darkness >> 16)
 
 
 def patch_labels(scene: Scene, owners: np.ndarray, patch: int) -> dict[str, np.ndarray]:

@@ -26,7 +26,7 @@ from PIL import Image
 from vlmcomp import files
 from vlmcomp.data.object_colors import main_color
 from vlmcomp.data.object_sprites import COLUMNS, HELD_OUT, INDEX, SIDE, TRAIN, TRAIN_ONLY
-from vlmcomp.data.object_things import FOLDER, Thing, things
+from vlmcomp.data.object_things import COLOR, FOLDER, Thing, things
 
 _RASTER = 256  # pixels a side of a vector picture before it is scaled down
 _COLOR_STEP, _ALPHA_STEP = 4, 17  # sprites have 64 levels of each color and 16 of opacity: files of two thirds the size
@@ -63,20 +63,6 @@ SETS = {
         "@iconify-json/openmoji", "1.2.29", "the OpenMoji project", "CC-BY-SA-4.0", TRAIN_ONLY, ("scroll",)
     ),
     "twemoji": EmojiSet("@iconify-json/twemoji", "1.2.5", "Twitter, Inc and other contributors", "CC-BY-4.0", HELD_OUT),
-}
-# Things whose pictures show more of something else, such as a box or a fish.
-_NOT_ITS_OWN_COLOR = {
-    "fries",
-    "noodles",
-    "tie",
-    "tea",
-    "fishing rod",
-    "milk",
-    "golf",
-    "goal",
-    "ring",
-    "popcorn",
-    "cake",
 }
 Picture = Callable[[Thing], Image.Image | None]
 
@@ -186,7 +172,7 @@ def build(packages: Path, out: Path) -> None:
         sprites = {thing: make_sprite(image) for thing, image in drawn.items() if image is not None}
         content = _sheet(list(sprites.values()))
         files.write_bytes(out / f"{name}.webp", content)
-        colors = {thing: main_color(sprites[thing]) for thing in sprites.keys() - _NOT_ITS_OWN_COLOR}
+        colors = {name: main_color(sprite) for name, sprite in sprites.items() if COLOR not in things()[name].unclear}
         index[name] = {
             "artist": emoji_set.artist,
             "license": emoji_set.license,
@@ -194,7 +180,7 @@ def build(packages: Path, out: Path) -> None:
             "role": emoji_set.role,
             "sha256": hashlib.sha256(content).hexdigest(),
             "names": list(sprites),
-            "colors": {thing: colors[thing] for thing in sprites if colors.get(thing)},
+            "colors": {name: color for name, color in colors.items() if color},
         }
         print(f"{name}: {len(sprites)} things, {len(content) / 1e6:.1f} MB")
     files.write_text(out / INDEX, json.dumps(index, indent=1, ensure_ascii=False) + "\n")
