@@ -77,8 +77,8 @@ def _premultiplied(rendering: str, thing: str, side: int) -> np.ndarray:
 def _place(obj: PlacedThing, side: int, dx: int = 0, dy: int = 0) -> _Patch:
     """``obj``, moved by ``dx``, ``dy``, interpolated linearly from its sprite of ``side`` pixels."""
     reach = obj.size * 7 // 10 + 1
-    x = np.arange(max(0, obj.x + dx - reach), min(CANVAS, obj.x + dx + reach))
-    y = np.arange(max(0, obj.y + dy - reach), min(CANVAS, obj.y + dy + reach))[:, None]
+    x = np.arange(max(0, obj.x + dx - reach), min(CANVAS, obj.x + dx + reach), dtype=np.int64)
+    y = np.arange(max(0, obj.y + dy - reach), min(CANVAS, obj.y + dy + reach), dtype=np.int64)[:, None]
     right, down = 2 * (x - obj.x - dx) + 1, 2 * (y - obj.y - dy) + 1  # from the center, in half pixels
     cos, sin = (round(f(math.radians(obj.angle)) * _ONE) for f in (math.cos, math.sin))
     u, v = (cos * right + sin * down) * 100 // obj.width, cos * down - sin * right
