@@ -171,7 +171,10 @@ def test_a_damaged_copy_is_told_in_one_sentence(damage: str, tmp_path: Path, cap
         ("gqa=", "write gqa, gqa@REVISION or gqa=DIR"),
         ("gqa@", "write gqa, gqa@REVISION or gqa=DIR"),
         ("gqa=missing", "there is no folder missing for the task gqa"),
-        ("other=missing", "unknown task 'other=missing': choose from shapes-vqa, easy-vqa, vqav2, gqa, textvqa, okvqa"),
+        (
+            "other=missing",
+            "unknown task 'other=missing': choose from shapes-vqa, easy-vqa, objects-vqa, vqav2, gqa, textvqa, okvqa",
+        ),
     ],
 )
 def test_a_name_that_is_none(name: str, sentence: str) -> None:

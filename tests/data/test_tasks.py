@@ -12,8 +12,9 @@ import pytest
 
 from vlmcomp.data.questions import TYPES
 from vlmcomp.data.scenes import sample_scene
-from vlmcomp.data.task_registry import TASKS, get_task
+from vlmcomp.data.task_registry import DEFAULT_TASKS, TASKS, get_task
 from vlmcomp.data.tasks import majority_baseline
+from vlmcomp.evaluation.config import BenchmarkConfig
 from vlmcomp.evaluation.quality import measure, predict, rescore, score
 from vlmcomp.results import store
 from vlmcomp.runtime.engine import Engine
@@ -33,6 +34,7 @@ def test_the_tasks_are_those_that_results_were_measured_on() -> None:
     known = {
         "shapes-vqa": ("1", "78b24c696db70ddd8df1f9ca6afc47cd35a5f76272e15f08cbe05e35e955cc33", 2000),
         "easy-vqa": ("1.0", "a34d74966a911a8cba8a53548a1f7337cba8304d9773987c545019cd6b3c4582", 9673),
+        "objects-vqa": ("1", "c4958a85cc8c983dda0c76f447749f5c4e95fc5ed3bde2acffedca3369f50a8b", 3000),
     }
     assert {n: (t.version, t.sha256, len(t.all_samples)) for n, t in TASKS.items()} == known
 
@@ -83,6 +85,10 @@ def test_easy_vqa_takes_the_models_own_wording() -> None:
     assert not any(
         s.question.endswith("One word.") for s in get_task("shapes-vqa").sample(5, short_answer_prompt="One word.")
     )
+
+
+def test_a_benchmark_asks_by_default_what_the_bundled_models_learned() -> None:
+    assert BenchmarkConfig().tasks == DEFAULT_TASKS == ("shapes-vqa", "easy-vqa") and set(DEFAULT_TASKS) < set(TASKS)
 
 
 def test_commonest_is_what_always_saying_it_scores() -> None:

@@ -21,7 +21,7 @@ from vlmcomp.results import store
 def benchmark(
     recipe: str | Recipe,
     *,
-    tasks: Sequence[str] = tuple(task_registry.TASKS),
+    tasks: Sequence[str] = task_registry.DEFAULT_TASKS,
     num_samples: int | None = None,
     seed: int = 0,
     bad_rows: str = "error",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from vlmcomp.data.task_registry import TASKS
+from vlmcomp.data.task_registry import DEFAULT_TASKS
 from vlmcomp.evaluation import required_packages
 from vlmcomp.evaluation.config import QUICK_SAMPLES, BenchmarkConfig
 
@@ -21,7 +21,7 @@ def make_config(args: argparse.Namespace) -> BenchmarkConfig:
     """What ``bench`` measures about each recipe."""
     random = args.weights == "random"
     return BenchmarkConfig(
-        tasks=() if random else tuple(args.task or TASKS),
+        tasks=() if random else tuple(args.task or DEFAULT_TASKS),
         num_samples=QUICK_SAMPLES if args.quick else args.samples,
         quick=args.quick,
         device=args.device,

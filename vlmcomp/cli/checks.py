@@ -101,11 +101,10 @@ def _recipe_to_ask(text: str) -> Recipe:
 
 
 def check_train(args: argparse.Namespace) -> None:
-    """Raises ``ValueError`` or ``OSError`` for a model that is not bundled, a missing package, or a folder that cannot
-    be written."""
-    bundled = grid.bundled_models()
-    if args.name not in bundled:
-        raise ValueError(f"'{args.name}' cannot be trained here: choose from {', '.join(bundled)}")
+    """Raises ``ValueError`` or ``OSError`` for a model that is not trained here, a missing package, or a folder that
+    cannot be written."""
+    if args.name not in registry.TRAINABLE:
+        raise ValueError(f"'{args.name}' cannot be trained here: choose from {', '.join(registry.TRAINABLE)}")
     extras.require(["easy_vqa"], "vlmcomp train", extra="train")
     for folder in filter(None, (args.out, args.work)):
         files.check_writable(Path(folder))

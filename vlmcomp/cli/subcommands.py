@@ -95,10 +95,12 @@ def _add_ask(subcommands: Subcommands) -> None:
 
 
 def _add_train(subcommands: Subcommands) -> None:
-    text = "train one of the bundled models from scratch"
+    text = "train one of the small models of this repository from scratch"
     example = "llava-shapes --out trial --steps 200"
     sub = subcommands.add("train", "vlmcomp.cli.commands.train:run", text, example, checks.check_train)
-    sub.add_argument("name", metavar="MODEL", help="name of a bundled model")
+    sub.add_argument(
+        "name", metavar="MODEL", help="llava-shapes, blip2-shapes, paligemma-shapes, qwen2-vl-shapes or llava-objects"
+    )
     sub.add_argument("--out", metavar="DIR", help="folder of the trained model (default: runs/MODEL/model)")
     sub.add_argument("--work", metavar="DIR", help="folder of the training checkpoints (default: runs/MODEL)")
     sub.add_argument(
@@ -124,8 +126,8 @@ def _bench_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--all", action="store_true", help="measure every recipe of --model's results grid")
     add_model(sub, "model of --all (default: all bundled models)")
     text = (
-        "shapes-vqa, easy-vqa, vqav2, gqa, textvqa, okvqa, or a folder with task.jsonl; the last four also as "
-        "NAME@REVISION, or NAME=DIR for a local copy; may be repeated (default: shapes-vqa and easy-vqa)"
+        "shapes-vqa, easy-vqa, objects-vqa, vqav2, gqa, textvqa, okvqa, or a folder with task.jsonl; the last four "
+        "also as NAME@REVISION, or NAME=DIR for a local copy; may be repeated (default: shapes-vqa and easy-vqa)"
     )
     sub.add_argument("--task", action="append", help=text)
     sub.add_argument("--samples", type=int, metavar="N", help="questions per task (default: the task's own number)")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vlmcomp.data import easy_vqa, hub_tasks, shapes_vqa
+from vlmcomp.data import easy_vqa, hub_tasks, objects_vqa, shapes_vqa
 from vlmcomp.data.bad_rows import check_choice
 from vlmcomp.data.json_lines import TASK_FILE
 from vlmcomp.data.task_folder import task_from_folder
@@ -32,8 +32,17 @@ TASKS = {
             default_num_samples=1000,
             append_short_answer_prompt=True,
         ),
+        Task(
+            name="objects-vqa",
+            title="Objects-VQA, held-out scenes and renderings",
+            version="1",
+            license="Apache-2.0; the pictures of things MIT, Apache-2.0 and CC-BY-4.0",
+            load_samples=objects_vqa.samples,
+            default_num_samples=len(objects_vqa.AXES) * objects_vqa.NUM_SCENES * objects_vqa.QUESTIONS_PER_SCENE,
+        ),
     )
 }
+DEFAULT_TASKS = ("shapes-vqa", "easy-vqa")  # what the bundled models were trained to answer
 
 
 def get_task(name: str, bad_rows: str = "error") -> Task:

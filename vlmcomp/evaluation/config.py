@@ -42,7 +42,7 @@ class BenchmarkConfig:
         answers: of the calibration data: ``given``, or ``self`` for those of the original model.
     """
 
-    tasks: tuple[str, ...] = tuple(task_registry.TASKS)
+    tasks: tuple[str, ...] = task_registry.DEFAULT_TASKS
     num_samples: int | None = None
     seed: int = 0
     device: str | None = None

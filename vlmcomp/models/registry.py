@@ -199,6 +199,7 @@ _SPECS = (
 )
 MODELS = {spec.name: spec for spec in _SPECS}
 DEFAULT_MODEL = "llava-shapes"
+TRAINABLE = (*(spec.name for spec in _SPECS if spec.bundled), "llava-objects")  # the weights of the last do not ship
 
 
 def get_model_spec(name: str) -> ModelSpec:

@@ -9,6 +9,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast, ProcessorMixin
 
 from vlmcomp.data.scenes import CANVAS
+from vlmcomp.training.world import SHAPES, World
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,8 @@ class TinyModelSpec:
         special_tokens: the first entries of the vocabulary.
         build: makes the randomly initialized model and its processor around a tokenizer.
         bos_token: prepended to every text; None if the family has none.
+        world: what it is taught.
+        vocab_size: tokens of its tokenizer, at most.
     """
 
     name: str
@@ -69,15 +72,21 @@ class TinyModelSpec:
     prompt_template: PromptTemplate
     bos_token: str | None = None
     plan: TrainPlan = TrainPlan()
+    world: World = SHAPES
+    vocab_size: int = 640
+
+    @property
+    def question_types(self) -> tuple[str, ...]:
+        return (*self.world.question_types, "easy-vqa")
 
 
-def train_tokenizer(spec: TinyModelSpec, corpus: Iterable[str], vocab_size: int = 640) -> PreTrainedTokenizerFast:
-    """Byte-level BPE: every word of the corpus becomes one token, and any other text can be encoded."""
+def train_tokenizer(spec: TinyModelSpec, corpus: Iterable[str]) -> PreTrainedTokenizerFast:
+    """Byte-level BPE: the words of the corpus become tokens, and any other text can be encoded."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
+        vocab_size=spec.vocab_size,
         special_tokens=list(spec.special_tokens),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,

@@ -7,7 +7,6 @@ import torch
 from PIL import Image
 from transformers import PreTrainedModel, ProcessorMixin
 
-from vlmcomp.data.scenes import CANVAS
 from vlmcomp.models import architecture
 from vlmcomp.training.model_spec import TinyModelSpec
 from vlmcomp.training.packing import PromptPrefix, attention_mask, process_images
@@ -60,7 +59,7 @@ def forward_decoder(model: PreTrainedModel, image: torch.Tensor, batch: Batch) -
 
 def make_prompt_prefix(model: PreTrainedModel, processor: ProcessorMixin, spec: TinyModelSpec) -> PromptPrefix:
     """The tokens before every question, with the positions that the model's own code gives them."""
-    image = process_images(processor, [Image.new("RGB", (CANVAS, CANVAS))])
+    image = process_images(processor, [Image.new("RGB", (spec.world.canvas, spec.world.canvas))])
     with torch.no_grad():
         num_image_tokens = encode_images(model, image, 1)[1].shape[1]
     image_token_id = model.config.image_token_id

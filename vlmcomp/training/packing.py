@@ -7,7 +7,7 @@ sequence computes the same as its questions one by one, with a third of the toke
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -18,21 +18,20 @@ from torch.utils.data import Dataset
 from transformers import ProcessorMixin
 
 from vlmcomp.data.easy_vqa import EasyVQA
-from vlmcomp.data.questions import ONE_WORD, TYPES, Question, sample_question
-from vlmcomp.data.scenes import patch_labels, render_scene, sample_scene
-from vlmcomp.training.model_spec import PromptTemplate, TrainPlan
-
-QUESTION_TYPES = (*TYPES, "easy-vqa")
+from vlmcomp.data.questions import ONE_WORD, Question
+from vlmcomp.training.model_spec import TinyModelSpec, TrainPlan
+from vlmcomp.training.world import World
 
 
-def tokenizer_corpus(template: PromptTemplate, seed: int = 0, scenes: int = 3000) -> Iterator[str]:
+def tokenizer_corpus(spec: TinyModelSpec, seed: int = 0, scenes: int = 3000) -> Iterator[str]:
     """Text to train the tokenizer on: prompts and answers over generated scenes and easy-VQA's train split."""
     rng = random.Random(f"tokenizer-{seed}")
+    template = spec.prompt_template
     prefix = template.prefix.replace(template.image_token, "")
     for _ in range(scenes):
-        scene = sample_scene(rng)
+        scene = spec.world.sample_scene(rng)
         for _ in range(8):
-            q = sample_question(rng, scene)
+            q = spec.world.sample_question(rng, scene)
             yield prefix + template.question.format(question=q.text) + template.answer.format(answer=q.answer)
     for pairs in EasyVQA("train").questions.values():
         for text, answer in pairs:
@@ -59,13 +58,18 @@ class PackedVQADataset(Dataset):
     A batch holds, for B images and sequences of L tokens: the output of ``process_images``; ``input_ids``, ``segment``,
     ``prefix``, ``target``, ``weight`` and ``question_type`` (B, L); ``position_ids`` (B, k, L); and the patch labels
     (S, N) of the S generated scenes, which come first.
+
+    Args:
+        processor: of the model.
+        spec: of the model.
+        plan: how it is trained, which may differ from its spec's.
+        prefix: the tokens before every question.
     """
 
-    def __init__(
-        self, processor: ProcessorMixin, prompt_template: PromptTemplate, plan: TrainPlan, prefix: PromptPrefix
-    ) -> None:
+    def __init__(self, processor: ProcessorMixin, spec: TinyModelSpec, plan: TrainPlan, prefix: PromptPrefix) -> None:
         self.processor = processor
-        self.prompt_template = prompt_template
+        self.spec = spec
+        self.prompt_template = spec.prompt_template
         self.plan = plan
         self.prefix = prefix
         self._cache: dict[str, list[int]] = {}
@@ -121,21 +125,23 @@ class PackedVQADataset(Dataset):
             row["prefix"][end : end + len(prompt)] = self.prompt_template.is_prefix_lm
             row["position_ids"][:, span] = np.arange(len(ids)) + first_position
             row["target"][answer_span] = target
-            row["question_type"][answer_span] = QUESTION_TYPES.index(question.type)
+            row["question_type"][answer_span] = self.spec.question_types.index(question.type)
             row["weight"][answer_span] = len(target) ** -0.5
             end += len(ids)
         return row
 
     def __getitem__(self, step: int) -> dict[str, torch.Tensor]:
         rng = random.Random(f"train-{self.plan.seed}-{step}")
+        world = self.spec.world
         rows: list[dict[str, np.ndarray]] = []
         images: list[Image.Image] = []
         labels: list[dict[str, np.ndarray]] = []
         for _ in range(self.plan.images - self.plan.easy_images):
-            scene = sample_scene(rng)
-            rows.append(self.pack(sample_question(rng, scene) for _ in range(64)))
-            images.append(render_scene(scene))
-            labels.append(patch_labels(scene, self.plan.patch))
+            scene = world.sample_scene(rng)
+            rows.append(self.pack(world.sample_question(rng, scene) for _ in range(64)))
+            image, patch_labels = world.draw(scene, self.plan.patch)
+            images.append(image)
+            labels.append(patch_labels)
         for _ in range(self.plan.easy_images):
             image_id = rng.choice(list(self.easy_vqa.questions))
             pairs = self.easy_vqa.questions[image_id]
@@ -148,8 +154,9 @@ class PackedVQADataset(Dataset):
 class PatchLabelDataset(Dataset):
     """Item ``step``: pixels and patch labels of ``plan.tower_scenes`` scenes, to train the vision tower alone."""
 
-    def __init__(self, processor: ProcessorMixin, plan: TrainPlan) -> None:
+    def __init__(self, processor: ProcessorMixin, world: World, plan: TrainPlan) -> None:
         self.processor = processor
+        self.world = world
         self.plan = plan
 
     def __len__(self) -> int:
@@ -157,12 +164,12 @@ class PatchLabelDataset(Dataset):
 
     def __getitem__(self, step: int) -> dict[str, torch.Tensor]:
         rng = random.Random(f"tower-{self.plan.seed}-{step}")
-        scenes = [sample_scene(rng) for _ in range(self.plan.tower_scenes)]
-        labels = _stack([patch_labels(s, self.plan.patch) for s in scenes])
-        return labels | process_images(self.processor, [render_scene(s) for s in scenes])
+        scenes = [self.world.sample_tower_scene(rng) for _ in range(self.plan.tower_scenes)]
+        images, labels = zip(*(self.world.draw(scene, self.plan.patch) for scene in scenes))
+        return _stack(labels) | process_images(self.processor, [self.world.augment(rng, image) for image in images])
 
 
-def _stack(rows: list[dict[str, np.ndarray]]) -> dict[str, torch.Tensor]:
+def _stack(rows: Sequence[dict[str, np.ndarray]]) -> dict[str, torch.Tensor]:
     return {k: torch.from_numpy(np.stack([row[k] for row in rows])) for k in rows[0]}
 
 

@@ -16,7 +16,6 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, ProcessorMixin
 
 from vlmcomp import files
-from vlmcomp.data.scenes import CANVAS
 from vlmcomp.models import architecture
 from vlmcomp.models.weight_files import reading, refuse_mismatched, refuse_missing
 from vlmcomp.training.losses import PatchHead, answer_loss
@@ -49,15 +48,14 @@ class Trainer:
         self.save_every = save_every
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.use_autocast = uses_16_bit(self.device)
-        spec = TINY_MODELS[name]
-        self.prompt_template = spec.prompt_template
-        tokenizer = train_tokenizer(spec, tokenizer_corpus(self.prompt_template, plan.seed))
+        self.spec = spec = TINY_MODELS[name]
+        tokenizer = train_tokenizer(spec, tokenizer_corpus(spec, plan.seed))
         self.model, self.processor = spec.build(tokenizer)
         self.prompt_prefix = make_prompt_prefix(self.model, self.processor, spec)
-        self.num_patches = (CANVAS // plan.patch) ** 2
+        self.num_patches = (spec.world.canvas // plan.patch) ** 2
         tower_width = self._tower_width()
         self.model.to(self.device)
-        self.head = PatchHead(tower_width).to(self.device)
+        self.head = PatchHead(tower_width, spec.world.attributes()).to(self.device)
         self.steps_done = {"tower": 0, "answers": 0}
         self.seconds = 0.0
         self.history: list[dict[str, Any]] = []
@@ -76,15 +74,16 @@ class Trainer:
         plan = self.plan
         tower, rest = self._parameter_groups()
         optimizers = Optimizers([(tower, plan.tower_lr)], plan.tower_steps)
-        self._run_stage("tower", PatchLabelDataset(self.processor, plan), optimizers, resumed)
+        self._run_stage("tower", PatchLabelDataset(self.processor, self.spec.world, plan), optimizers, resumed)
         optimizers = Optimizers([(tower, plan.lr * plan.tower_scale), (rest, plan.lr)], plan.steps)
-        data = PackedVQADataset(self.processor, self.prompt_template, plan, self.prompt_prefix)
+        data = PackedVQADataset(self.processor, self.spec, plan, self.prompt_prefix)
         self._run_stage("answers", data, optimizers, resumed)
         return self.model.eval()
 
     @torch.no_grad()
     def _tower_width(self) -> int:
-        blank = process_images(self.processor, [Image.new("RGB", (CANVAS, CANVAS))])
+        side = self.spec.world.canvas
+        blank = process_images(self.processor, [Image.new("RGB", (side, side))])
         return encode_images(self.model, blank, self.num_patches)[0].shape[-1]
 
     def _compile(self) -> None:
@@ -173,13 +172,13 @@ class Trainer:
 
     def _loss(self, stage: str, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
         """The loss of a stage, and the metrics to log."""
-        num_scenes = len(batch["kind"])  # generated scenes come first and have patch labels
+        num_scenes = len(batch["center_box"])  # generated scenes come first and have patch labels
         pixels = {name: batch[name] for name in ("pixel_values", "image_grid_thw") if name in batch}
         features, image = encode_images(self.model, pixels, self.num_patches)
         patch_loss, patch_accuracy = self.head.loss(features[:num_scenes], batch)
         if stage == "tower":
             return patch_loss, {"loss": patch_loss.item(), "patches": patch_accuracy}
-        loss, match = answer_loss(self.model, image, batch)
+        loss, match = answer_loss(self.model, image, batch, self.spec.question_types)
         total = loss + self.plan.patch_loss * patch_loss
         return total, {"loss": loss.item(), "patches": patch_accuracy, **match}
 
