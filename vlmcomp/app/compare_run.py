@@ -79,7 +79,7 @@ def ask(run: Run, live: list[dict[str, Any]]) -> Iterator[tuple[Any, ...]]:
             raise ValueError("there is no question to run again: ask one first")
         image, question, recipes, known = run.inputs
         if len(recipes or ()) < handlers.MIN_VARIANTS:
-            raise ValueError(f"select {handlers.MIN_VARIANTS} to {handlers.MAX_VARIANTS} variants to compare")
+            raise ValueError(f"too few are selected: choose {handlers.MIN_VARIANTS} to {handlers.MAX_VARIANTS}")
         answers = handlers.compare(image, question, recipes, lambda: run.stopped or run.replaced)
         with closing(answers) as comparisons:
             for comparison in comparisons:
