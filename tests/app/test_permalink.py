@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from vlmcomp.app import permalink, results
+from vlmcomp.app import compare_tab, permalink, results
 from vlmcomp.app.permalink import Link
 
 
@@ -71,3 +71,11 @@ def _query(text: str) -> dict[str, str]:
 def test_a_bad_part_of_a_link_is_named_and_left_as_usual(query: dict[str, str]) -> None:
     found, bad = permalink.read({**query, "utm_source": "x"})
     assert found == Link() and bad == list(query)
+
+
+def test_a_drawn_scene_is_restored_by_its_seed() -> None:
+    link, invalid = permalink.read({"example": "drawn-17"})
+    assert link.example == "drawn-17" and not invalid
+    one, other = compare_tab.load_example("drawn-17"), compare_tab.load_example("drawn-17")
+    assert one[0].tobytes() == other[0].tobytes() and one[1:] == other[1:] and one[2]["answer"]
+    assert permalink.read({"example": "drawn-x"})[1] == ["example"]

@@ -146,6 +146,8 @@ def test_a_card_says_where_it_comes_from_and_what_changed() -> None:
     assert shown.count("Speed") == 1 and "Recorded answers" not in shown
     alone = cards.render(Comparison(tuple(replace(c, device="", recorded="recorded on X, 1", reason="") for c in told)))
     assert alone.count("Speed") == 2 and alone.count("tokens/s") == 2 and "Recorded answers" in alone
+    failed = cards.render(Comparison(tuple(Card(r, "no Hub", error=True) for r in (dense, small))))
+    assert failed.count("no Hub") == 1 and failed.count("see above") == 2 and "LLaVA-shapes" in failed
     other = cards.render(Comparison((told[0], replace(told[1], recorded="", device="another machine"))))
     assert other.count("Speed") == 1 and other.count("tokens/s") == 2
 

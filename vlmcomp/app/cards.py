@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import html
 import re
+from collections import Counter
+from dataclasses import replace
 
 from vlmcomp.app.handlers import Card, Comparison
 from vlmcomp.app.text_diff import highlight_changes
@@ -11,6 +13,8 @@ from vlmcomp.feedback import format_bytes, format_count
 from vlmcomp.reporting.palette import COLORS
 from vlmcomp.results.answer import Answer
 
+_SEE_ABOVE = "not available: see above"
+_WAY_OUT = "The small models answer without a network: choose LLaVA-shapes as the model."
 _FASTEST_SHOWN = 2.0  # the factor of speed that fills its bar
 EMPTY = (
     '<div class="empty"><b>Answers appear here, side by side.</b><br>'
@@ -22,9 +26,20 @@ def render(comparison: Comparison, known: str | None = None) -> str:
     """The cards side by side; ``known`` is the correct answer, if there is one."""
     baseline = next((c for c in comparison.cards if c.recipe == c.recipe.baseline), None)
     is_live = any(card.device for card in comparison.cards)
-    cards = "".join(_card(card, baseline, known, hides_times=is_live) for card in comparison.cards)
+    reason = _common_error(comparison)
+    shown = [replace(c, status=_SEE_ABOVE) if c.error and c.status == reason else c for c in comparison.cards]
+    cards = "".join(_card(card, baseline, known, hides_times=is_live) for card in shown)
+    banner = f'<p class="failure banner" role="alert">{html.escape(reason)}. {_WAY_OUT}</p>' if reason else ""
     answer = f'<p class="known">Known answer: <b>{html.escape(known)}</b></p>' if known else ""
-    return f'{_recorded_note(comparison)}{answer}<div class="cards" role="list" aria-live="polite">{cards}</div>'
+    return (
+        f'{banner}{_recorded_note(comparison)}{answer}<div class="cards" role="list" aria-live="polite">{cards}</div>'
+    )
+
+
+def _common_error(comparison: Comparison) -> str:
+    """The error that several cards have, as without a network; empty if there is none."""
+    counts = Counter(card.status for card in comparison.cards if card.error)
+    return next((text for text, count in counts.most_common(1) if count > 1), "")
 
 
 def _recorded_note(comparison: Comparison) -> str:

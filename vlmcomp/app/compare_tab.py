@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,11 +85,14 @@ def _short(question: str) -> str:
 
 
 def load_example(name: str | None) -> tuple[Any, Any, dict[str, str]]:
-    """Image and question of an example, and the value of ``CompareComponents.known_answer``.
+    """Image and question of an example or of a drawn scene, and the value of ``CompareComponents.known_answer``.
 
     Raises:
         ValueError: no such example.
     """
+    if drawn := handlers.DRAWN_SCENE.fullmatch(name or ""):
+        image, question, answer = handlers.random_scene(int(drawn[1]))
+        return image, question, {"example": drawn[0], "question": question, "answer": answer}
     example = find_example(name)
     if example is None:
         raise ValueError("there is no such example: choose one of those shown")
@@ -107,8 +111,7 @@ def _take_example(event: gr.EventData) -> tuple[Any, Any, dict[str, str]]:
 
 
 def _random_scene() -> tuple[Any, Any, dict[str, str]]:
-    image, question, answer = handlers.random_scene()
-    return image, question, {"question": question, "answer": answer}
+    return load_example(f"drawn-{random.randrange(10**9)}")
 
 
 def change_model(model: str) -> tuple[Any, ...]:
@@ -123,6 +126,11 @@ def _knows(spec: registry.ModelSpec) -> str:
     if not spec.knows:
         return ""
     return f"**{spec.title}** is a small demo: it knows {spec.knows}, no photographs. For photos choose a real model."
+
+
+def _best(model: str) -> str:
+    """The best recorded variants of a model, in words."""
+    return relative.frontier_sentence(charts.compact_view(model)) if charts.has_results(model) else ""
 
 
 def _chart(model: str, recipes: Sequence[str], live: Sequence[dict[str, Any]] = ()) -> Any:
@@ -194,6 +202,7 @@ def build(model: str, live_options: dict[str, Any]) -> CompareComponents:
     )
     clicked = gr.HTML(js_on_load=charts.click_js(".scatter.compact"))
     shown = charts.compact_figure(model, None, selected)
+    best = gr.HTML(_best(model), elem_classes="best")
     chart = gr.Plot(shown, visible=charts.has_results(model), show_label=False, elem_classes="scatter compact")
     status = gr.Markdown(handlers.status(), elem_classes="status")
     asked = [image, question, picker.chips, known]
@@ -219,6 +228,7 @@ def build(model: str, live_options: dict[str, Any]) -> CompareComponents:
     picker.connect(models, clicked)
     drawn = [models, picker.chips, measurements]
     picker.chips.change(_chart, drawn, chart, **NO_PROGRESS)
+    models.change(_best, models, best, **NO_PROGRESS)
     for event in ask_events:
         event.then(_chart, drawn, chart, **NO_PROGRESS)
     models.input(change_model, models, depending, **UNQUEUED)

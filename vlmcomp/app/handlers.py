@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -29,6 +30,7 @@ from vlmcomp.serving.backend import AnswerBackend, create_backend
 from vlmcomp.serving.waiting import Waiting
 
 MAX_VARIANTS = 6
+DRAWN_SCENE = re.compile(r"drawn-(\d{1,9})")  # the name of the scene of a seed, as of an example
 NOT_ASKED = "not asked yet"
 MIN_VARIANTS = 2  # that the page compares
 _DEFAULT_VARIANTS = ("fp16", "int4", "glu30+int4")
@@ -241,7 +243,10 @@ def _live_cards(recorded_card: Card, picture: Image.Image, text: str, vision_cac
             else:
                 status = "done" if answer.finished else "answering"
                 card = Card(recipe, status, answer, backend().weight_bytes(recipe), device=device())
-                yield replace(card, image_note=registry.get_model_spec(recipe.model).image_note(device_type()))
+                yield replace(
+                    card,
+                    image_note=registry.get_model_spec(recipe.model).image_note(hardware.get_hardware(None).device),
+                )
 
 
 def _fallback_card(recorded_card: Card, reason: str) -> Card:
@@ -266,7 +271,7 @@ def _live_measurement(recipe: Recipe, answer: Answer | None) -> LiveMeasurement:
     return LiveMeasurement(recipe, answer.ttft_ms, decode, answer.total_ms, answer.new_tokens)
 
 
-def random_scene(seed: int | None = None) -> tuple[Image.Image, str, str]:
+def random_scene(seed: int) -> tuple[Image.Image, str, str]:
     """A random scene, a question about it, and the correct answer."""
     rng = random.Random(seed)
     scene = sample_scene(rng)

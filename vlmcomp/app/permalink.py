@@ -98,7 +98,7 @@ def _memory(text: str) -> str:
 
 
 def _example(text: str) -> str:
-    if find_example(text) is None:
+    if find_example(text) is None and not handlers.DRAWN_SCENE.fullmatch(text):
         raise ValueError(f"there is no example {text}")
     return text
 
