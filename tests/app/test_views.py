@@ -26,7 +26,7 @@ from vlmcomp.reporting.recommend import required_memory
 from vlmcomp.results import store
 from vlmcomp.results.answer import Answer
 from vlmcomp.serving import recorded
-from vlmcomp.serving.examples import get_examples
+from vlmcomp.serving.examples import draw_scene, get_examples
 
 TASK = "shapes-vqa"
 HARDWARE = results.hardware()[0]
@@ -177,10 +177,10 @@ def test_every_offered_variant_and_example_exists() -> None:
 
 
 def test_a_drawn_scene_comes_with_its_answer() -> None:
-    drawn = [handlers.random_scene(seed) for seed in range(20)]
+    drawn = [draw_scene(seed) for seed in range(20)]
     assert all(image.size == (96, 96) and question and answer for image, question, answer in drawn)
     assert len({image.tobytes() for image, _, _ in drawn}) == 20
-    assert handlers.random_scene(3)[1:] == drawn[3][1:]
+    assert draw_scene(3)[1:] == drawn[3][1:]
 
 
 def test_the_saved_table_is_the_shown_one_and_the_saved_chart_is_a_picture() -> None:

@@ -18,7 +18,7 @@ from vlmcomp.app.errors import plain_text, user_errors
 from vlmcomp.app.events import NO_PROGRESS, UNQUEUED
 from vlmcomp.data.images import open_image
 from vlmcomp.models import registry
-from vlmcomp.serving.examples import Example, find_example, get_examples
+from vlmcomp.serving.examples import DRAWN_SCENE, Example, draw_scene, find_example, get_examples
 
 EXAMPLE_STRIP_JS = Path(__file__).with_name("strip.js").read_text(encoding="utf-8")
 _SHOW_ANSWERS_JS = """() => {
@@ -90,8 +90,8 @@ def load_example(name: str | None) -> tuple[Any, Any, dict[str, str]]:
     Raises:
         ValueError: no such example.
     """
-    if drawn := handlers.DRAWN_SCENE.fullmatch(name or ""):
-        image, question, answer = handlers.random_scene(int(drawn[1]))
+    if drawn := DRAWN_SCENE.fullmatch(name or ""):
+        image, question, answer = draw_scene(int(drawn[1]))
         return image, question, {"example": drawn[0], "question": question, "answer": answer}
     example = find_example(name)
     if example is None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -17,8 +15,6 @@ from vlmcomp.app import results
 from vlmcomp.app.charts import LiveMeasurement
 from vlmcomp.app.text_diff import same_words
 from vlmcomp.data.images import normalize_question, open_image
-from vlmcomp.data.questions import sample_question
-from vlmcomp.data.scenes import render_scene, sample_scene
 from vlmcomp.feedback import error_summary, format_bytes, format_count
 from vlmcomp.models import registry
 from vlmcomp.recipe import Recipe
@@ -30,7 +26,6 @@ from vlmcomp.serving.backend import AnswerBackend, create_backend
 from vlmcomp.serving.waiting import Waiting
 
 MAX_VARIANTS = 6
-DRAWN_SCENE = re.compile(r"drawn-(\d{1,9})")  # the name of the scene of a seed, as of an example
 NOT_ASKED = "not asked yet"
 MIN_VARIANTS = 2  # that the page compares
 _DEFAULT_VARIANTS = ("fp16", "int4", "glu30+int4")
@@ -269,19 +264,6 @@ def _live_measurement(recipe: Recipe, answer: Answer | None) -> LiveMeasurement:
     assert answer is not None
     decode = answer.decode_ms_per_token if answer.new_tokens > 1 else None
     return LiveMeasurement(recipe, answer.ttft_ms, decode, answer.total_ms, answer.new_tokens)
-
-
-def random_scene(seed: int) -> tuple[Image.Image, str, str]:
-    """A random scene, a question about it, and the correct answer."""
-    rng = random.Random(seed)
-    scene = sample_scene(rng)
-    question = sample_question(rng, scene)
-    return render_scene(scene), question.text, question.answer
-
-
-def device_type() -> str:
-    """ "cpu" or "cuda": what computes the answers."""
-    return hardware.get_hardware(None).device
 
 
 @cache

@@ -14,7 +14,7 @@ from vlmcomp.recipe import Recipe
 from vlmcomp.reporting.grouping import list_tasks
 from vlmcomp.reporting.palette import COLORS
 from vlmcomp.reporting.recommend import GOALS, parse_bytes
-from vlmcomp.serving.examples import find_example
+from vlmcomp.serving.examples import DRAWN_SCENE, find_example
 
 TABS = ("compare", "explore", "choose", "about")
 
@@ -98,7 +98,7 @@ def _memory(text: str) -> str:
 
 
 def _example(text: str) -> str:
-    if find_example(text) is None and not handlers.DRAWN_SCENE.fullmatch(text):
+    if find_example(text) is None and not DRAWN_SCENE.fullmatch(text):
         raise ValueError(f"there is no example {text}")
     return text
 

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+import random
+import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from PIL import Image
+
+from vlmcomp.data.questions import sample_question
+from vlmcomp.data.scenes import render_scene, sample_scene
 from vlmcomp.models import registry
 
 EXAMPLES_DIR = registry.ASSETS / "examples"  # of what the bundled models know
 PHOTOS_DIR = EXAMPLES_DIR / "photos"  # for models that know photographs
 _FILE = "examples.json"
+DRAWN_SCENE = re.compile(r"drawn-(\d{1,9})")  # the name of the scene of a seed, as of an example
 
 
 @dataclass(frozen=True)
@@ -47,3 +54,11 @@ def _read(folder: Path) -> tuple[Example, ...]:
         )
         for item in items
     )
+
+
+def draw_scene(seed: int) -> tuple[Image.Image, str, str]:
+    """A random scene, a question about it, and the correct answer."""
+    rng = random.Random(seed)
+    scene = sample_scene(rng)
+    question = sample_question(rng, scene)
+    return render_scene(scene), question.text, question.answer
