@@ -69,7 +69,7 @@ def main(budget: int, recipes: list[str]) -> None:
     utils.self_cgroup_device_path = lambda: "/"
     _cpu_stands_in()
     name = backend.select_backend(os.environ, backend.host_resources())
-    zero_gpu = zerogpu.ZeroGpuBackend([Recipe.parse(r) for r in recipes], budget)
+    zero_gpu = zerogpu.ZeroGpuBackend([Recipe.parse(r) for r in recipes], budget_bytes=budget)
     file, question = examples()[0]
     answers: dict[str, str] = {}
     failed: dict[str, str] = {}

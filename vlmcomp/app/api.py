@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 
@@ -11,7 +12,7 @@ from vlmcomp.app.errors import user_errors
 from vlmcomp.models import registry
 
 
-def compare(image: str | None, question: str, recipes: list[str]) -> list[dict[str, Any]]:
+def compare(image: str | None, question: str, recipes: list[str]) -> Iterator[list[dict[str, Any]]]:
     """Ask several compressed variants of a vision-language model the same question about an image.
 
     Args:
@@ -20,28 +21,31 @@ def compare(image: str | None, question: str, recipes: list[str]) -> list[dict[s
         recipes: variants such as "llava-shapes/int8"; at most six.
 
     Returns:
-        One record per variant: recipe, answer, why it ended ("stop", or "length" if the limit of tokens cut it),
-        whether it agrees with FP16, times in milliseconds, bytes of the weights, the device it ran on, or where and
-        when it was recorded, and the error if it failed. What is not known, as after a failure, is null.
+        One record per variant: recipe, status ("done", "answering", or what it waits for), answer, why it ended
+        ("stop", or "length" if the limit of tokens cut it), whether it agrees with FP16, times in milliseconds, what
+        else the app did meanwhile, bytes of the weights, the device it ran on, or where and when it was recorded, and
+        the error if it failed. What is not known, as after a failure, is null.
     """
     with user_errors():
         if not isinstance(recipes, list):
             raise ValueError('the variants must be a list, such as ["llava-shapes/fp16", "llava-shapes/int8"]')
         with closing(handlers.compare(image, question, recipes)) as comparisons:
-            *_, last = comparisons
-    return [_record(card) for card in last.cards]
+            for comparison in comparisons:  # a caller who cancels or leaves ends it here
+                yield [_record(card) for card in comparison.cards]
 
 
 def _record(card: handlers.Card) -> dict[str, Any]:
     answer = card.answer
     return {
         "recipe": str(card.recipe),
+        "status": "failed" if card.error else card.status,
         "answer": answer.text if answer else None,
         "finish_reason": answer.finish_reason or None if answer else None,
         "agrees_with_fp16": card.agrees,
         "ttft_ms": answer.ttft_ms if answer else None,
         "tokens_per_second": answer.tokens_per_second if answer else None,
         "total_ms": answer.total_ms if answer else None,
+        "beside": answer.beside or None if answer else None,
         "weight_bytes": card.weight_bytes or None,
         "device": card.device or None,
         "recorded": card.recorded or None,

@@ -9,6 +9,7 @@ from vlmcomp.app.handlers import Card, Comparison
 from vlmcomp.app.text_diff import highlight_changes
 from vlmcomp.feedback import format_bytes, format_count
 from vlmcomp.reporting.palette import COLORS
+from vlmcomp.results.answer import Answer
 
 EMPTY = (
     '<div class="empty"><b>Answers appear here, side by side.</b><br>'
@@ -26,7 +27,7 @@ def render(comparison: Comparison, known: str | None = None) -> str:
 
 def _card(card: Card, baseline: Card | None, known: str | None) -> str:
     done = card.status == "done" and not card.error
-    state = "failed" if card.error else "done" if done else "working"
+    state = "failed" if card.error else "done" if done else "stopped" if card.is_over else "working"
     origin = _origin(card) if done or card.recorded else ""
     verdicts = _verdicts(card, known) if done else ""
     color = COLORS[card.recipe.technique]
@@ -43,7 +44,7 @@ def _body(card: Card, baseline: Card | None) -> str:
         return f'<p class="failure" role="alert">{html.escape(card.status)}</p>'
     answer = card.answer
     if answer is None:
-        return f'<p class="waiting">{html.escape(card.status)}…</p>'
+        return _status(card)
     text = html.escape(answer.text)
     if card.agrees is False and baseline is not None and baseline.answer is not None:
         text = highlight_changes(baseline.answer.text, answer.text)
@@ -53,9 +54,15 @@ def _body(card: Card, baseline: Card | None) -> str:
 
 
 def _live_status(card: Card) -> str:
-    """The status of the live answer, below a recorded one."""
-    is_pending = card.recorded and card.status != "done"
-    return f'<p class="waiting">live answer: {html.escape(card.status)}…</p>' if is_pending else ""
+    """The status of the live answer, below a recorded one or one that was stopped."""
+    if card.status == "done" or not (card.recorded or card.is_over):
+        return ""
+    return _status(card, "live answer: " if card.recorded else "")
+
+
+def _status(card: Card, prefix: str = "") -> str:
+    """What the card waits for, or that it was stopped."""
+    return f'<p class="waiting">{prefix}{html.escape(card.status)}{"" if card.is_over else "…"}</p>'
 
 
 def _measurements(card: Card) -> str:
@@ -69,13 +76,18 @@ def _measurements(card: Card) -> str:
         ("Weights", size),
     )
     items = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in rows)
-    return f"<dl>{items}</dl>{_shared_vision_note(answer.shared_ms)}"
+    return f"<dl>{items}</dl>{_time_notes(answer)}"
 
 
-def _shared_vision_note(ms: float) -> str:
-    """The time of the vision tower that the times include, although its output was reused."""
-    note = f"The times include {ms:,.1f} ms for encoding the image, which was done only once for all variants."
-    return f'<p class="shared">{note}</p>' if ms else ""
+def _time_notes(answer: Answer) -> str:
+    """What the times include although it was not spent, and what may have lengthened them."""
+    notes = []
+    if answer.shared_ms:
+        ms = f"{answer.shared_ms:,.1f} ms"
+        notes.append(f"The times include {ms} for encoding the image, which was done only once for all variants.")
+    if answer.beside:
+        notes.append(f"Meanwhile {html.escape(answer.beside)}, which may have slowed this answer.")
+    return "".join(f'<p class="shared">{note}</p>' for note in notes)
 
 
 def _verdicts(card: Card, known: str | None) -> str:

@@ -52,6 +52,7 @@ class CompareComponents:
         variants: the selected recipes.
         known_answer: example, question and correct answer of the image, as far as they are known.
         measurements: the newest live measurement of each recipe.
+        status: the models in memory.
         ask_events: the events that answer a question.
     """
 
@@ -61,6 +62,7 @@ class CompareComponents:
     variants: gr.CheckboxGroup
     known_answer: gr.State
     measurements: gr.State
+    status: gr.Markdown
     ask_events: tuple[Any, ...]
 
 
@@ -118,41 +120,54 @@ def _merge_live(before: Sequence[dict[str, Any]], comparison: handlers.Compariso
     return [*({m["recipe"]: m for m in before or ()} | new).values()]
 
 
-def _ask(
-    image: str | None,
-    question: str,
-    recipes: list[str],
-    known: dict[str, str],
-    live: list[dict[str, Any]],
-    progress: gr.Progress = gr.Progress(),  # noqa: B008 - Gradio finds it by its default
-) -> Iterator[tuple[Any, ...]]:
-    """Yields the cards, the live measurements, the models in memory, and the inputs for ``_run_again``."""
-    inputs = (image, question, recipes, known)
+@dataclass(eq=False)
+class Run:
+    """What was asked by one press of Ask or Run again, until Stop or the next press ends it.
+
+    Attributes:
+        inputs: image, question, recipes and ``CompareComponents.known_answer``; None if nothing was asked.
+        stopped: Stop was pressed.
+        replaced: something else was asked.
+    """
+
+    inputs: tuple[str | None, str, list[str], dict[str, str]] | None = None
+    stopped: bool = False
+    replaced: bool = False
+
+
+def _begin(run: Run, *inputs: Any) -> tuple[Run, Any]:
+    """Ends ``run``. Returns the next one, and its recorded answers, which are shown while the live ones wait."""
+    run.replaced = True
+    return Run(inputs or run.inputs), _show_recorded(inputs or run.inputs)
+
+
+def _stop(run: Run) -> None:
+    run.stopped = True
+
+
+def _ask(run: Run, live: list[dict[str, Any]]) -> Iterator[tuple[Any, ...]]:
+    """Yields the cards, the live measurements, and the models in memory."""
     with user_errors():
-        answers = handlers.compare(image, question, recipes, lambda stage, fraction: progress(fraction, desc=stage))
+        if run.inputs is None:
+            raise ValueError("there is no question to run again: ask one first")
+        image, question, recipes, known = run.inputs
+        answers = handlers.compare(image, question, recipes, lambda: run.stopped or run.replaced)
         with closing(answers) as comparisons:
             for comparison in comparisons:
+                if run.replaced:
+                    return
                 html_cards = cards.render(comparison, _known_answer(known or {}, question))
-                yield html_cards, _merge_live(live, comparison), handlers.status(), inputs
+                yield html_cards, _merge_live(live, comparison), handlers.status()
 
 
-def _show_recorded(image: str | None, question: str, recipes: list[str], known: dict[str, str]) -> Any:
-    """The recorded answers, shown while the live ones wait in the queue."""
+def _show_recorded(inputs: Any, stopped: bool = False) -> Any:
+    """The recorded answers, with or without live ones to follow."""
     try:
-        return cards.render(handlers.recorded_first(image, question, recipes), _known_answer(known or {}, question))
-    except ValueError:
-        return gr.skip()  # ``_ask`` follows and reports the error
-
-
-def _run_again(
-    last_inputs: tuple[Any, ...] | None,
-    live: list[dict[str, Any]],
-    progress: gr.Progress = gr.Progress(),  # noqa: B008 - Gradio finds it by its default
-) -> Iterator[tuple[Any, ...]]:
-    with user_errors():
-        if not last_inputs:
-            raise ValueError("there is no question to run again: ask one first")
-    yield from _ask(*last_inputs, live, progress)
+        image, question, recipes, known = inputs
+        comparison = handlers.recorded_first(image, question, recipes)
+    except (TypeError, ValueError):
+        return gr.skip()  # ``_ask`` reports the error
+    return cards.render(handlers.stopped(comparison) if stopped else comparison, _known_answer(known or {}, question))
 
 
 def _update_variants(model: str) -> Any:
@@ -190,34 +205,42 @@ def _question_column(model: str) -> tuple[gr.Textbox, gr.Dropdown, gr.CheckboxGr
     return question, models, variants, buttons
 
 
-def build(model: str, gpu: dict[str, Any]) -> CompareComponents:
+def build(model: str, live_options: dict[str, Any]) -> CompareComponents:
     """Lays out the tab and connects its events.
 
     Args:
         model: the model that is selected at first.
-        gpu: options of the events that run a model, which keep them from running at the same time.
+        live_options: options of the events whose answers are live.
     """
     known = gr.State(NO_KNOWN_ANSWER)
     measurements = gr.State([])
-    last_inputs = gr.State(None)
+    run = gr.State(Run())
     with gr.Row(elem_classes="sides"):
         image, examples = _image_column()
         question, models, variants, buttons = _question_column(model)
     answers = gr.HTML(cards.EMPTY, elem_id="cards")
     status = gr.Markdown(handlers.status(), elem_classes="status")
-    inputs = [image, question, variants, known]
-    outputs = [answers, measurements, status, last_inputs]
-    run_options = {"api_visibility": "private", "show_progress_on": status, **gpu}
-    asking = (buttons["ask"].click, question.submit)
-    recorded = [event(_show_recorded, inputs, answers, **NO_PROGRESS) for event in asking]
-    ask_events = (
-        *(event.then(_ask, [*inputs, measurements], outputs, **run_options) for event in recorded),
-        buttons["again"].click(_run_again, [last_inputs, measurements], outputs, **run_options),
+    begun = (
+        gr.on(
+            [buttons["ask"].click, question.submit],
+            _begin,
+            [run, image, question, variants, known],
+            [run, answers],
+            **NO_PROGRESS,
+        ),
+        buttons["again"].click(_begin, run, [run, answers], **NO_PROGRESS),
     )
-    buttons["stop"].click(None, cancels=list(ask_events), **UNQUEUED)
+    # A press while another run is ending begins after it.
+    options = {"api_visibility": "private", "show_progress": "hidden", "trigger_mode": "always_last", **live_options}
+    ask_events = tuple(
+        event.then(_ask, [run, measurements], [answers, measurements, status], **options) for event in begun
+    )
+    for event in ask_events:
+        event.failure(lambda run: _show_recorded(run.inputs, stopped=True), run, answers, **NO_PROGRESS)
+    buttons["stop"].click(_stop, run, None, **UNQUEUED)
     models.input(_update_variants, models, variants, **UNQUEUED)
     examples.select(_take_example, None, [image, question, known], **UNQUEUED)
     buttons["surprise"].click(_random_scene, None, [image, question, known], **UNQUEUED)
     for event in (image.upload, image.clear):
         event(lambda: NO_KNOWN_ANSWER, None, known, **UNQUEUED)
-    return CompareComponents(image, question, models, variants, known, measurements, ask_events)
+    return CompareComponents(image, question, models, variants, known, measurements, status, ask_events)

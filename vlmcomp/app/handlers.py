@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cache
@@ -20,7 +20,7 @@ from vlmcomp.app.text_diff import same_words
 from vlmcomp.data.images import normalize_question, open_image
 from vlmcomp.data.questions import sample_question
 from vlmcomp.data.scenes import render_scene, sample_scene
-from vlmcomp.feedback import Progress, error_summary, format_bytes, format_count
+from vlmcomp.feedback import error_summary, format_bytes, format_count
 from vlmcomp.models import registry
 from vlmcomp.recipe import Recipe
 from vlmcomp.reporting import grouping
@@ -29,6 +29,7 @@ from vlmcomp.runtime.vision_cache import VisionCache
 from vlmcomp.serving import recorded
 from vlmcomp.serving.backend import AnswerBackend, create_backend
 from vlmcomp.serving.local import import_libraries
+from vlmcomp.serving.waiting import Waiting
 
 MAX_VARIANTS = 6
 _DEFAULT_VARIANTS = ("fp16", "int8", "int4", "glu30+fp16")
@@ -45,10 +46,21 @@ class Example:
     answer: str | None = None
 
 
+class _Served:
+    """What the page was started with."""
+
+    model = registry.DEFAULT_MODEL
+
+
+def serve(model: str) -> None:
+    """Sets the model of which ZeroGPU loads variants; before the first call of ``backend``."""
+    _Served.model = model
+
+
 @cache
 def backend() -> AnswerBackend:
     """The backend that answers on this machine, created once; on ZeroGPU by the main thread, before the launch."""
-    model = registry.DEFAULT_MODEL
+    model = _Served.model
     mlp = registry.get_model_spec(model).mlp
     combined = (f"{model}/{mlp}30+int8", f"{model}/heads25+{mlp}30+int4")
     return create_backend([Recipe.parse(text) for text in (*default_variants(model), *combined)])
@@ -66,7 +78,7 @@ class Card:
 
     Attributes:
         recipe: the variant.
-        status: ``"waiting"``, ``"building"``, ``"answering"``, ``"done"``, or the error.
+        status: ``"answering"``, ``"done"``, ``"stopped"``, the error, or else what the answer waits for.
         answer: the recorded answer until the live one begins, then the live one.
         weight_bytes: bytes of the weights as stored.
         agrees: whether the answer has the same words as FP16's; None as long as one of them is missing.
@@ -85,6 +97,11 @@ class Card:
     device: str = ""
     recorded: str = ""
     reason: str = ""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing will change it any more."""
+        return self.error or self.status in ("done", "stopped")
 
 
 @dataclass(frozen=True)
@@ -132,18 +149,23 @@ def parse_recipes(texts: Sequence[str] | None) -> list[Recipe]:
 
 
 def compare(
-    image: Any, question: str | None, recipes: Sequence[str] | None, progress: Progress = lambda text, share: None
+    image: Any,
+    question: str | None,
+    recipes: Sequence[str] | None,
+    is_stopped: Callable[[], bool] = lambda: False,
 ) -> Iterator[Comparison]:
-    """Asks the variants one after another, and yields all cards whenever one of them changes.
+    """Asks the variants one after another, and yields all cards whenever one of them changes, and while it waits.
 
-    The first cards show the recorded answers. If a variant fails, its card shows its recorded answer or the error, and
-    the others continue. Closing the iterator stops the generation within a token.
+    What is in memory answers first, then what must be loaded, then what must be built, so that no variant is built
+    beside the visitor's own answers. The first cards show the recorded answers. If a variant fails, its card shows its
+    recorded answer or the error, and the others continue. Closing the iterator stops the generation within a token,
+    and a build that nobody else wants.
 
     Args:
         image: a path, or what ``open_image`` accepts.
         question: at most ``MAX_QUESTION`` characters.
         recipes: one to ``MAX_VARIANTS``.
-        progress: receives the stage of a build and the fraction done.
+        is_stopped: asked after each token and while something is waited for; the last cards then say so.
 
     Raises:
         ValueError: the image, the question or the recipes cannot be used; one sentence.
@@ -151,25 +173,32 @@ def compare(
     variants = parse_recipes(recipes)
     text = normalize_question(question)
     picture = open_image(image)
-    recorded_cards = _recorded_cards(variants, picture, text)
-    cards = dict(recorded_cards)
+    cards = _recorded_cards(variants, picture, text)
     measurements: list[LiveMeasurement] = []
     vision_cache = VisionCache()
-    yield Comparison(tuple(cards.values()))
-    for recipe in variants:
-        cards[recipe] = replace(cards[recipe], status="building")
-        yield Comparison(tuple(cards.values()), tuple(measurements))
+    yield _comparison(cards, measurements)
+    while variants:
+        recipe = min(variants, key=backend().readiness)
+        variants.remove(recipe)
+        recorded_card = cards[recipe]
         try:
-            with closing(_live_cards(recipe, picture, text, progress, vision_cache)) as live_cards:
+            with closing(_live_cards(recorded_card, picture, text, vision_cache)) as live_cards:
                 for card in live_cards:
-                    cards[recipe] = _with_agreement(card, cards.get(recipe.baseline))
-                    yield Comparison(tuple(cards.values()), tuple(measurements))
+                    cards[recipe] = card
+                    yield _comparison(cards, measurements)
+                    if is_stopped():
+                        yield stopped(_comparison(cards, measurements))
+                        return
         except Exception as error:  # the failure of one variant must not end the others
-            card = _fallback_card(recorded_cards[recipe], error_summary(error))
-            cards[recipe] = _with_agreement(card, cards.get(recipe.baseline))
+            cards[recipe] = _fallback_card(recorded_card, error_summary(error))
         else:
             measurements.append(_live_measurement(recipe, cards[recipe].answer))
-        yield Comparison(tuple(cards.values()), tuple(measurements))
+        yield _comparison(cards, measurements)
+
+
+def stopped(comparison: Comparison) -> Comparison:
+    """``comparison`` as it stays: what is not done says that it was stopped."""
+    return replace(comparison, cards=tuple(c if c.is_over else replace(c, status="stopped") for c in comparison.cards))
 
 
 def recorded_first(image: Any, question: str | None, recipes: Sequence[str] | None) -> Comparison:
@@ -182,27 +211,32 @@ def recorded_first(image: Any, question: str | None, recipes: Sequence[str] | No
         return next(comparisons)
 
 
+def _comparison(cards: Mapping[Recipe, Card], measurements: Sequence[LiveMeasurement]) -> Comparison:
+    compared = (_with_agreement(card, cards.get(recipe.baseline)) for recipe, card in cards.items())
+    return Comparison(tuple(compared), tuple(measurements))
+
+
 def _recorded_cards(recipes: Sequence[Recipe], picture: Image.Image, text: str) -> dict[Recipe, Card]:
     cards: dict[Recipe, Card] = {}
     answers = recorded.lookup(recipes, picture, text)
     for recipe in recipes:
-        card = Card(recipe, "waiting")
+        cards[recipe] = Card(recipe, "waiting")
         if found := answers.get(recipe):
-            card = replace(card, answer=found.answer, weight_bytes=found.weight_bytes, recorded=found.provenance)
-        cards[recipe] = _with_agreement(card, cards.get(recipe.baseline))
+            facts = {"weight_bytes": found.weight_bytes, "recorded": found.provenance}
+            cards[recipe] = replace(cards[recipe], answer=found.answer, **facts)
     return cards
 
 
-def _live_cards(
-    recipe: Recipe, picture: Image.Image, text: str, progress: Progress, vision_cache: VisionCache
-) -> Iterator[Card]:
-    def report_stage(stage: str, fraction: float) -> None:
-        progress(f"{recipe.name}: {stage}", fraction)
-
-    with closing(backend().stream(recipe, picture, text, report_stage, vision_cache)) as answers:
+def _live_cards(recorded_card: Card, picture: Image.Image, text: str, vision_cache: VisionCache) -> Iterator[Card]:
+    """``recorded_card`` while the live answer waits, and then the live answer."""
+    recipe = recorded_card.recipe
+    with closing(backend().stream(recipe, picture, text, vision_cache)) as answers:
         for answer in answers:
-            status = "done" if answer.finished else "answering"
-            yield Card(recipe, status, answer, backend().weight_bytes(recipe), device=device())
+            if isinstance(answer, Waiting):
+                yield replace(recorded_card, status=answer.text)
+            else:
+                status = "done" if answer.finished else "answering"
+                yield Card(recipe, status, answer, backend().weight_bytes(recipe), device=device())
 
 
 def _fallback_card(recorded_card: Card, reason: str) -> Card:

@@ -33,6 +33,7 @@ THEME = gr.themes.Base(
 _HEADER = """<div class="lead"><h1>vlmcomp</h1><p>What does compression cost a vision-language model? Ask a model the
 same question in FP16, INT8 and INT4, and with neurons or attention heads removed.</p></div>"""
 _TITLES = {"compare": "Compare", "explore": "Explore", "choose": "Choose for me", "about": "About the numbers"}
+_MOST_WAITING = 48  # visitors whose questions are answered or wait for their turn; others wait in Gradio's queue
 _NUM_RESTORED = 21  # components that a link sets
 _TOGGLE_DARK_JS = "() => { document.body.classList.toggle('dark'); }"
 _MARK_READY_JS = "() => { document.body.classList.add('ready'); }"
@@ -56,16 +57,18 @@ def launch_options() -> dict[str, Any]:
         "show_error": False,
         "footer_links": ["api"],
         "run_history": False,
+        "max_threads": 2 * _MOST_WAITING,  # a question that waits has a thread, and the page needs others
         "mcp_server": importlib.util.find_spec("mcp") is not None,
     }
 
 
 def build(model: str = registry.DEFAULT_MODEL) -> gr.Blocks:
     """The page with ``model`` selected."""
-    # One answer at a time: answers that run at the same time would slow each other's times. Recordings need no turn.
-    gpu: dict[str, Any] = {"concurrency_id": "gpu", "concurrency_limit": 1}
+    # Live answers take turns by themselves (``serving.waiting``): what waits for one holds nobody up.
+    live: dict[str, Any] = {"concurrency_id": "live", "concurrency_limit": _MOST_WAITING}
+    handlers.serve(model)
     if handlers.backend().name == "recorded":
-        gpu = {"concurrency_limit": None}
+        live = {"concurrency_limit": None}
     with gr.Blocks(title="vlmcomp", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
         with gr.Row(elem_classes="top"):
             gr.HTML(_HEADER, min_width=240, scale=6)
@@ -76,7 +79,7 @@ def build(model: str = registry.DEFAULT_MODEL) -> gr.Blocks:
         view = gr.State("compare")
         with gr.Tabs(elem_id="views") as tabs:
             with gr.Tab(_TITLES["compare"], id="compare") as first:
-                compare = compare_tab.build(model, gpu)
+                compare = compare_tab.build(model, live)
             with gr.Tab(_TITLES["explore"], id="explore") as second:
                 explore = explore_tab.build(model, compare.measurements)
             with gr.Tab(_TITLES["choose"], id="choose") as third:
@@ -88,7 +91,7 @@ def build(model: str = registry.DEFAULT_MODEL) -> gr.Blocks:
         fourth.select(about_tab.study_claims, None, claims, **NO_PROGRESS)
         dark.click(None, js=_TOGGLE_DARK_JS, api_visibility="private")
         _connect(page, compare, explore, recommend, _Frame(tabs, view, share, address, note))
-        _connect_api(compare, gpu)
+        _connect_api(compare, live)
     return page.queue(max_size=32)
 
 
@@ -120,6 +123,7 @@ def _connect(
     # nothing can be clicked before the page is marked ready: restoring the link would undo it
     opening.then(None, js=_MARK_READY_JS, **NO_PROGRESS)
     opening.then(**redraw, **NO_PROGRESS)
+    page.load(handlers.status, None, compare.status, **NO_PROGRESS)
     for event in compare.ask_events:
         event.then(**redraw, **NO_PROGRESS)
     form = [compare.model, compare.variants, compare.question, compare.known_answer]
@@ -127,13 +131,13 @@ def _connect(
     copied.then(None, frame.address, frame.address, js=SHARE_JS, **NO_PROGRESS)
 
 
-def _connect_api(compare: CompareComponents, gpu: dict[str, Any]) -> None:
+def _connect_api(compare: CompareComponents, live: dict[str, Any]) -> None:
     """Adds the endpoints of ``api``."""
     recipes = StringList(visible=False)
     cards = gr.JSON(visible=False)
     trigger = gr.Button(visible=False)
     # through the image component, which accepts uploaded files only; gr.api would accept any path
-    trigger.click(api.compare, [compare.image, compare.question, recipes], cards, api_name="compare", **gpu)
+    trigger.click(api.compare, [compare.image, compare.question, recipes], cards, api_name="compare", **live)
     gr.api(api.recommend, api_name="recommend", concurrency_limit=2)
     gr.api(api.results, api_name="results")
 

@@ -14,7 +14,8 @@ class Answer:
     ``ttft_ms`` is the time from the prepared inputs to the first token. ``shared_ms`` of ``ttft_ms`` and ``total_ms``
     were not spent but added, so that variants compare: another variant had already encoded the image.
     ``finish_reason`` is ``stop`` if the answer ended with an end token, ``length`` if the limit of new tokens cut it,
-    and empty before it is finished.
+    and empty before it is finished. ``beside`` says what else the app did meanwhile, which may have slowed the answer;
+    empty if nothing.
     """
 
     text: str
@@ -26,6 +27,7 @@ class Answer:
     finished: bool
     shared_ms: float = 0.0
     finish_reason: str = ""
+    beside: str = ""
 
     @property
     def is_cut(self) -> bool:

@@ -11,13 +11,13 @@ from typing import Protocol
 from PIL import Image
 
 from vlmcomp import hardware
-from vlmcomp.feedback import Progress
 from vlmcomp.recipe import Recipe
 from vlmcomp.results.answer import Answer
 from vlmcomp.runtime.vision_cache import VisionCache
 from vlmcomp.serving import variant_cache
 from vlmcomp.serving.local import LocalBackend
 from vlmcomp.serving.manager import LoadedModelInfo, ModelUnavailable
+from vlmcomp.serving.waiting import Waiting
 
 ENV_BACKEND = "VLMCOMP_BACKEND"  # one of BACKEND_NAMES, overrides the automatic choice
 BACKEND_NAMES = ("local", "zerogpu", "recorded")
@@ -30,21 +30,20 @@ class AnswerBackend(Protocol):
 
     name: str
 
+    def readiness(self, recipe: Recipe) -> int:
+        """0 if ``recipe`` can answer at once, 1 if it is loaded before, 2 if it is built before. Needs no torch."""
+        ...
+
     def stream(
-        self,
-        recipe: Recipe,
-        image: Image.Image,
-        question: str,
-        progress: Progress | None = None,
-        vision_cache: VisionCache | None = None,
-    ) -> Iterator[Answer]:
-        """The answer of ``recipe``, token by token. Closing the iterator frees the model within a token.
+        self, recipe: Recipe, image: Image.Image, question: str, vision_cache: VisionCache | None = None
+    ) -> Iterator[Answer | Waiting]:
+        """The answer of ``recipe``, token by token, and what it waits for before. Closing the iterator frees the model
+        within a token, and ends a build that nobody else wants.
 
         Args:
             recipe: what answers.
             image: the image.
             question: the question about it.
-            progress: called while the model is loaded.
             vision_cache: image features of other variants of the model, for backends that share them.
 
         Raises:
@@ -106,7 +105,7 @@ def create_backend(recipes: Sequence[Recipe]) -> AnswerBackend:
     if name == "zerogpu":
         from vlmcomp.serving.zerogpu import ZeroGpuBackend  # imports torch, which it needs at once and others later
 
-        return ZeroGpuBackend(recipes)
+        return ZeroGpuBackend(recipes, variant_cache.default_cache())
     if name == "local":
         return LocalBackend(variant_cache.default_cache())
     return RecordedBackend()
@@ -118,14 +117,12 @@ class RecordedBackend:
     name = "recorded"
     budget_bytes = None
 
+    def readiness(self, recipe: Recipe) -> int:
+        return 0
+
     def stream(
-        self,
-        recipe: Recipe,
-        image: Image.Image,
-        question: str,
-        progress: Progress | None = None,
-        vision_cache: VisionCache | None = None,
-    ) -> Iterator[Answer]:
+        self, recipe: Recipe, image: Image.Image, question: str, vision_cache: VisionCache | None = None
+    ) -> Iterator[Answer | Waiting]:
         raise ModelUnavailable("no model runs on this machine: choose one of the examples, whose answers are recorded")
 
     def weight_bytes(self, recipe: Recipe) -> int:

@@ -1,42 +1,64 @@
-"""The engines of the local backend: how they are built, what they occupy and what they share."""
+"""The engines of the local backend: how they are loaded, what they occupy and what they share."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 
 from PIL import Image
 
 from vlmcomp.compression.size import weight_bytes
 from vlmcomp.compression.size_estimate import estimate_memory
 from vlmcomp.feedback import Progress
+from vlmcomp.hardware import default_device
+from vlmcomp.models.vlm import VLM
 from vlmcomp.recipe import Recipe
 from vlmcomp.runtime.device import release_cached_memory
 from vlmcomp.runtime.engine import Engine
 from vlmcomp.runtime.weight_sharing import share_weights_, storage_bytes
-from vlmcomp.serving.manager import MemoryBlocks, ModelManager
+from vlmcomp.serving import variants
+from vlmcomp.serving.manager import MemoryBlocks, ModelManager, ModelUnavailable
 from vlmcomp.serving.variant_cache import VariantCache
-from vlmcomp.serving.variants import get_or_build
+
+Caches = Sequence[VariantCache]  # of which the last one is temporary
+
+
+class NotBuilt(ModelUnavailable):
+    """A variant that needs calibration is not in the caches, or not intact."""
+
+
+def is_built(recipe: Recipe, caches: Caches) -> bool:
+    """Whether ``recipe`` can be loaded without calibration."""
+    if not recipe.needs_calibration:
+        return True
+    key = variants.cache_key(recipe, default_device())
+    return any(cache.has(key) for cache in caches)
 
 
 def create_manager(
-    cache: VariantCache | None, memory_budget: Callable[[], int], bytes_by_recipe: dict[Recipe, int]
+    caches: Caches,
+    loading: Callable[[], AbstractContextManager[object]],
+    memory_budget: Callable[[], int],
+    bytes_by_recipe: dict[Recipe, int],
 ) -> ModelManager[Engine]:
-    """A manager of engines, which builds each of them when it is first leased.
+    """A manager of engines, which loads each of them when it is first leased.
 
     Args:
-        cache: built variants on disk; None builds every variant anew.
+        caches: built variants on disk.
+        loading: context in which a model is loaded.
         memory_budget: bytes that all loaded models may occupy together.
-        bytes_by_recipe: receives the bytes of every built model's weights as stored.
+        bytes_by_recipe: receives the bytes of every loaded model's weights as stored.
     """
 
     def build(recipe: Recipe, progress: Progress) -> Engine:
-        vlm = get_or_build(recipe, cache=cache, progress=progress)
-        bytes_by_recipe[recipe] = sum(weight_bytes(vlm.model).values())
-        progress("warming up", 1.0)
-        engine = Engine(vlm)
-        # kernels are selected and loaded in the first answer
-        engine.generate(Image.new("RGB", (96, 96)), "What is it?", 2)
-        return engine
+        with loading():
+            vlm = _load(recipe, caches, progress)
+            bytes_by_recipe[recipe] = sum(weight_bytes(vlm.model).values())
+            progress("warming up", 1.0)
+            engine = Engine(vlm)
+            # kernels are selected and loaded in the first answer
+            engine.generate(Image.new("RGB", (96, 96)), "What is it?", 2)
+            return engine
 
     return ModelManager(
         build,
@@ -46,6 +68,19 @@ def create_manager(
         estimate=estimate_memory,
         release_memory=release_cached_memory,
     )
+
+
+def _load(recipe: Recipe, caches: Caches, progress: Progress) -> VLM:
+    """The variant of ``recipe``, never calibrated here: that takes minutes, and nobody could stop it."""
+    device = default_device()
+    if not recipe.needs_calibration:
+        return variants.get_or_build(recipe, device, caches[0], progress)
+    key = variants.cache_key(recipe, device)
+    vlm = variants.get(caches, key, device, progress)
+    if vlm is None:
+        raise NotBuilt(f"{recipe} was built, but is not in the cache any more: ask again")
+    caches[-1].remove(key)
+    return vlm
 
 
 def _memory_blocks(engine: Engine) -> MemoryBlocks:

@@ -48,10 +48,6 @@ class _Slot(Generic[T]):
                 listener(text, fraction)
 
 
-def _share_nothing(thing: object, others: Sequence[object]) -> None:
-    pass
-
-
 class ModelManager(Generic[T]):
     """Builds each recipe at most once at a time and caches the models within a memory budget, least recently used out.
 
@@ -75,7 +71,7 @@ class ModelManager(Generic[T]):
         memory_blocks: Callable[[T], MemoryBlocks],
         memory_budget: Callable[[], int],
         *,
-        share_weights: Callable[[T, Sequence[T]], None] = _share_nothing,
+        share_weights: Callable[[T, Sequence[T]], None] = lambda model, others: None,
         estimate: Callable[[Recipe], tuple[int, int]] = lambda recipe: (0, 0),
         release_memory: Callable[[], object] = gc.collect,
         lease_timeout: float = 120.0,
@@ -92,6 +88,7 @@ class ModelManager(Generic[T]):
         self._measured_bytes: dict[Recipe, tuple[int, int]] = {}
         self._clock = itertools.count(1)
         self._evictions = 0
+        self._reserved = 0
         self._condition = threading.Condition()
         self._build_lock = threading.Lock()
 
@@ -103,9 +100,40 @@ class ModelManager(Generic[T]):
             ModelUnavailable: it exceeds the budget or the memory, or all other models stayed in use.
             Exception: whatever ``build`` raised, for every visitor who waited for that build.
         """
-        slot, must_load = self._claim(recipe, progress)
-        if must_load:
-            self._load(slot)
+        with self._leased(self._claim(recipe, progress)) as model:
+            yield model
+
+    @contextlib.contextmanager
+    def lease_loaded(self, recipe: Recipe) -> Iterator[T | None]:
+        """As ``lease``, without loading: None if the model of ``recipe`` is not in memory."""
+        with contextlib.ExitStack() as lease:
+            with self._condition:
+                slot = next((s for s in self._ready() if s.recipe == recipe), None)
+                if slot is not None:
+                    slot.leases += 1
+            yield None if slot is None else lease.enter_context(self._leased(slot))
+
+    @contextlib.contextmanager
+    def reserve(self, recipe: Recipe) -> Iterator[None]:
+        """Room for ``recipe`` beside the models until the block ends: another process builds it.
+
+        Raises:
+            ModelUnavailable: as ``lease``.
+        """
+        total = sum(self._measured_bytes.get(recipe) or self._estimate_or_zero(recipe))
+        with self._build_lock, self._evicting():
+            self._make_room(recipe, total, lambda: total)
+            self._reserved += total
+        try:
+            yield
+        finally:
+            with self._condition:
+                self._reserved -= total
+                self._condition.notify_all()
+
+    @contextlib.contextmanager
+    def _leased(self, slot: _Slot[T]) -> Iterator[T]:
+        """The model of a slot that has been leased, until the block ends."""
         try:
             yield slot.model  # type: ignore[misc]
         finally:
@@ -142,8 +170,8 @@ class ModelManager(Generic[T]):
                 blocks |= slot.memory_blocks
         return sum(blocks.values())
 
-    def _claim(self, recipe: Recipe, progress: Progress | None) -> tuple[_Slot[T], bool]:
-        """The slot of ``recipe`` with one more lease, and whether the caller has to load it."""
+    def _claim(self, recipe: Recipe, progress: Progress | None) -> _Slot[T]:
+        """The slot of ``recipe``, loaded, with one more lease."""
         with self._condition:
             slot = self._slots.get(recipe)
             is_new = slot is None
@@ -157,17 +185,17 @@ class ModelManager(Generic[T]):
                 self._condition.wait_for(lambda: slot.ready or slot.error is not None)
                 if slot.error is not None:
                     raise slot.error
-            return slot, is_new
+        if is_new:
+            self._load(slot)
+        return slot
 
     def _load(self, slot: _Slot[T]) -> None:
         try:
             if self._build_lock.locked():
-                slot.report_progress("waiting until another model is built", 0.0)
+                slot.report_progress("waiting until another model is loaded", 0.0)
             with self._build_lock:  # one at a time: two half-built models could not make room for each other
-                if self._budget is None:
-                    self._budget = self._memory_budget()
                 with self._evicting():
-                    self._make_room(slot, *self._expected_bytes(slot.recipe))
+                    self._make_room(slot.recipe, *self._expected_bytes(slot.recipe))
                 self._admit(slot, self._build_with_retry(slot))
         except BaseException as error:
             with self._condition:
@@ -204,7 +232,7 @@ class ModelManager(Generic[T]):
             return sum(size for key, size in blocks.items() if key not in present)
 
         with self._evicting():
-            self._make_room(slot, sum(blocks.values()), added)
+            self._make_room(slot.recipe, sum(blocks.values()), added)
             slot.model = model
             slot.memory_blocks = blocks
             slot.ready = True
@@ -248,22 +276,23 @@ class ModelManager(Generic[T]):
             if self._evictions > before:
                 self._release_memory()
 
-    def _make_room(self, slot: _Slot[T], total: int, added: Callable[[], int]) -> None:
+    def _make_room(self, recipe: Recipe, total: int, added: Callable[[], int]) -> None:
         """Evict idle models, least recently used first, until ``added()`` bytes fit beside the rest."""
+        if self._budget is None:
+            self._budget = self._memory_budget()
         budget = self._budget
-        assert budget is not None
         if total > budget:
             raise ModelUnavailable(
-                f"{slot.recipe} needs {format_bytes(total)}, more than the {format_bytes(budget)} for models here; "
+                f"{recipe} needs {format_bytes(total)}, more than the {format_bytes(budget)} for models here; "
                 "choose a smaller variant."
             )
         deadline = time.monotonic() + self._lease_timeout
-        while self._bytes(self._ready()) + added() > budget:
+        while self._bytes(self._ready()) + self._reserved + added() > budget:
             idle = [s for s in self._ready() if not s.leases]
             if idle:
                 del self._slots[min(idle, key=lambda s: s.used_at).recipe]
                 self._evictions += 1
             elif not self._condition.wait(deadline - time.monotonic()):
                 raise ModelUnavailable(
-                    f"There is no room for {slot.recipe} while other models are in use; try again soon."
+                    f"There is no room for {recipe} while other models are in use or built; try again soon."
                 )

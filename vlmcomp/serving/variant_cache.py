@@ -83,8 +83,16 @@ class VariantCache:
         progress("ready", 1.0)
         return variant
 
-    def put(self, key: CacheKey, save: Callable[[Path], object], progress: Progress) -> None:
-        """Store a variant if it fits.
+    def has(self, key: CacheKey) -> bool:
+        """Whether there is an entry of ``key``, which may be damaged."""
+        return self.limit_bytes > 0 and self._entry(key).is_dir()
+
+    def may_have(self, recipe: Recipe) -> bool:
+        """Whether there is an entry of ``recipe``, perhaps of other weights or versions: needs no key."""
+        return self.limit_bytes > 0 and any(self.root.glob(f"{recipe.slug}--*"))
+
+    def put(self, key: CacheKey, save: Callable[[Path], object], progress: Progress) -> bool:
+        """Store a variant if it fits. Returns whether it is stored.
 
         Args:
             key: what it was built from.
@@ -100,6 +108,12 @@ class VariantCache:
         except (OSError, Timeout, ValueError) as error:
             _log.warning("%s is not cached in %s: %s", key.recipe, self.root, error)
         progress("ready", 1.0)
+        return self.has(key)
+
+    def remove(self, key: CacheKey) -> None:
+        """Delete the entry of ``key``, if there is one."""
+        if self.has(key):
+            _discard(self._entry(key))
 
     def remove_leftovers(self) -> None:
         """Delete what killed processes left behind, unless another process is writing."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import astuple
 from functools import partial
 from pathlib import Path
@@ -79,10 +80,31 @@ def get_or_build(
     if cache is None or cache.limit_bytes <= 0 or recipe == recipe.baseline:
         return pipeline.compress(recipe, device=device, progress=progress)
     key = cache_key(recipe, device)
-    vlm = cache.get(key, lambda folder: load(folder, key, device), progress)
+    vlm = get([cache], key, device, progress)
     if vlm is None:
-        vlm = pipeline.compress(recipe, device=device, progress=progress)
-        cache.put(key, partial(checkpoint.save, vlm), progress)  # before it answers, which may repack weights
+        vlm = build([cache], key, device, progress)
+    return vlm
+
+
+def get(caches: Sequence[VariantCache], key: CacheKey, device: str, progress: Progress) -> VLM | None:
+    """The variant of ``key`` from the first of ``caches`` that has it intact, on ``device``; None if none has."""
+    for cache in caches:
+        if cache.has(key):
+            vlm = cache.get(key, lambda folder: load(folder, key, device), progress)
+            if vlm is not None:
+                return vlm
+    return None
+
+
+def build(caches: Sequence[VariantCache], key: CacheKey, device: str, progress: Progress) -> VLM:
+    """The variant of ``key``, built and stored in the first of ``caches`` that can.
+
+    Raises:
+        ValueError: as ``compress``.
+    """
+    vlm = pipeline.compress(key.recipe, device=device, progress=progress)
+    save = partial(checkpoint.save, vlm)  # before it answers, which may repack weights
+    any(cache.put(key, save, progress) for cache in caches if cache.limit_bytes > 0)
     return vlm
 
 

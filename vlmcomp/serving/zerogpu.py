@@ -10,7 +10,8 @@ from PIL import Image
 
 from vlmcomp.compression.size import weight_bytes
 from vlmcomp.compression.size_estimate import estimate_memory
-from vlmcomp.feedback import Progress
+from vlmcomp.hardware import default_device
+from vlmcomp.models import registry
 from vlmcomp.models.vlm import VLM
 from vlmcomp.recipe import Recipe, base_precision
 from vlmcomp.results.answer import Answer
@@ -18,7 +19,9 @@ from vlmcomp.runtime.engine import Engine
 from vlmcomp.runtime.vision_cache import VisionCache
 from vlmcomp.runtime.weight_sharing import share_weights_, storage_bytes
 from vlmcomp.serving.manager import LoadedModelInfo, ModelUnavailable
-from vlmcomp.serving.variants import get_or_build
+from vlmcomp.serving.variant_cache import VariantCache
+from vlmcomp.serving.variants import cache_key, get_or_build
+from vlmcomp.serving.waiting import Turns, Waiting
 
 ZERO_GPU_BYTES = 40 * 10**9  # of 48: from 45 on every call costs twice the quota; memory queries return constants there
 _MAX_TOKENS = 64  # of the longest answer
@@ -34,13 +37,18 @@ class ZeroGpuBackend:
 
     Args:
         recipes: the models, in the order of preference.
+        cache: built variants on disk, so that a second start is quick; None builds every variant anew.
         budget_bytes: bytes that all of them may occupy together.
     """
 
     name = "zerogpu"
 
-    def __init__(self, recipes: Sequence[Recipe], budget_bytes: int = ZERO_GPU_BYTES) -> None:
+    def __init__(
+        self, recipes: Sequence[Recipe], cache: VariantCache | None = None, budget_bytes: int = ZERO_GPU_BYTES
+    ) -> None:
         self.budget_bytes = budget_bytes
+        self._cache = cache
+        self._turns = Turns()
         self.skipped: dict[Recipe, str] = {}
         self._models: dict[Recipe, VLM] = {}
         self._engines: dict[Recipe, Engine] = {}
@@ -58,20 +66,20 @@ class ZeroGpuBackend:
             self._on_gpu, duration=self.gpu_seconds
         )  # one for all recipes: each decorated function starts a process
 
+    def readiness(self, recipe: Recipe) -> int:
+        return 0
+
     def stream(
-        self,
-        recipe: Recipe,
-        image: Image.Image,
-        question: str,
-        progress: Progress | None = None,
-        vision_cache: VisionCache | None = None,
-    ) -> Iterator[Answer]:
+        self, recipe: Recipe, image: Image.Image, question: str, vision_cache: VisionCache | None = None
+    ) -> Iterator[Answer | Waiting]:
         if recipe not in self._models:
             others = ", ".join(r.name for r in self._models if r.model == recipe.model)
             reason = self.skipped.get(recipe) or f"it is not one of those loaded here ({others or 'none of its model'})"
             raise ModelUnavailable(f"{recipe} cannot be run on this machine: {reason}")
-        with closing(self._gpu_function(recipe, image, question)) as answers:
-            yield from answers
+        with self._turns.take() as turn:
+            yield from turn.wait()
+            with closing(self._gpu_function(recipe, image, question)) as answers:
+                yield from answers
 
     def gpu_seconds(self, recipe: Recipe, image: Image.Image, question: str) -> int:
         """Seconds of GPU time for one question: copying all models to the GPU, and the longest answer."""
@@ -93,7 +101,9 @@ class ZeroGpuBackend:
     def _load(self, recipe: Recipe) -> None:
         own, common = estimate_memory(recipe)
         self._require_room(own + common * all(r.model != recipe.model for r in self._models))
-        vlm = get_or_build(recipe)
+        if recipe.needs_calibration and not self._starts_quickly(recipe):
+            raise ModelUnavailable("it is not in the cache, and calibrating it would delay the start")
+        vlm = get_or_build(recipe, cache=self._cache)
         share_weights_(vlm, list(self._models.values()))
         new = {key: size for key, size in storage_bytes(vlm.model).items() if key not in self._memory_blocks}
         self._require_room(sum(new.values()))
@@ -101,6 +111,11 @@ class ZeroGpuBackend:
         self._models[recipe] = vlm
         self._weight_bytes[recipe] = sum(weight_bytes(vlm.model).values())  # ZeroGPU empties the tensors here later
         self._loaded.append(LoadedModelInfo(recipe, sum(new.values()), 0))
+
+    def _starts_quickly(self, recipe: Recipe) -> bool:
+        """Whether a recipe that needs calibration is cached, or of a bundled model, which takes seconds."""
+        is_bundled = registry.get_model_spec(recipe.model).bundled
+        return is_bundled or (self._cache is not None and self._cache.has(cache_key(recipe, default_device())))
 
     def _require_room(self, added_bytes: int) -> None:
         if self._loaded_bytes + added_bytes > self.budget_bytes:
