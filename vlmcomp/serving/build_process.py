@@ -29,6 +29,7 @@ class BuildProcess:
         job = json.dumps({"recipe": str(recipe), "device": device, "caches": folders})
         python_path = os.pathsep.join(filter(None, (str(_PACKAGE_PARENT), os.environ.get("PYTHONPATH"))))
         self.recipe = recipe
+        self._caches = caches
         self._process = subprocess.Popen(
             [sys.executable, "-m", "vlmcomp.serving.build_worker", job],
             stdin=subprocess.PIPE,  # never written to: it closes when this process ends, however it ends
@@ -52,6 +53,8 @@ class BuildProcess:
                     progress(message["stage"], message["fraction"])
             process.wait()  # before its stdin is closed, which would end it
         if process.returncode:
+            for cache in self._caches:
+                cache.remove_leftovers()
             reason = error or f"its process ended unexpectedly ({_name_of(process.returncode)}): ask again"
             raise ModelUnavailable(f"{self.recipe} cannot be built here now: {reason}")
 

@@ -55,4 +55,4 @@ class BackgroundLease(Generic[T]):
             self._loaded.set()
 
     def _report(self, stage: str, fraction: float) -> None:
-        self._text = f"loading: {stage}, {100 * fraction:.0f} %"
+        self._text = f"{stage}, {100 * fraction:.0f} %" if 0 < fraction < 1 else stage
