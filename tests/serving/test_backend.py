@@ -232,11 +232,11 @@ def test_a_budget_is_shared_and_respected_by_real_models(samples: list, tmp_path
     assert small.loaded_models() == []
 
 
-def test_a_fixed_set_follows_the_rules_of_zerogpu() -> None:
+def test_a_fixed_set_follows_the_rules_of_zerogpu(tmp_path: Path) -> None:
     names = [f"llava-shapes/{name}" for name in ("fp16", "int8", "int4", "glu30+fp16")]
     environ = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     environ.pop("VLMCOMP_BACKEND", None)
-    command = [sys.executable, "tests/support/zero_gpu.py", "15000000", *names]
+    command = [sys.executable, "tests/support/zero_gpu.py", "15000000", str(tmp_path), *names]
     done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
@@ -244,6 +244,7 @@ def test_a_fixed_set_follows_the_rules_of_zerogpu() -> None:
     assert found["loaded_bytes"] <= 15_000_000 < found["claimed"]  # what the faked device claims is no budget
     assert list(found["answers"]) == names[:3] and set(found["answers"].values()) == {"yellow"}
     assert "no room" in found["failed"][names[3]]
+    assert {entry.name.split("--")[1] for entry, _ in VariantCache(tmp_path, 10**9).entries()} == {"int8", "int4"}
     assert found["entries"] == 1 and found["workers"] == 1  # one entry, so that one process serves every variant
     assert found["seconds"][1] > found["seconds"][0] and len(found["seconds"]) == 3
 

@@ -21,7 +21,7 @@ from vlmcomp.compression import checkpoint, pipeline
 from vlmcomp.recipe import Recipe
 from vlmcomp.results.answer import Answer
 from vlmcomp.runtime.engine import Engine
-from vlmcomp.serving import variants
+from vlmcomp.serving import build_worker, variants
 from vlmcomp.serving.build_worker import NOT_STORED
 from vlmcomp.serving.local import LocalBackend
 from vlmcomp.serving.manager import ModelUnavailable
@@ -143,7 +143,8 @@ def test_what_the_cache_cannot_store_is_stored_until_it_is_loaded(
     backend = LocalBackend(VariantCache(tmp_path, 10))
     small, temporary = backend._caches
     key = variants.cache_key(PRUNED, "cpu")
-    monkeypatch.setattr(pipeline, "compress", lambda recipe, **settings: built(str(recipe)))
+    vlm = built(builds.PRUNED)
+    monkeypatch.setattr(pipeline, "compress", lambda recipe, **settings: vlm)
     variants.build(backend._caches, key, "cpu", lambda text, fraction: None)
     assert temporary.has(key) and not small.has(key)
     *_, answer = _ask(backend)
@@ -155,13 +156,13 @@ def test_what_the_cache_cannot_store_is_stored_until_it_is_loaded(
     assert not root.exists()
 
 
-def test_nowhere_to_store_it_is_one_sentence(gate: Path, tmp_path: Path) -> None:
-    gate.touch()
+def test_nowhere_to_store_it_is_one_sentence(built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    vlm = built(builds.PRUNED)
+    monkeypatch.setattr(pipeline, "compress", lambda recipe, **settings: vlm)
     (tmp_path / "file").write_text("not a folder")
-    backend = LocalBackend()
-    backend._caches = (VariantCache(tmp_path / "file" / "cache", 10**9),) * 2
-    with pytest.raises(ModelUnavailable, match=NOT_STORED):
-        list(_ask(backend))
+    job = {"recipe": builds.PRUNED, "device": "cpu", "caches": [(tmp_path / "file" / "cache", 10**9)] * 2}
+    with pytest.raises(OSError, match=NOT_STORED):
+        build_worker._build(job, lambda text, fraction: None)
 
 
 def test_a_damaged_entry_is_built_again(gate: Path, tmp_path: Path, built) -> None:

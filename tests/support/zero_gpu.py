@@ -1,7 +1,7 @@
 """ZeroGPU's rules as far as ``spaces`` applies them without its machines: environment flags, torch.cuda faked in the
 main process, one forked worker, a scheduler over HTTP. Run as a program; the CPU stands in for the GPU itself.
 
-Usage: zero_gpu.py BUDGET_BYTES RECIPE...; prints one JSON object.
+Usage: zero_gpu.py BUDGET_BYTES CACHE RECIPE...; prints one JSON object.
 """
 
 from __future__ import annotations
@@ -11,7 +11,10 @@ import os
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import parse_qs, urlparse
+
+from vlmcomp.serving.variant_cache import VariantCache
 
 REQUESTS: list[tuple[str, dict[str, list[str]]]] = []
 
@@ -47,7 +50,7 @@ def _cpu_stands_in() -> None:
     zero.init, zero.move = (lambda uuid: None), move
 
 
-def main(budget: int, recipes: list[str]) -> None:
+def main(budget: int, cache: VariantCache, recipes: list[str]) -> None:
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Scheduler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     os.environ |= {"SPACES_ZERO_GPU": "true", "SPACES_ZERO_DEVICE_API_URL": f"http://127.0.0.1:{server.server_port}"}
@@ -69,7 +72,7 @@ def main(budget: int, recipes: list[str]) -> None:
     utils.self_cgroup_device_path = lambda: "/"
     _cpu_stands_in()
     name = backend.select_backend(os.environ, backend.host_resources())
-    zero_gpu = zerogpu.ZeroGpuBackend([Recipe.parse(r) for r in recipes], budget_bytes=budget)
+    zero_gpu = zerogpu.ZeroGpuBackend([Recipe.parse(r) for r in recipes], cache, budget)
     file, question = examples()[0]
     answers: dict[str, str] = {}
     failed: dict[str, str] = {}
@@ -97,4 +100,4 @@ def main(budget: int, recipes: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2:])
+    main(int(sys.argv[1]), VariantCache(Path(sys.argv[2]), 10**9), sys.argv[3:])
