@@ -177,7 +177,7 @@ def compare(
     measurements: list[LiveMeasurement] = []
     vision_cache = VisionCache()
     yield _comparison(cards, measurements)
-    while variants:
+    while variants and not is_stopped():
         recipe = min(variants, key=backend().readiness)
         variants.remove(recipe)
         recorded_card = cards[recipe]
@@ -185,15 +185,16 @@ def compare(
             with closing(_live_cards(recorded_card, picture, text, vision_cache)) as live_cards:
                 for card in live_cards:
                     cards[recipe] = card
-                    yield _comparison(cards, measurements)
                     if is_stopped():
-                        yield stopped(_comparison(cards, measurements))
-                        return
+                        break
+                    yield _comparison(cards, measurements)
         except Exception as error:  # the failure of one variant must not end the others
             cards[recipe] = _fallback_card(recorded_card, error_summary(error))
-        else:
+        if cards[recipe].status == "done" and not cards[recipe].recorded:
             measurements.append(_live_measurement(recipe, cards[recipe].answer))
         yield _comparison(cards, measurements)
+    if is_stopped():
+        yield stopped(_comparison(cards, measurements))
 
 
 def stopped(comparison: Comparison) -> Comparison:

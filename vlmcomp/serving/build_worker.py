@@ -21,7 +21,7 @@ from vlmcomp.feedback import Progress, error_summary, is_out_of_memory, sigterm_
 from vlmcomp.recipe import Recipe
 from vlmcomp.serving.variant_cache import VariantCache
 
-LOWEST_PRIORITY = 19
+NICENESS = 10  # a tenth of a busy core: at 19 a build would not get on while others ask
 SECONDS_TO_CLEAN_UP = 5.0
 NOT_STORED = "it cannot be stored: make room on the disk, or let VLMCOMP_CACHE name a folder on another one"
 
@@ -77,5 +77,5 @@ if __name__ == "__main__":
     # A group of its own, so that it can be ended with its children. A session of its own would make its low priority
     # count against itself alone, where the kernel groups processes by session (autogroup).
     os.setpgid(0, 0)
-    os.nice(LOWEST_PRIORITY)
+    os.nice(NICENESS)
     sys.exit(main(json.loads(sys.argv[1])))

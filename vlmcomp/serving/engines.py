@@ -38,6 +38,7 @@ def is_built(recipe: Recipe, caches: Caches) -> bool:
 def create_manager(
     caches: Caches,
     loading: Callable[[], AbstractContextManager[object]],
+    in_turn: Callable[[Progress], AbstractContextManager[object]],
     memory_budget: Callable[[], int],
     bytes_by_recipe: dict[Recipe, int],
 ) -> ModelManager[Engine]:
@@ -46,6 +47,7 @@ def create_manager(
     Args:
         caches: built variants on disk.
         loading: context in which a model is loaded.
+        in_turn: context in which its kernels are chosen, by timing them, and it answers for the first time.
         memory_budget: bytes that all loaded models may occupy together.
         bytes_by_recipe: receives the bytes of every loaded model's weights as stored.
     """
@@ -53,12 +55,13 @@ def create_manager(
     def build(recipe: Recipe, progress: Progress) -> Engine:
         with loading():
             vlm = _load(recipe, caches, progress)
-            bytes_by_recipe[recipe] = sum(weight_bytes(vlm.model).values())
+        bytes_by_recipe[recipe] = sum(weight_bytes(vlm.model).values())
+        with in_turn(progress):
             progress("warming up", 1.0)
             engine = Engine(vlm)
             # kernels are selected and loaded in the first answer
             engine.generate(Image.new("RGB", (96, 96)), "What is it?", 2)
-            return engine
+        return engine
 
     return ModelManager(
         build,

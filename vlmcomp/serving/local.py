@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from vlmcomp import files, hardware
-from vlmcomp.feedback import is_out_of_memory
+from vlmcomp.feedback import Progress, is_out_of_memory
 from vlmcomp.recipe import Recipe
 from vlmcomp.results.answer import Answer
 from vlmcomp.runtime.vision_cache import VisionCache
@@ -83,8 +83,13 @@ class LocalBackend:
         engines = import_libraries()
         with self._creating:
             if self._manager is None:
-                loading = partial(self._background.running, "load")
-                self._manager = engines.create_manager(self._caches, loading, self._memory_budget, self._weight_bytes)
+                self._manager = engines.create_manager(
+                    self._caches,
+                    partial(self._background.running, "load"),
+                    self._in_turn,
+                    self._memory_budget,
+                    self._weight_bytes,
+                )
         return self._manager
 
     def readiness(self, recipe: Recipe) -> int:
@@ -167,6 +172,13 @@ class LocalBackend:
     def _building(self, recipe: Recipe) -> Iterator[None]:
         """The context of every build: it has room, and answers know of it."""
         with self.manager.reserve(recipe), self._background.running("build"):
+            yield
+
+    @contextmanager
+    def _in_turn(self, progress: Progress) -> Iterator[None]:
+        with self._turns.take() as turn:
+            for wait in turn.wait():
+                progress(wait.text, 1.0)
             yield
 
     def _start_build(self, recipe: Recipe) -> BuildProcess:
