@@ -87,7 +87,7 @@ def test_what_is_in_memory_answers_first(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_fixed_set_is_of_the_model_that_the_page_was_started_with(monkeypatch: pytest.MonkeyPatch) -> None:
     sets: list[list[Recipe]] = []
     monkeypatch.setattr(handlers, "create_backend", sets.append)
-    monkeypatch.setattr(handlers._Served, "model", handlers._Served.model)
+    monkeypatch.setitem(handlers._served, "model", "llava-shapes")
     handlers.serve("smolvlm-256m")
     handlers.backend.__wrapped__()
     assert {recipe.model for recipe in sets[0]} == {"smolvlm-256m"} and sets[0][0].name == "fp16"

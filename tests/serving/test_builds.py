@@ -59,7 +59,7 @@ def test_visitors_share_a_build_and_the_last_one_to_leave_ends_it(gate: Path) ->
     first, second, third = _ask(backend), _ask(backend), _ask(backend, OTHER)
     _read_until(first, "building")
     (process,) = builds.running()
-    assert process.nice() >= 10 and os.getpgid(process.pid) == process.pid
+    assert builds.wait_for(lambda: process.nice() >= 10 and os.getpgid(process.pid) == process.pid)
     _read_until(second, "building")
     _read_until(third, "waiting for another build")
     first.close()

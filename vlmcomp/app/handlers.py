@@ -33,6 +33,7 @@ from vlmcomp.serving.waiting import Waiting
 
 MAX_VARIANTS = 6
 _DEFAULT_VARIANTS = ("fp16", "int8", "int4", "glu30+fp16")
+_served = {"model": registry.DEFAULT_MODEL}
 _PRUNING_STEPS = ("glu10", "glu20", "glu30", "glu40", "glu50", "heads25", "heads50")
 
 
@@ -46,21 +47,15 @@ class Example:
     answer: str | None = None
 
 
-class _Served:
-    """What the page was started with."""
-
-    model = registry.DEFAULT_MODEL
-
-
 def serve(model: str) -> None:
     """Sets the model of which ZeroGPU loads variants; before the first call of ``backend``."""
-    _Served.model = model
+    _served["model"] = model
 
 
 @cache
 def backend() -> AnswerBackend:
     """The backend that answers on this machine, created once; on ZeroGPU by the main thread, before the launch."""
-    model = _Served.model
+    model = _served["model"]
     mlp = registry.get_model_spec(model).mlp
     combined = (f"{model}/{mlp}30+int8", f"{model}/heads25+{mlp}30+int4")
     return create_backend([Recipe.parse(text) for text in (*default_variants(model), *combined)])
