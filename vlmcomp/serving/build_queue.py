@@ -6,7 +6,7 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -54,7 +54,7 @@ class Build:
         """By the time that it is expected to take in all, or by the pace of this stage; 0 if that is not known."""
         now = time.monotonic()
         if expected:
-            return max(0.0, self.started + expected - now)
+            return max(0.0, expected - (now - self.started if self.started else 0.0))
         (first, fraction_then), (last, _) = self.pace
         done = self.fraction - fraction_then
         return max(0.0, last + (last - first) * (1 - self.fraction) / done - now) if done > 0 else 0.0
@@ -101,15 +101,19 @@ class BuildQueue:
     def describe(self, build: Build) -> str:
         """What ``build`` waits for or does, how far it is and how long it will take, in words."""
         with self._lock:
-            position = self._builds.index(build) if build in self._builds else 0
-        if position:
-            others = "another build" if position == 1 else format_count(position, "other build")
-            return f"waiting for {others}"
+            before = self._builds[: self._builds.index(build)] if build in self._builds else []
+        if before:
+            others = "another build" if len(before) == 1 else format_count(len(before), "other build")
+            return f"waiting for {others}{self._time_left(before)}"
         if build.process is None:
             return "waiting for memory to build it"
-        left = build.seconds_left(self._seconds.get(str(build.recipe), 0.0))
         done = f", {100 * build.fraction:.0f} %" if build.fraction else ""
-        return f"building: {build.stage}{done}" + (f", about {_duration(left)} left" if left else "")
+        return f"building: {build.stage}{done}{self._time_left([build])}"
+
+    def _time_left(self, builds: Sequence[Build]) -> str:
+        """Until all of ``builds`` have ended, in words; empty if that is not known of one of them."""
+        seconds = [build.seconds_left(self._seconds.get(str(build.recipe), 0.0)) for build in builds]
+        return f", about {_duration(sum(seconds))} left" if all(seconds) else ""
 
     def _join(self, recipe: Recipe) -> Build:
         with self._lock:
