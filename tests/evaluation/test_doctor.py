@@ -12,6 +12,7 @@ from vlmcomp.cli.main import main
 from vlmcomp.compression.size_estimate import estimate_memory, meta_model
 from vlmcomp.evaluation import doctor
 from vlmcomp.evaluation.doctor import DeviceProfile, PrecisionProfile
+from vlmcomp.evaluation.steady_timing import SESSIONS, TRIES, time_sessions
 from vlmcomp.models import architecture, registry
 from vlmcomp.recipe import BASE_PRECISIONS, PRECISIONS, Recipe
 from vlmcomp.results.schema import Hardware
@@ -36,7 +37,9 @@ def _diagnosis(*found: tuple[int, float], budget: int = 100) -> DeviceProfile:
 def test_every_family_is_measured_at_its_own_linears(model: str) -> None:
     found = doctor.profile_device(model, rounds=2)
     assert [f.recipe.precision for f in found.precisions] == list(PRECISIONS)
-    assert all(len(f.ms_per_token) == 2 and min(f.ms_per_token) > 0 and f.roofline_ms > 0 for f in found.precisions)
+    assert all(
+        len(f.ms_per_token) == 2 * SESSIONS and min(f.ms_per_token) > 0 and f.roofline_ms > 0 for f in found.precisions
+    )
     kernels = {f.recipe.precision: f.kernel for f in found.precisions}
     assert {p for p, kernel in kernels.items() if not kernel} == {"fp16", "int4"}  # PyTorch and bitsandbytes alone
     assert [f.required_bytes for f in found.precisions] == [sum(estimate_memory(f.recipe)) for f in found.precisions]
@@ -86,6 +89,30 @@ def test_a_difference_inside_the_noise_is_none() -> None:
     noisy = replace(noisy, precisions=(first, second, third))
     assert "For speed: llava-shapes/fp16" in "\n".join(doctor.recommendations(noisy))
     assert "no difference seen" in doctor.to_text(noisy)
+
+
+def test_sessions_are_repeated_until_they_agree() -> None:
+    made = []
+
+    def measure(int8_ms: list[float]) -> dict[str, list[float]]:
+        made.append(int8_ms.pop(0))
+        return {"fp16": [4.0, 4.0, 9.0], "int8": [made[-1]] * 3}
+
+    sessions, busy = time_sessions(lambda times=[2.0, 2.0, 9.0, 2.0, 2.1, 2.0]: measure(times), "fp16")
+    assert made == [2.0, 2.0, 9.0, 2.0, 2.1, 2.0] and 0 <= busy <= 1
+    assert [times["int8"][0] for times in sessions] == made[SESSIONS:]
+    made.clear()
+    time_sessions(lambda times=[2.0, 9.0, 2.0] * TRIES: measure(times), "fp16")
+    assert len(made) == TRIES * SESSIONS
+
+
+def test_an_unsteady_speed_is_no_interval_and_no_advice() -> None:
+    first, second, third = _diagnosis((90, 4.0), (60, 2.0), (40, 3.0)).precisions
+    second = replace(second, speedups=(1.73, 1.0, 0.21))
+    unsteady = DeviceProfile(HERE, "float32", 2, 1e10, 1e11, 100, (first, second, third), busy_share=0.45)
+    text = doctor.to_text(unsteady)
+    assert "unsteady, 0.21x to 1.73x" in text and "For speed: llava-shapes/int4" in text
+    assert "Unsteady: the speed of int8 changes" in text and "took 45% of the processors" in text
 
 
 def test_the_command_prints_device_floor_and_advice(capsys: pytest.CaptureFixture[str], monkeypatch) -> None:

@@ -18,6 +18,7 @@ from torch import nn
 from vlmcomp.compression.quantization.quantize import BACKENDS, available_precisions, quantize_layer_
 from vlmcomp.compression.size_estimate import estimate_memory, meta_model
 from vlmcomp.evaluation.roofline import measure_bandwidth, measure_flops
+from vlmcomp.evaluation.steady_timing import SESSIONS, is_steady, speedups, time_sessions
 from vlmcomp.feedback import Progress, format_bytes, format_count
 from vlmcomp.hardware import get_hardware, memory_budget, usable_device
 from vlmcomp.models import architecture, registry
@@ -32,8 +33,9 @@ from vlmcomp.runtime.device import capture_cuda_graph, has_host_sync
 from vlmcomp.runtime.linear import dispatch
 from vlmcomp.runtime.weight_sharing import storage_bytes
 
-ROUNDS = 15  # timed rounds, after
+ROUNDS = 5  # timed rounds of a session, after
 WARMUP = 3  # untimed ones
+_BUSY = 0.1  # share of the processors that is worth a word
 _TOKENS_PER_ROUND = 4  # one token of a small layer is near the resolution of the clock
 
 
@@ -48,6 +50,7 @@ class PrecisionProfile:
         ms_per_token: of the decoder's Linears, one value a round; the precisions are timed in turns.
         roofline_ms: of reading the same weights once at the measured bandwidth.
         kernel: what multiplies them, where several kernels are available.
+        speedups: over FP16, one value a session; empty for FP16 itself.
     """
 
     recipe: Recipe
@@ -56,15 +59,24 @@ class PrecisionProfile:
     ms_per_token: tuple[float, ...]
     roofline_ms: float
     kernel: str = ""
+    speedups: tuple[float, ...] = ()
 
     @property
     def median_ms(self) -> float:
         return statistics.median(self.ms_per_token)
 
+    @property
+    def is_steady(self) -> bool:
+        """Whether the sessions agree about the speed against FP16."""
+        return is_steady(self.speedups)
+
 
 @dataclass(frozen=True)
 class DeviceProfile:
-    """Limits of this device, and what each precision of a model achieves on it; FP16 comes first."""
+    """Limits of this device, and what each precision of a model achieves on it; FP16 comes first.
+
+    ``busy_share`` is the share of all processors that other programs took while the precisions were timed.
+    """
 
     hardware: Hardware
     dtype: str
@@ -73,6 +85,7 @@ class DeviceProfile:
     flops_s: float
     budget_bytes: int
     precisions: tuple[PrecisionProfile, ...]
+    busy_share: float = 0.0
 
 
 def profile_device(
@@ -85,7 +98,7 @@ def profile_device(
 
     Args:
         model: a name of the registry.
-        rounds: timed rounds; ``ROUNDS`` by default.
+        rounds: timed rounds of each session; ``ROUNDS`` by default.
         progress: called with what is being done and the fraction done.
         device: a GPU if there is one, by default.
 
@@ -98,6 +111,7 @@ def profile_device(
     bandwidth = measure_bandwidth(device)
     flops = measure_flops(device)
     budget = memory_budget(device)
+    precisions, busy_share = _profile_precisions(model, device, rounds or ROUNDS, bandwidth, budget, progress)
     return DeviceProfile(
         hardware=get_hardware(device),
         dtype=str(compute_dtype(device)).removeprefix("torch."),
@@ -105,13 +119,15 @@ def profile_device(
         bandwidth_bytes_s=bandwidth,
         flops_s=flops,
         budget_bytes=budget,
-        precisions=_profile_precisions(model, device, rounds or ROUNDS, bandwidth, budget, progress),
+        precisions=precisions,
+        busy_share=busy_share,
     )
 
 
 def _profile_precisions(
     model: str, device: str, rounds: int, bandwidth: float, budget: int, progress: Progress
-) -> tuple[PrecisionProfile, ...]:
+) -> tuple[tuple[PrecisionProfile, ...], float]:
+    """Every precision, and the share of the processors that other programs took."""
     num_layers = len(architecture.decoder_layers(meta_model(model)))
     precisions = [p for p in available_precisions() if dispatch.supports_precision(p, torch.device(device))]
     layers = {}
@@ -122,22 +138,23 @@ def _profile_precisions(
     progress("choosing kernels", 0.6)
     kernels = {p: dispatch.optimize_linears_(layer, p, torch.device(device)) for p, layer in layers.items()}
     steps = {precision: _decode_step(layer, device) for precision, layer in layers.items()}
-    progress(f"timing them in turns, {format_count(WARMUP + rounds, 'round')}", 0.7)
-    layer_ms = _time_tokens(steps, device, rounds)
+    progress(f"timing them in turns, {format_count(SESSIONS, 'session')}, more if they disagree", 0.7)
+    sessions, busy_share = time_sessions(lambda: _time_tokens(steps, device, rounds), precisions[0])
     profiles = []
-    for precision, times in layer_ms.items():
+    for precision in precisions:
         recipe = Recipe(model, (), precision)
         required_bytes = sum(estimate_memory(recipe))
         profile = PrecisionProfile(
             recipe=recipe,
             required_bytes=required_bytes,
             fits=required_bytes <= budget,
-            ms_per_token=tuple(num_layers * ms for ms in times),
+            ms_per_token=tuple(num_layers * ms for times in sessions for ms in times[precision]),
             roofline_ms=1000 * num_layers * layer_bytes[precision] / bandwidth,
             kernel=kernels[precision],
+            speedups=() if precision == "fp16" else tuple(speedups(sessions, precision, "fp16")),
         )
         profiles.append(profile)
-    return tuple(profiles)
+    return tuple(profiles), busy_share
 
 
 def _decoder_linears(model: str, precision: str, device: str) -> nn.Module:
@@ -191,13 +208,14 @@ def speedup_over_fp16(profile: DeviceProfile) -> dict[str, Interval]:
 def recommendations(profile: DeviceProfile) -> list[str]:
     """Sentences about the best precisions for speed and for memory; insignificant differences do not count."""
     fitting = [p for p in profile.precisions if p.fits]
+    unsteady = [p for p in profile.precisions if not p.is_steady]
     if not fitting:
         smallest = min(profile.precisions, key=lambda p: p.required_bytes)
         return [f"Nothing fits: {smallest.recipe.precision} alone needs {format_bytes(smallest.required_bytes)}."]
-    speedups = speedup_over_fp16(profile)
+    intervals = speedup_over_fp16(profile)
     fp16 = profile.precisions[0]
-    fastest = min(fitting, key=lambda p: p.median_ms)
-    if fastest is not fp16 and fp16.fits and speedups[fastest.recipe.precision].low <= 0:
+    fastest = min([p for p in fitting if p.is_steady] or fitting, key=lambda p: p.median_ms)
+    if fastest is not fp16 and fp16.fits and intervals[fastest.recipe.precision].low <= 0:
         fastest = fp16
     smallest = min(fitting, key=lambda p: p.required_bytes)
     backend = ", ".join(filter(None, (BACKENDS[fastest.recipe.precision], fastest.kernel)))
@@ -205,13 +223,23 @@ def recommendations(profile: DeviceProfile) -> list[str]:
         f"For speed: {fastest.recipe} ({backend}).",
         f"For memory: {smallest.recipe}, {format_bytes(smallest.required_bytes)}.",
     ]
+    if unsteady:
+        lines.insert(0, _unsteady_sentence(unsteady, profile.busy_share))
     for p in profile.precisions[1:]:
-        speedup = speedups[p.recipe.precision]
-        if speedup.high < 0:
+        speedup = intervals[p.recipe.precision]
+        if speedup.high < 0 and p.is_steady:
             name = p.recipe.precision + (f", {p.kernel}," if p.kernel else "")
             slowdown = 1 / (1 + speedup.value)
             lines.append(f"{name} saves memory here, not time: its Linears take {slowdown:.1f} times as long.")
     return lines
+
+
+def _unsteady_sentence(unsteady: list[PrecisionProfile], busy_share: float) -> str:
+    names = ", ".join(p.recipe.precision for p in unsteady)
+    others = f": other programs took {busy_share:.0%} of the processors" if busy_share >= _BUSY else ""
+    return (
+        f"Unsteady: the speed of {names} changes from session to session{others}. Run doctor again on an idle machine."
+    )
 
 
 def to_text(profile: DeviceProfile) -> str:
@@ -226,14 +254,16 @@ def to_text(profile: DeviceProfile) -> str:
         f"arithmetic {profile.flops_s / 1e12:.3g} TFLOP/s in {profile.dtype}",
     ]
     columns = ("RECIPE", "MEMORY", "FITS", "LINEARS ms/token", "AGAINST FP16 (95 %)", "FLOOR ms/token", "% OF FLOOR")
-    speedups = speedup_over_fp16(profile)
-    rows = [_row(p, speedups.get(p.recipe.precision)) for p in profile.precisions]
+    intervals = speedup_over_fp16(profile)
+    rows = [_row(p, intervals.get(p.recipe.precision)) for p in profile.precisions]
     return "\n".join([*device, "", markdown.text_table([columns, *rows]), "", *recommendations(profile)])
 
 
 def _row(p: PrecisionProfile, speedup: Interval | None) -> tuple[str, ...]:
     if speedup is None:
         factor = "1.00x"
+    elif not p.is_steady:
+        factor = f"unsteady, {min(p.speedups):.2f}x to {max(p.speedups):.2f}x"
     else:
         factor = speedup.speedup_text if speedup.significant else "no difference seen"
     return (

@@ -60,6 +60,9 @@ class BuildProcess:
 
     def end(self) -> None:
         """Ends the process soon, and returns at once."""
+        if os.name != "posix":  # no groups of processes, and no signals that can be handled
+            self._process.terminate()
+            return
         self._signal(signal.SIGTERM)
         timer = threading.Timer(SECONDS_TO_CLEAN_UP, self._signal, [signal.SIGKILL])
         timer.daemon = True

@@ -70,12 +70,15 @@ def _end_with_parent() -> None:
         pass
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(SECONDS_TO_CLEAN_UP)
-    os.killpg(os.getpgrp(), signal.SIGKILL)
+    if os.name == "posix":
+        os.killpg(os.getpgrp(), signal.SIGKILL)
+    os._exit(1)
 
 
 if __name__ == "__main__":
     # A group of its own, so that it can be ended with its children. A session of its own would make its low priority
     # count against itself alone, where the kernel groups processes by session (autogroup).
-    os.setpgid(0, 0)
-    os.nice(NICENESS)
+    if os.name == "posix":
+        os.setpgid(0, 0)
+        os.nice(NICENESS)
     sys.exit(main(json.loads(sys.argv[1])))
