@@ -33,3 +33,9 @@ def test_real_models_start_with_what_needs_no_calibration() -> None:
     for spec in registry.MODELS.values():
         recipes = handlers.parse_recipes(handlers.default_variants(spec.name))
         assert spec.bundled or not any(recipe.needs_calibration for recipe in recipes)
+
+
+def test_variants_that_a_visitor_cannot_wait_for_say_so() -> None:
+    assert variant_picker.label("smolvlm-256m/glu30+int4").endswith("(not built here)")
+    assert variant_picker.label("smolvlm-256m/int4").endswith("· int4")
+    assert variant_picker.label("llava-shapes/glu30+int4").endswith("· glu30+int4")

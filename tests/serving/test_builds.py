@@ -24,7 +24,7 @@ from vlmcomp.runtime.engine import Engine
 from vlmcomp.serving import build_worker, variants
 from vlmcomp.serving.build_worker import NOT_STORED
 from vlmcomp.serving.local import LocalBackend
-from vlmcomp.serving.manager import ModelUnavailable
+from vlmcomp.serving.manager import LOADABLE, NOT_BUILT, ModelUnavailable
 from vlmcomp.serving.variant_cache import VariantCache
 from vlmcomp.serving.waiting import Waiting
 
@@ -100,7 +100,7 @@ def test_a_killed_build_is_one_sentence_and_the_next_one_is_cached(gate: Path, t
     assert [entry.name.partition("--glu30")[0] for entry, _ in cache.entries()] == ["llava-shapes"]
     assert {path.name for path in cache.root.iterdir() if path.is_file()} == {".lock", "build_seconds.json"}
     other = LocalBackend(cache)
-    assert other.readiness(PRUNED) == 1 and other.readiness(OTHER) == 2
+    assert other.readiness(PRUNED) == LOADABLE and other.readiness(OTHER) == NOT_BUILT
     assert not [part.text for part in _ask(other) if isinstance(part, Waiting) and "build" in part.text]
 
 

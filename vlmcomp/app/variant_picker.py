@@ -14,6 +14,7 @@ from vlmcomp.app.events import UNQUEUED
 from vlmcomp.models import registry
 from vlmcomp.recipe import PRECISIONS, Recipe, precision_title
 from vlmcomp.results.schema import Report
+from vlmcomp.serving.manager import NOT_BUILT
 
 PRESETS = ("What does 4-bit cost?", "What do removed parts cost?", "Smallest", "Fastest")
 _PERCENTS = (0, 10, 20, 30, 40, 50)
@@ -21,9 +22,14 @@ _SHOWN = 2  # variants of a preset that is chosen by results, beside FP16
 
 
 def label(recipe: str) -> str:
-    """A variant in words, and its name."""
+    """A variant in words, and its name; of a real model also that nobody has built it here."""
     parsed = Recipe.parse(recipe)
-    return f"{parsed.label} · {parsed.name}"
+    is_missing = (
+        parsed.needs_calibration
+        and not registry.get_model_spec(parsed.model).bundled
+        and handlers.backend().readiness(parsed) == NOT_BUILT
+    )
+    return f"{parsed.label} · {parsed.name}" + (" (not built here)" if is_missing else "")
 
 
 def dropdown(model: str, selected: Sequence[str]) -> gr.Dropdown:

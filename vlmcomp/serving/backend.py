@@ -16,7 +16,7 @@ from vlmcomp.results.answer import Answer
 from vlmcomp.runtime.vision_cache import VisionCache
 from vlmcomp.serving import variant_cache
 from vlmcomp.serving.local import LocalBackend
-from vlmcomp.serving.manager import LoadedModelInfo, ModelUnavailable
+from vlmcomp.serving.manager import READY, LoadedModelInfo, ModelUnavailable
 from vlmcomp.serving.waiting import Waiting
 
 ENV_BACKEND = "VLMCOMP_BACKEND"  # one of BACKEND_NAMES, overrides the automatic choice
@@ -31,7 +31,7 @@ class AnswerBackend(Protocol):
     name: str
 
     def readiness(self, recipe: Recipe) -> int:
-        """0 if ``recipe`` can answer at once, 1 if it is loaded before, 2 if it is built before. Needs no torch."""
+        """``READY``, ``LOADABLE`` or ``NOT_BUILT``. Needs no torch."""
         ...
 
     def stream(
@@ -118,7 +118,7 @@ class RecordedBackend:
     budget_bytes = None
 
     def readiness(self, recipe: Recipe) -> int:
-        return 0
+        return READY
 
     def stream(
         self, recipe: Recipe, image: Image.Image, question: str, vision_cache: VisionCache | None = None

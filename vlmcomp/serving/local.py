@@ -26,7 +26,7 @@ from vlmcomp.runtime.vision_cache import VisionCache
 from vlmcomp.serving.build_process import BuildProcess
 from vlmcomp.serving.build_queue import BuildQueue
 from vlmcomp.serving.lease import BackgroundLease
-from vlmcomp.serving.manager import LoadedModelInfo, ModelManager, ModelUnavailable
+from vlmcomp.serving.manager import LOADABLE, NOT_BUILT, READY, LoadedModelInfo, ModelManager, ModelUnavailable
 from vlmcomp.serving.variant_cache import VariantCache
 from vlmcomp.serving.waiting import BackgroundWork, Turns, Waiting, call_in_background
 
@@ -95,9 +95,9 @@ class LocalBackend:
 
     def readiness(self, recipe: Recipe) -> int:
         if any(model.recipe == recipe for model in self.loaded_models()):
-            return 0
+            return READY
         is_built = not recipe.needs_calibration or any(cache.may_have(recipe) for cache in self._caches)
-        return 1 if is_built else 2
+        return LOADABLE if is_built else NOT_BUILT
 
     def stream(
         self, recipe: Recipe, image: Image.Image, question: str, vision_cache: VisionCache | None = None
@@ -132,7 +132,7 @@ class LocalBackend:
 
         Who waits for a turn leases no model that was in memory before: models in use cannot make room for others.
         """
-        while self.readiness(recipe) == 0:
+        while self.readiness(recipe) == READY:
             with self._turns.take() as turn:
                 yield from turn.wait()
                 with manager.lease_loaded(recipe) as engine:

@@ -18,6 +18,9 @@ T = TypeVar("T")
 MemoryBlocks = Mapping[Hashable, int]  # block of memory -> its bytes; models that share weights have keys in common
 
 
+READY, LOADABLE, NOT_BUILT = range(3)  # what an answer needs before: nothing, loading, or building and loading
+
+
 class ModelUnavailable(RuntimeError):
     """A model cannot be loaded here now; the message is one sentence for the visitor."""
 

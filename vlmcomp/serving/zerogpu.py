@@ -18,7 +18,7 @@ from vlmcomp.results.answer import Answer
 from vlmcomp.runtime.engine import Engine
 from vlmcomp.runtime.vision_cache import VisionCache
 from vlmcomp.runtime.weight_sharing import share_weights_, storage_bytes
-from vlmcomp.serving.manager import LoadedModelInfo, ModelUnavailable
+from vlmcomp.serving.manager import READY, LoadedModelInfo, ModelUnavailable
 from vlmcomp.serving.variant_cache import VariantCache
 from vlmcomp.serving.variants import cache_key, get_or_build
 from vlmcomp.serving.waiting import Turns, Waiting
@@ -67,7 +67,7 @@ class ZeroGpuBackend:
         )  # one for all recipes: each decorated function starts a process
 
     def readiness(self, recipe: Recipe) -> int:
-        return 0
+        return READY
 
     def stream(
         self, recipe: Recipe, image: Image.Image, question: str, vision_cache: VisionCache | None = None
