@@ -14,10 +14,14 @@ def test_a_failed_variant_has_no_size(monkeypatch: pytest.MonkeyPatch) -> None:
     try:
         example = get_examples()[0]
         recipes = ["llava-1.5-7b/fp16", "llava-1.5-7b/int8"]  # of which no answer is recorded
-        records = api.compare(str(example.image), "Is there a fish in it?", recipes)
+        *_, records = api.compare(str(example.image), "Is there a fish in it?", recipes)
     finally:
         handlers.backend.cache_clear()
     assert [record["recipe"] for record in records] == recipes
     for record in records:
-        assert record.pop("recipe") and "no model runs on this machine" in record.pop("error")
+        assert (
+            record.pop("recipe")
+            and record.pop("status") == "failed"
+            and "no model runs on this machine" in record.pop("error")
+        )
         assert set(record.values()) == {None}

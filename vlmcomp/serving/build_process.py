@@ -25,11 +25,11 @@ class BuildProcess:
     """A process of low priority that builds ``recipe`` and stores it in the first of ``caches`` that can."""
 
     def __init__(self, recipe: Recipe, device: str, caches: Sequence[VariantCache]) -> None:
-        folders = [(str(cache.root.absolute()), cache.limit_bytes) for cache in caches]
+        self._caches = [cache for cache in caches if cache.limit_bytes > 0]
+        folders = [(str(cache.root.absolute()), cache.limit_bytes) for cache in self._caches]
         job = json.dumps({"recipe": str(recipe), "device": device, "caches": folders})
         python_path = os.pathsep.join(filter(None, (str(_PACKAGE_PARENT), os.environ.get("PYTHONPATH"))))
         self.recipe = recipe
-        self._caches = caches
         self._process = subprocess.Popen(
             [sys.executable, "-m", "vlmcomp.serving.build_worker", job],
             stdin=subprocess.PIPE,  # never written to: it closes when this process ends, however it ends

@@ -117,7 +117,7 @@ class VariantCache:
 
     def remove_leftovers(self) -> None:
         """Delete what killed processes left behind, unless another process is writing."""
-        if self.limit_bytes > 0 and self.root.is_dir():
+        if self.root.is_dir():
             with contextlib.suppress(OSError, Timeout), FileLock(self.root / ".lock", timeout=0):
                 self._delete_temporary()
 
