@@ -112,7 +112,6 @@ def test_only_our_own_abandoned_files_are_deleted(tmp_path: Path) -> None:
 
 def test_the_cache_is_clean_after_its_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(files.CACHE_DIR_ENV, str(tmp_path))
-    monkeypatch.setenv(variant_cache.ENV_CACHE_GB, "1")
     for name in (".half-abc", ".gone-abc"):
         (tmp_path / name / "model").mkdir(parents=True)
     variant_cache.default_cache()
