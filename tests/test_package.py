@@ -10,15 +10,15 @@ from pathlib import Path
 
 from vlmcomp.models import registry
 from vlmcomp.results import store
-from vlmcomp.serving import recorded
+from vlmcomp.serving.examples import EXAMPLES_DIR
 
 ROOT = Path(__file__).resolve().parent.parent
 FACTS = """
 import json
 from vlmcomp.models import registry
 from vlmcomp.results import store
-from vlmcomp.serving import recorded
-folders = [str(registry.ASSETS), str(store.PRECOMPUTED), str(recorded.EXAMPLES_DIR)]
+from vlmcomp.serving.examples import EXAMPLES_DIR
+folders = [str(registry.ASSETS), str(store.PRECOMPUTED), str(EXAMPLES_DIR)]
 print(json.dumps([folders, len(store.load_all())]))
 """
 
@@ -48,4 +48,4 @@ def test_the_bundled_folders_are_installed_inside_the_package(tmp_path: Path) ->
     folders, num_reports = json.loads(found.stdout)
     assert all(folder.startswith(str(installed / "vlmcomp")) for folder in folders)
     assert num_reports == len(store.load_all())
-    assert _files(Path(folders[2])) == _files(recorded.EXAMPLES_DIR)
+    assert _files(Path(folders[2])) == _files(EXAMPLES_DIR)

@@ -99,8 +99,9 @@ OF_AN_EXTRA = {
     "vlmcomp/experiments/optipfair_baseline.py": "requirements-dev.txt",
     "vlmcomp/reporting/figures_matplotlib.py": "requirements-bench.txt",
 }
-# triton comes with a PyTorch for CUDA, and is imported nowhere else; pillow_heif may be missing
-ALWAYS = {*sys.stdlib_module_names, "vlmcomp", "triton", "pillow_heif"}
+# triton comes with a PyTorch for CUDA, and is imported nowhere else; pillow_heif may be missing; resvg_py is needed only
+# where the sprite sheets are made anew
+ALWAYS = {*sys.stdlib_module_names, "vlmcomp", "triton", "pillow_heif", "resvg_py"}
 
 
 @pytest.mark.parametrize("path", [ROOT / "app.py", *MODULES], ids=lambda path: str(path.relative_to(ROOT)))

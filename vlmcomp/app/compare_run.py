@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import gradio as gr
@@ -41,20 +42,35 @@ class Run:
     replaced: bool = False
 
 
-def begin(time: float, run: Run, *inputs: Any) -> tuple[Run, Any]:
-    """Ends ``run``. Returns the next one, and its recorded answers, which are shown while the live ones wait."""
-    run.replaced = True
-    return Run(inputs or run.inputs, time), show_recorded(inputs or run.inputs)
+@dataclass(eq=False)
+class Session:
+    """What a visitor asked last. The object stays the same, so that events of one page that overlap agree about it."""
+
+    run: Run = field(default_factory=Run)
 
 
-def preview(time: float, run: Run, *inputs: Any) -> tuple[Any, Any]:
-    """After a change of image, question or variants: ends ``run``, whose answers are to something else, and shows what
+_changing = threading.Lock()  # of the runs of all sessions
+
+
+def begin(time: float, session: Session, *inputs: Any) -> Any:
+    """Ends the run, and begins the next one. Returns its recorded answers, which are shown while the live ones wait."""
+    with _changing:
+        session.run.replaced = True
+        session.run = Run(inputs or session.run.inputs, time)
+    return show_recorded(session.run.inputs)
+
+
+def preview(time: float, session: Session, *inputs: Any) -> Any:
+    """After a change of image, question or variants: ends the run, whose answers are to something else, and shows what
     was recorded. Requests of a page may overtake each other, so a change before the press changes nothing."""
-    is_asked = run.inputs is not None and run.inputs[:3] == inputs[:3]
-    if is_asked or time < run.time:
-        return gr.skip(), gr.skip()
-    run.replaced = True
-    return Run(time=time), recorded_cards(*inputs)
+    with _changing:
+        run = session.run
+        is_asked = run.inputs is not None and run.inputs[:3] == inputs[:3]
+        if is_asked or time < run.time:
+            return gr.skip()
+        run.replaced = True
+        session.run = Run(time=time)
+    return recorded_cards(*inputs)
 
 
 def recorded_cards(image: str | None, question: str, recipes: list[str], known: dict[str, str]) -> str:
@@ -68,12 +84,19 @@ def recorded_cards(image: str | None, question: str, recipes: list[str], known: 
     return cards.render(comparison, _known_answer(known or {}, question))
 
 
-def stop(run: Run) -> None:
-    run.stopped = True
+def stop(session: Session) -> None:
+    """Stops the run."""
+    session.run.stopped = True
 
 
-def ask(run: Run, live: list[dict[str, Any]]) -> Iterator[tuple[Any, ...]]:
+def show_stopped(session: Session) -> Any:
+    """The recorded answers of a run that failed, if nothing else was asked meanwhile."""
+    return show_recorded(session.run.inputs, stopped=True)
+
+
+def ask(session: Session, live: list[dict[str, Any]]) -> Iterator[tuple[Any, ...]]:
     """Yields the cards, the live measurements, and the models in memory."""
+    run = session.run
     with user_errors():
         if run.inputs is None:
             raise ValueError("there is no question to run again: ask one first")

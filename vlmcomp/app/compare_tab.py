@@ -191,7 +191,7 @@ def build(model: str, live_options: dict[str, Any]) -> CompareComponents:
     first = get_examples(model)[0]
     known = gr.State(known_of(first))
     measurements = gr.State([])
-    run = gr.State(compare_run.Run())
+    session = gr.State(compare_run.Session())
     offered = offer.build()
     with gr.Row(elem_classes="sides"):
         image, strip, knows = _image_column(model, first)
@@ -209,21 +209,22 @@ def build(model: str, live_options: dict[str, Any]) -> CompareComponents:
     for event in (buttons["ask"].click, question.submit):
         event(None, js=_SHOW_ANSWERS_JS, api_visibility="private")
     time = gr.Number(visible=False)
-    timed: dict[str, Any] = {"js": _WITH_TIME_JS, "outputs": [run, answers], **NO_PROGRESS}
+    timed: dict[str, Any] = {"js": _WITH_TIME_JS, "outputs": answers, **NO_PROGRESS}
     begun = (
-        gr.on([buttons["ask"].click, question.submit], compare_run.begin, [time, run, *asked], **timed),
-        buttons["again"].click(compare_run.begin, [time, run], **timed),
+        gr.on([buttons["ask"].click, question.submit], compare_run.begin, [time, session, *asked], **timed),
+        buttons["again"].click(compare_run.begin, [time, session], **timed),
     )
     # A press while another run is ending begins after it.
     options = {"api_visibility": "private", "show_progress": "hidden", "trigger_mode": "always_last", **live_options}
     ask_events = tuple(
-        event.then(compare_run.ask, [run, measurements], [answers, measurements, status], **options) for event in begun
+        event.then(compare_run.ask, [session, measurements], [answers, measurements, status], **options)
+        for event in begun
     )
     for event in ask_events:
-        event.failure(lambda run: compare_run.show_recorded(run.inputs, stopped=True), run, answers, **NO_PROGRESS)
-    buttons["stop"].click(compare_run.stop, run, None, **UNQUEUED)
+        event.failure(compare_run.show_stopped, session, answers, **NO_PROGRESS)
+    buttons["stop"].click(compare_run.stop, session, None, **UNQUEUED)
     changes = [image.change, question.change, picker.chips.change]
-    gr.on(changes, compare_run.preview, [time, run, *asked], trigger_mode="always_last", **timed)
+    gr.on(changes, compare_run.preview, [time, session, *asked], trigger_mode="always_last", **timed)
     depending = [picker.chips, strip, knows, image, question, known]
     picker.connect(models, clicked)
     drawn = [models, picker.chips, measurements]
