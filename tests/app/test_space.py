@@ -99,8 +99,8 @@ OF_AN_EXTRA = {
     "vlmcomp/experiments/optipfair_baseline.py": "requirements-dev.txt",
     "vlmcomp/reporting/figures_matplotlib.py": "requirements-bench.txt",
 }
-# triton comes with a PyTorch for CUDA, and is imported nowhere else; pillow_heif may be missing; resvg_py is needed only
-# where the sprite sheets are made anew
+# triton comes with a PyTorch for CUDA, and is imported nowhere else; pillow_heif may be missing; resvg_py is needed
+# where sprite sheets are made anew
 ALWAYS = {*sys.stdlib_module_names, "vlmcomp", "triton", "pillow_heif", "resvg_py"}
 
 
