@@ -174,6 +174,13 @@ def test_a_space_prepares_the_model_that_it_shows_first(hub: space_server.Spaces
     }
 
 
+def test_every_hardware_has_a_model_that_fits() -> None:
+    small = dict.fromkeys((None, "cpu-basic", "cpu-upgrade"), "smolvlm-500m")
+    middle = dict.fromkeys(("zero-a10g", "t4-small"), "qwen2-vl-2b")
+    for hardware, model in (small | middle | dict.fromkeys(("l4x1", "a100-large"), "llava-1.5-7b")).items():
+        assert space.first_model(hardware) == model and not registry.get_model_spec(model).gated
+
+
 def test_a_space_that_holds_something_else_is_left_alone(hub: space_server.Spaces, checkout: Path) -> None:
     hub.files[NAME] = before = {"README.md": b"mine", "app.py": b"mine"}
     with pytest.raises(ValueError, match="contains something else: choose another name"):

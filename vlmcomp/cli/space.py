@@ -156,6 +156,15 @@ def validate_space(repo: str, hardware: str | None = None) -> None:
         raise ValueError(f"'{hardware}' is not a hardware of Spaces: choose from {', '.join(known)}")
 
 
+def first_model(hardware: str | None) -> str:
+    """The real model that fits the hardware of a Space; None is the Hub's default, a CPU."""
+    if hardware is None or hardware.startswith("cpu"):
+        return "smolvlm-500m"
+    if hardware.startswith(("zero", "t4")):  # a share of a GPU, and 16 GB
+        return "qwen2-vl-2b"
+    return "llava-1.5-7b"
+
+
 def connect() -> HfApi:
     """A client of the Hub with the user's token; makes no request.
 
@@ -179,7 +188,7 @@ def push(api: HfApi, plan: SpacePush, repo: str, hardware: str | None = None, mo
         plan: what to push.
         repo: ``user/space``.
         hardware: of the Space; None for the Hub's default, or unchanged.
-        model: that the page shows first, downloaded when the Space is built; None for the bundled one, or unchanged.
+        model: that the page shows first, downloaded when the Space is built; None for the bundled one.
 
     Returns:
         URL of the Space.

@@ -241,5 +241,8 @@ def _add_deploy(subcommands: Subcommands) -> None:
     sub.add_argument("--dry-run", action="store_true", help="list the files and licenses without pushing them")
     text = "cpu-basic, zero-a10g (ZeroGPU), l4x1, ... (default: cpu-basic for a new Space, unchanged for another)"
     sub.add_argument("--hardware", metavar="NAME", help=text)
-    text = "model that the page shows first, downloaded when the Space is built (default: bundled, or unchanged)"
+    text = (
+        "model that the page shows first, downloaded when the Space is built (default: smolvlm-500m on a CPU, "
+        "qwen2-vl-2b on ZeroGPU, llava-1.5-7b on a GPU)"
+    )
     add_model(sub, text, None)

@@ -17,8 +17,8 @@ def run(args: argparse.Namespace) -> None:
     """Pushes the tracked files of this checkout, or lists them."""
     logging.set_verbosity_error()  # keeps the client's messages about retries away from the one sentence of an error
     space.validate_space(args.to, args.hardware)
-    if args.model is not None:
-        registry.get_model_spec(args.model)
+    model = args.model or space.first_model(args.hardware)
+    registry.get_model_spec(model)
     plan = space.plan_push()
     if plan.changed:
         print(f"with uncommitted changes: {', '.join(plan.changed)}", file=sys.stderr)
@@ -28,9 +28,9 @@ def run(args: argparse.Namespace) -> None:
     if not args.dry_run:
         api = space.connect()
         print(f"pushing {total} ...", file=sys.stderr, flush=True)
-        print(space.push(api, plan, args.to, args.hardware, args.model))
+        print(space.push(api, plan, args.to, args.hardware, model))
         return
     files = [(f"{size:10,}", name) for name, size in plan.files.items()]
     print(markdown.text_table([("     BYTES", "FILE"), *files]))
     print("\n" + markdown.text_table([("MODEL", "LICENSE"), *plan.models.items()]))
-    print(f"\n{total} would be pushed to the Space {args.to}; nothing was pushed")
+    print(f"\n{total} would be pushed to the Space {args.to}, which shows {model} first; nothing was pushed")
