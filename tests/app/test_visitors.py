@@ -13,6 +13,7 @@ from urllib.parse import quote
 import pytest
 from gradio.queueing import Queue
 
+from tests.support.served import BLUE, QUESTION
 from vlmcomp.app import handlers
 
 pytest_plugins = ["tests.support.browsing"]
@@ -35,6 +36,8 @@ def _slowly(monkeypatch: pytest.MonkeyPatch, gate: threading.Event) -> None:
 
 def test_recorded_answers_do_not_wait_for_another_visitors_live_one(visit: Any, monkeypatch) -> None:
     gate = threading.Event()
+    all_in_memory = [f"llava-shapes/{name}" for name in ("fp16", "int8", "int4")]
+    list(handlers.compare(BLUE, QUESTION, all_in_memory))
     _slowly(monkeypatch, gate)
     try:
         tab, other = visit("?variants=fp16,int8"), visit("?variants=fp16,int4")

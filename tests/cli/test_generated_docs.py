@@ -115,6 +115,7 @@ def test_quality_scores_rows_without_a_model(built) -> None:
     assert scores == again and scores.samples == 24
 
 
+@pytest.mark.slow
 def test_a_sweep_resumes_and_records_failures(tmp_path: Path) -> None:
     plan = config.BenchmarkConfig(
         tasks=("shapes-vqa",), num_samples=4, encoder="minilm", runs=1, warmup=0, new_tokens=4

@@ -130,6 +130,7 @@ def test_a_report_leaves_no_log(tmp_path: Path, finished: Path) -> None:
     assert lines[0].endswith("(reused)") and not partial(tmp_path)
 
 
+@pytest.mark.slow
 def test_two_sweeps_on_one_folder_share_the_work(tmp_path: Path) -> None:
     both = [start(tmp_path, FP16, INT8), start(tmp_path, INT8, FP16)]
     outputs = [process.communicate(timeout=300) for process in both]
