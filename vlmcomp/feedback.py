@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeAlias
 
 from tqdm import tqdm
@@ -94,3 +96,9 @@ def sigterm_as_interrupt() -> Iterator[None]:
 def _raise_terminated(number: int, frame: Any) -> NoReturn:
     signal.signal(number, signal.SIG_IGN)  # a second one must not stop the cleaning up
     raise Terminated
+
+
+def package_environment() -> dict[str, str]:
+    """The environment of this process, in which a new one finds this package wherever it is started."""
+    folders = (str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH"))
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, folders))}

@@ -78,13 +78,12 @@ def compact_figure(
 
 def has_results(model: str) -> bool:
     """Whether ``compact_figure`` has something to show."""
-    return any(model in results.models_on(slug) for slug in results.hardware())
+    return results.main_hardware(model) is not None
 
 
 def compact_view(model: str, task: str | None = None, axis: str = "speed") -> ResultFilter:
     """What ``compact_figure`` shows."""
-    slug = next((slug for slug in results.hardware() if model in results.models_on(slug)), None)
-    return ResultFilter(slug, (model,), axis=axis, task=task)
+    return ResultFilter(results.main_hardware(model), (model,), axis=axis, task=task)
 
 
 def _draw(

@@ -101,6 +101,11 @@ def models_on(slug: str | None) -> list[str]:
     return sorted({Recipe.parse(r.recipe).model for r in reports() if r.hardware.slug == slug})
 
 
+def main_hardware(model: str) -> str | None:
+    """The machine with the most results among those that measured ``model``; None if none did."""
+    return next((slug for slug in hardware() if model in models_on(slug)), None)
+
+
 def default_models(slug: str | None, model: str) -> list[str]:
     """``model``, or the first model that was measured on this machine."""
     models = models_on(slug)

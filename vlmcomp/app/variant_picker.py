@@ -64,7 +64,7 @@ def preset(model: str, name: str) -> list[str]:
 
 def _measured(model: str) -> list[Report]:
     """The complete reports of a model, on the machine that has most of them."""
-    slug = next((slug for slug in results.hardware() if model in results.models_on(slug)), None)
+    slug = results.main_hardware(model)
     mine = (r for r in results.reports() if r.hardware.slug == slug and Recipe.parse(r.recipe).model == model)
     return [r for r in mine if r.error is None and r.size is not None and r.latency is not None]
 

@@ -12,7 +12,7 @@ from vlmcomp.evaluation.config import QUICK_SAMPLES, BenchmarkConfig
 def check(args: argparse.Namespace) -> None:
     """Raises ``ValueError`` for unknown tasks and encoders, bad rows, impossible numbers, and missing packages."""
     config = make_config(args)
-    if not args.latency_only:
+    if not (args.latency_only or args.memory_only):
         required_packages.require_for_tasks(config.tasks, args.bertscore_model, "vlmcomp bench")
         config.validate()
 

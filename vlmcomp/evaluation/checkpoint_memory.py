@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 from PIL import Image
 
-REPO = Path(__file__).resolve().parents[2]
+from vlmcomp.feedback import package_environment
 
 
 def measure_memory(folder: Path, image: Image.Image, question: str, new_tokens: int) -> tuple[int, int]:
@@ -33,7 +32,7 @@ def measure_memory(folder: Path, image: Image.Image, question: str, new_tokens: 
         capture_output=True,
         text=True,
         stdin=subprocess.DEVNULL,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (str(REPO), os.environ.get("PYTHONPATH"))))},
+        env=package_environment(),
     )
     if done.returncode:
         lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]

@@ -82,12 +82,14 @@ def rerun_memory(
     Raises:
         ValueError: none of the recipes has a report here, or a GPU, where memory was never measured otherwise.
     """
+    if benchmark_hardware(config).device != "cpu":  # before anything is built
+        raise ValueError("memory is measured again on a CPU alone: a GPU's allocations were counted exactly")
     updated = []
     for report in _measured(recipes, config, root):
         progress(f"building {report.recipe}", 0.0)
         _, measured = measure_saved(build_for_benchmark(Recipe.parse(report.recipe), config), config, progress)
         if measured is None or report.memory is None:
-            raise ValueError("memory is measured again on a CPU alone: a GPU's allocations were counted exactly")
+            raise ValueError(f"the report of {report.recipe} has no memory to measure again: measure the recipe again")
         memory = replace(report.memory, loaded_bytes=measured[0], peak_answer_bytes=measured[1])
         updated.append(_update(report, config, root, lambda stored, memory=memory: replace(stored, memory=memory)))
     return updated

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -21,7 +20,6 @@ from vlmcomp.compression import size_estimate
 from vlmcomp.data.tasks import Task
 from vlmcomp.evaluation.config import BenchmarkConfig
 from vlmcomp.evaluation.provenance import (
-    REPO,
     benchmark_hardware,
     collect_provenance,
     delete_prediction_logs,
@@ -31,6 +29,7 @@ from vlmcomp.evaluation.provenance import (
     weights_provenance,
 )
 from vlmcomp.evaluation.worker import EXIT_CANNOT_WRITE, PROGRESS_PREFIX
+from vlmcomp.feedback import package_environment
 from vlmcomp.models import random_init, registry
 from vlmcomp.recipe import Recipe
 from vlmcomp.reporting.summary import summary
@@ -197,7 +196,6 @@ def _run_worker(recipe: Recipe, config: BenchmarkConfig, root: Path, path: Path,
 
 def _run_process(job: str, on_progress: LineCallback) -> tuple[int, list[str]]:
     """Exit code of the worker, and the lines of its stderr."""
-    python_path = os.pathsep.join(filter(None, (str(REPO), os.environ.get("PYTHONPATH"))))
     with tempfile.TemporaryFile("w+", errors="replace") as stderr:
         process = subprocess.Popen(
             [sys.executable, "-m", "vlmcomp.evaluation.worker", job],
@@ -205,7 +203,7 @@ def _run_process(job: str, on_progress: LineCallback) -> tuple[int, list[str]]:
             stderr=stderr,
             stdin=subprocess.DEVNULL,
             text=True,
-            env=os.environ | {"PYTHONPATH": python_path},
+            env=package_environment(),
         )
         try:
             for line in process.stdout or ():

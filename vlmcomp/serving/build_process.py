@@ -10,15 +10,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
-from vlmcomp.feedback import Progress
+from vlmcomp.feedback import Progress, package_environment
 from vlmcomp.recipe import Recipe
 from vlmcomp.serving.build_worker import SECONDS_TO_CLEAN_UP
 from vlmcomp.serving.manager import ModelUnavailable
 from vlmcomp.serving.variant_cache import VariantCache
-
-_PACKAGE_PARENT = Path(__file__).resolve().parents[2]
 
 
 class BuildProcess:
@@ -28,14 +25,13 @@ class BuildProcess:
         self._caches = [cache for cache in caches if cache.limit_bytes > 0]
         folders = [(str(cache.root.absolute()), cache.limit_bytes) for cache in self._caches]
         job = json.dumps({"recipe": str(recipe), "device": device, "caches": folders})
-        python_path = os.pathsep.join(filter(None, (str(_PACKAGE_PARENT), os.environ.get("PYTHONPATH"))))
         self.recipe = recipe
         self._process = subprocess.Popen(
             [sys.executable, "-m", "vlmcomp.serving.build_worker", job],
             stdin=subprocess.PIPE,  # never written to: it closes when this process ends, however it ends
             stdout=subprocess.PIPE,
             text=True,
-            env=os.environ | {"PYTHONPATH": python_path},
+            env=package_environment(),
         )
 
     def follow(self, progress: Progress) -> None:
